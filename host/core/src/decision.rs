@@ -1,0 +1,145 @@
+//! What was decided of each instance, kept beside it so that it is not decided again.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::finding::Finding;
+use crate::mapping::Mapping;
+use crate::mesh::{Endpoint, HostKey};
+use crate::registry::{Health, Instance, Service, ServiceId};
+use crate::text::Text;
+
+/// Names everything that a decision follows from besides the instance and its service: the
+/// defaults and the chain of policies. Equal rules have equal marks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RulesMark(pub Text);
+
+/// A service with what was decided of each of its instances.
+#[derive(Clone, Debug)]
+pub struct DecidedService {
+    /// Which service it is.
+    pub id: Arc<ServiceId>,
+    /// The facts that were decided on.
+    pub service: Arc<Service>,
+    /// The rules that decided.
+    pub rules: RulesMark,
+    /// One for each of `service.instances()`, in the same order.
+    pub decisions: Vec<Decision>,
+    /// What a person should know of it.
+    pub findings: Vec<Finding>,
+}
+
+/// What was decided of one instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// Where it is published, or why it is not.
+    pub outcome: Outcome,
+    /// Why the outcome is an older one: a policy failed on this instance. It is not tried again
+    /// until the instance, its service or the rules change.
+    pub fault: Option<Arc<Fault>>,
+}
+
+/// Where an instance is published, or why it is not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// At these places; never none.
+    Published(Arc<[Arc<Mapping>]>),
+    /// Nowhere.
+    Dropped(DropReason),
+}
+
+/// Why an instance is not published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DropReason {
+    /// A policy said so.
+    Policy {
+        /// Which one.
+        policy: Text,
+        /// In its words.
+        reason: Text,
+    },
+    /// Its health is not among those to publish.
+    Health(Health),
+    /// Its weight is zero, which for Istio would mean one.
+    Weightless,
+    /// Something that publishing needs is missing.
+    Obstacle(&'static str),
+    /// A policy failed, and there is no earlier outcome to keep.
+    Fault,
+}
+
+/// A policy failed on an instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Which policy.
+    pub policy: Text,
+    /// One of a closed set, such as `deadline`; fit for a metric label.
+    pub code: &'static str,
+    /// For the policy's author.
+    pub message: String,
+}
+
+// === impl DecidedService ===
+
+impl DecidedService {
+    /// What this service puts at each host, in the order of instances.
+    #[must_use]
+    pub fn endpoints(&self) -> BTreeMap<HostKey, Vec<Endpoint>> {
+        let mut hosts: BTreeMap<HostKey, Vec<Endpoint>> = BTreeMap::new();
+        for (instance, decision) in self.service.instances().iter().zip(&self.decisions) {
+            let Outcome::Published(mappings) = &decision.outcome else { continue };
+            for (part, mapping) in mappings.iter().enumerate() {
+                let key =
+                    HostKey { namespace: mapping.namespace.clone(), host: mapping.host.clone() };
+                hosts.entry(key).or_default().push(Endpoint {
+                    instance: Arc::clone(instance),
+                    part: u16::try_from(part).unwrap_or(u16::MAX),
+                    mapping: Arc::clone(mapping),
+                });
+            }
+        }
+        hosts
+    }
+
+    /// The decision on the instance with this identifier.
+    #[must_use]
+    pub fn decision(&self, instance_id: &str) -> Option<(&Arc<Instance>, &Decision)> {
+        let instances = self.service.instances();
+        let index = instances.binary_search_by(|i| (*i.id).cmp(instance_id)).ok()?;
+        Some((&instances[index], self.decisions.get(index)?))
+    }
+
+    /// The decision that still answers for `instance` of `service` under `rules`, if any does.
+    #[must_use]
+    pub fn kept(
+        &self,
+        service: &Service,
+        instance: &Arc<Instance>,
+        rules: &RulesMark,
+    ) -> Option<&Decision> {
+        if self.rules != *rules || !self.service.same_facts(service) {
+            return None;
+        }
+        let (known, decision) = self.decision(&instance.id)?;
+        (known == instance).then_some(decision)
+    }
+}
+
+impl fmt::Display for DropReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Policy { policy, reason } => write!(f, "policy {policy}: {reason}"),
+            Self::Health(health) => write!(f, "health is {}", health.as_str()),
+            Self::Weightless => f.write_str("weight is 0"),
+            Self::Obstacle(what) => f.write_str(what),
+            Self::Fault => f.write_str("a policy failed and there is no earlier outcome to keep"),
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "policy {} failed ({}): {}", self.policy, self.code, self.message)
+    }
+}

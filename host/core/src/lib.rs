@@ -1,0 +1,29 @@
+//! The words of Landfall as types, and the steps of its line that are pure.
+//!
+//! Invariant: nothing here does input or output, reads a clock or draws a random number. Time is
+//! an argument. Equal input gives equal output, whatever the order it arrives in.
+//!
+//! The way of the data: a source publishes a [`registry::Snapshot`]; [`diff`] finds the services
+//! that changed; policies turn each instance into [`mapping::Mapping`]s, kept as
+//! [`decision::DecidedService`]; [`group`] gathers them by host into [`mesh::MeshService`]s;
+//! [`linger`] keeps hosts that lost their place but not their instances; the mesh crate renders
+//! objects; [`plan`] says which steps make a sink equal to them, and [`guard`] which of those
+//! steps must wait.
+
+pub mod decision;
+pub mod defaults;
+pub mod diff;
+pub mod finding;
+pub mod group;
+pub mod guard;
+pub mod linger;
+pub mod mapping;
+pub mod mesh;
+pub mod name;
+pub mod pairs;
+pub mod pattern;
+pub mod plan;
+pub mod registry;
+pub mod template;
+pub mod text;
+pub mod time;

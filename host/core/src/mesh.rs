@@ -1,0 +1,185 @@
+//! Services of the mesh, and the objects that stand for them.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::finding::Finding;
+use crate::mapping::{Mapping, Port};
+use crate::name::{Hostname, Namespace};
+use crate::pairs::Pairs;
+use crate::registry::{Instance, ServiceId, SourceName};
+use crate::text::Text;
+use crate::time::Time;
+
+/// What makes endpoints one service of the mesh.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HostKey {
+    /// The Kubernetes namespace of the resources.
+    pub namespace: Namespace,
+    /// The host name that clients use.
+    pub host: Hostname,
+}
+
+/// All endpoints that share a namespace and a host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MeshService {
+    /// Namespace and host.
+    pub key: HostKey,
+    /// The service's ports in the order of their names; `target` is the number itself.
+    pub ports: Vec<Port>,
+    /// Who contributes, in order, and what.
+    pub parts: Vec<Contribution>,
+    /// What service policies set.
+    pub settings: Arc<[Setting]>,
+    /// What a person should know of it.
+    pub findings: Vec<Finding>,
+}
+
+/// The endpoints that one service of a registry puts at a host; never none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contribution {
+    /// Which service of which source.
+    pub origin: Arc<ServiceId>,
+    /// In the order of instances.
+    pub endpoints: Arc<[Endpoint]>,
+}
+
+/// One instance at one host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Whose it is.
+    pub instance: Arc<Instance>,
+    /// Which of the instance's mappings this is, for a policy may split it.
+    pub part: u16,
+    /// How it is published.
+    pub mapping: Arc<Mapping>,
+}
+
+/// One setting of a ServiceEntry as a whole, as a service policy writes it: unchecked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Setting {
+    /// A host name besides the service's own.
+    Alias(String),
+    /// A virtual IP address.
+    Address(String),
+    /// `internal` or `external` to the mesh.
+    Location(String),
+    /// `static`, `dns`, `dns-round-robin` or `none`.
+    Resolution(String),
+    /// A namespace that sees the service; `.` is its own, `*` all.
+    ExportTo(String),
+    /// A name that the service's certificates carry.
+    SubjectAltName(String),
+    /// A label of the object.
+    Label(String, String),
+    /// An annotation of the object.
+    Annotation(String, String),
+}
+
+/// The kinds of resources that Landfall writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// An endpoint of its own. Before the ServiceEntry, so that a plan applies it first.
+    WorkloadEntry,
+    /// A service of the mesh.
+    ServiceEntry,
+}
+
+/// What identifies an object in a sink.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectId {
+    /// The resource's kind.
+    pub kind: Kind,
+    /// The Kubernetes namespace.
+    pub namespace: Text,
+    /// The object's name.
+    pub name: Text,
+}
+
+/// A resource as it should be, or as a sink has it. What the pure steps must know of it stands
+/// beside the body, which only the mesh crate looks into.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Object<B> {
+    /// Which object it is.
+    pub id: ObjectId,
+    /// The sources that feed it, in order. Written down with the object, so that the guard knows
+    /// them after a restart.
+    pub sources: Arc<[SourceName]>,
+    /// Since when it is kept without endpoints, waiting to be deleted.
+    pub removal: Option<Time>,
+    /// What is sent.
+    pub body: Arc<B>,
+}
+
+/// What the pure steps ask of the body of an object.
+pub trait Body: PartialEq + Sized {
+    /// How many endpoints it holds.
+    fn endpoint_count(&self) -> usize;
+
+    /// The same without endpoints; `None` when it cannot be without, as a WorkloadEntry.
+    fn without_endpoints(&self) -> Option<Self>;
+}
+
+// === impl MeshService ===
+
+impl MeshService {
+    /// All endpoints, in the order in which they are published.
+    pub fn endpoints(&self) -> impl Iterator<Item = (&Arc<ServiceId>, &Endpoint)> {
+        self.parts.iter().flat_map(|part| part.endpoints.iter().map(|e| (&part.origin, e)))
+    }
+
+    /// How many endpoints it has.
+    #[must_use]
+    pub fn endpoint_count(&self) -> usize {
+        self.parts.iter().map(|part| part.endpoints.len()).sum()
+    }
+
+    /// The sources that feed it, in order, each once.
+    #[must_use]
+    pub fn sources(&self) -> Arc<[SourceName]> {
+        let mut sources: Vec<SourceName> =
+            self.parts.iter().map(|part| part.origin.source.clone()).collect();
+        sources.sort();
+        sources.dedup();
+        sources.into()
+    }
+
+    /// The labels that every endpoint carries with the same value.
+    #[must_use]
+    pub fn common_labels(&self) -> Pairs {
+        let mut endpoints = self.endpoints().map(|(_, endpoint)| &endpoint.mapping.labels);
+        let Some(first) = endpoints.next() else { return Pairs::default() };
+        let mut common: Vec<_> = first.as_slice().to_vec();
+        for labels in endpoints {
+            if labels != first {
+                common.retain(|(key, value)| labels.get(key) == Some(value));
+            }
+        }
+        common.into_iter().collect()
+    }
+}
+
+// === impl Kind ===
+
+impl Kind {
+    /// As Kubernetes names it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::WorkloadEntry => "WorkloadEntry",
+            Self::ServiceEntry => "ServiceEntry",
+        }
+    }
+}
+
+impl fmt::Display for HostKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.host)
+    }
+}
+
+impl fmt::Display for ObjectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}/{}", self.kind.as_str(), self.namespace, self.name)
+    }
+}

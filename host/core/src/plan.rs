@@ -1,0 +1,250 @@
+//! The steps that make a sink equal to what is desired.
+//!
+//! Invariant: total and deterministic. Planning again after applying gives no step.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use imbl::{OrdMap, OrdSet};
+
+use crate::mesh::{Body, Kind, Object, ObjectId};
+use crate::time::Time;
+
+/// What a sink should hold.
+pub type Desired<B> = OrdMap<ObjectId, Arc<Object<B>>>;
+
+/// What a sink holds.
+#[derive(Clone, Debug)]
+pub struct Observed<B> {
+    /// The objects that carry our owner mark.
+    pub ours: OrdMap<ObjectId, Arc<Object<B>>>,
+    /// Those of somebody else that stand in our way. Never changed, never deleted.
+    pub foreign: OrdSet<ObjectId>,
+}
+
+/// What may be done to a sink.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Everything.
+    #[default]
+    Sync,
+    /// Objects are made and changed, never removed.
+    UpsertOnly,
+    /// Objects are made and then left alone.
+    CreateOnly,
+}
+
+/// How to plan.
+#[derive(Clone, Copy, Debug)]
+pub struct PlanOptions {
+    /// What may be done.
+    pub mode: Mode,
+    /// How long an object stays without endpoints before it is deleted.
+    pub grace: Duration,
+    /// The time now.
+    pub now: Time,
+}
+
+/// One step, fully resolved: applying it takes no further choice.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step<B> {
+    /// Make an object that is not there.
+    Create(Arc<Object<B>>),
+    /// Make an object of ours what it should be.
+    Update {
+        /// As it is.
+        from: Arc<Object<B>>,
+        /// As it should be.
+        to: Arc<Object<B>>,
+    },
+    /// Take the endpoints out of an object that nothing wants any more, and note since when.
+    Empty {
+        /// As it is.
+        from: Arc<Object<B>>,
+        /// Without endpoints.
+        to: Arc<Object<B>>,
+    },
+    /// Delete an object of ours.
+    Delete(Arc<Object<B>>),
+}
+
+/// What to do, and what to wait for.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Plan<B> {
+    /// In the order to apply them: see [`Step::phase`].
+    pub steps: Vec<Step<B>>,
+    /// Desired objects whose place a foreign one has.
+    pub blocked: Vec<ObjectId>,
+    /// Objects that are as they should be.
+    pub settled: Vec<ObjectId>,
+    /// When to plan again though nothing changes: a grace time ends.
+    pub wake: Option<Time>,
+}
+
+/// What becomes of one object.
+enum Next<B> {
+    Step(Step<B>),
+    Blocked,
+    Wait(Time),
+    Settled,
+}
+
+/// The steps for the objects of `scope`; an object that is left out gets none.
+#[must_use]
+pub fn plan<'a, B: Body>(
+    observed: &Observed<B>,
+    desired: &Desired<B>,
+    scope: impl IntoIterator<Item = &'a ObjectId>,
+    options: PlanOptions,
+) -> Plan<B> {
+    let mut plan = Plan { steps: Vec::new(), blocked: Vec::new(), settled: Vec::new(), wake: None };
+    for id in scope {
+        match next(observed, desired, id, options) {
+            Next::Step(step) => plan.steps.push(step),
+            Next::Blocked => plan.blocked.push(id.clone()),
+            Next::Wait(until) => plan.wake = Some(plan.wake.map_or(until, |wake| wake.min(until))),
+            Next::Settled => plan.settled.push(id.clone()),
+        }
+    }
+    plan.steps.sort_by(|a, b| (a.phase(), a.id()).cmp(&(b.phase(), b.id())));
+    plan
+}
+
+//  observed                desired   mode         next
+//  -                       x         any          create
+//  foreign                 x         any          blocked (finding)
+//  ours, equal             x         any          settled
+//  ours, differs           x         create-only  settled
+//  ours, differs           x         else         update
+//  ours                    -         not sync     settled
+//  ours, can be empty      -         sync         empty, unless the grace is zero: delete
+//  ours, emptied           -         sync         wait for the grace to end, then delete
+//  ours, cannot be empty   -         sync         delete
+//  -                       -         any          settled
+fn next<B: Body>(
+    observed: &Observed<B>,
+    desired: &Desired<B>,
+    id: &ObjectId,
+    options: PlanOptions,
+) -> Next<B> {
+    match (observed.ours.get(id), desired.get(id)) {
+        (None, Some(_)) if observed.foreign.contains(id) => Next::Blocked,
+        (None, Some(want)) => Next::Step(Step::Create(Arc::clone(want))),
+        (Some(have), Some(want)) if Arc::ptr_eq(have, want) || have == want => Next::Settled,
+        (Some(_), Some(_)) if options.mode == Mode::CreateOnly => Next::Settled,
+        (Some(have), Some(want)) => {
+            Next::Step(Step::Update { from: Arc::clone(have), to: Arc::clone(want) })
+        }
+        (Some(_), None) if options.mode != Mode::Sync => Next::Settled,
+        (Some(have), None) => removal(have, options),
+        (None, None) => Next::Settled,
+    }
+}
+
+fn removal<B: Body>(have: &Arc<Object<B>>, options: PlanOptions) -> Next<B> {
+    if options.grace.is_zero() {
+        return Next::Step(Step::Delete(Arc::clone(have)));
+    }
+    match (have.removal, have.body.without_endpoints()) {
+        (Some(since), _) => {
+            let until = since.plus(options.grace);
+            if until <= options.now {
+                Next::Step(Step::Delete(Arc::clone(have)))
+            } else {
+                Next::Wait(until)
+            }
+        }
+        (None, Some(body)) => {
+            let to = Object {
+                id: have.id.clone(),
+                sources: Arc::clone(&have.sources),
+                removal: Some(options.now),
+                body: Arc::new(body),
+            };
+            Next::Step(Step::Empty { from: Arc::clone(have), to: Arc::new(to) })
+        }
+        (None, None) => Next::Step(Step::Delete(Arc::clone(have))),
+    }
+}
+
+// === impl Step ===
+
+impl<B: Body> Step<B> {
+    /// Which object it is about.
+    #[must_use]
+    pub fn id(&self) -> &ObjectId {
+        match self {
+            Self::Create(object) | Self::Delete(object) => &object.id,
+            Self::Update { to, .. } | Self::Empty { to, .. } => &to.id,
+        }
+    }
+
+    /// Steps of one phase may be applied at once, phases one after the other: endpoints of their
+    /// own come before the service that selects them and go after it, so that a change between
+    /// the two shapes never leaves a service without endpoints.
+    #[must_use]
+    pub fn phase(&self) -> u8 {
+        match (self, self.id().kind) {
+            (Self::Create(_) | Self::Update { .. } | Self::Empty { .. }, Kind::WorkloadEntry) => 0,
+            (Self::Create(_) | Self::Update { .. } | Self::Empty { .. }, Kind::ServiceEntry) => 1,
+            (Self::Delete(_), Kind::ServiceEntry) => 2,
+            (Self::Delete(_), Kind::WorkloadEntry) => 3,
+        }
+    }
+
+    /// The object as it is before the step.
+    #[must_use]
+    pub fn from(&self) -> Option<&Arc<Object<B>>> {
+        match self {
+            Self::Create(_) => None,
+            Self::Update { from, .. } | Self::Empty { from, .. } | Self::Delete(from) => Some(from),
+        }
+    }
+
+    /// The object as it is after the step.
+    #[must_use]
+    pub fn to(&self) -> Option<&Arc<Object<B>>> {
+        match self {
+            Self::Create(to) | Self::Update { to, .. } | Self::Empty { to, .. } => Some(to),
+            Self::Delete(_) => None,
+        }
+    }
+
+    /// The word for logs and metrics.
+    #[must_use]
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Self::Create(_) => "create",
+            Self::Update { .. } => "update",
+            Self::Empty { .. } => "empty",
+            Self::Delete(_) => "delete",
+        }
+    }
+
+    /// Endpoints that come and endpoints that go by it.
+    #[must_use]
+    pub fn endpoint_change(&self) -> (usize, usize) {
+        let count = |object: Option<&Arc<Object<B>>>| object.map_or(0, |o| o.body.endpoint_count());
+        let (before, after) = (count(self.from()), count(self.to()));
+        (after.saturating_sub(before), before.saturating_sub(after))
+    }
+}
+
+impl<B> Clone for Step<B> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Create(object) => Self::Create(Arc::clone(object)),
+            Self::Update { from, to } => {
+                Self::Update { from: Arc::clone(from), to: Arc::clone(to) }
+            }
+            Self::Empty { from, to } => Self::Empty { from: Arc::clone(from), to: Arc::clone(to) },
+            Self::Delete(object) => Self::Delete(Arc::clone(object)),
+        }
+    }
+}
+
+impl<B> Default for Observed<B> {
+    fn default() -> Self {
+        Self { ours: OrdMap::new(), foreign: OrdSet::new() }
+    }
+}
