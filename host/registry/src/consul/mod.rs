@@ -1,0 +1,106 @@
+//! Services registered in Consul.
+//!
+//! # How they are watched
+//!
+//! Consul tells of changes by blocking queries: a question with the index of the last answer is
+//! answered once the index has moved. The only question that names what changed is that for one
+//! service (`/v1/health/service/<name>`), but each waits on a connection of its own, and an agent
+//! takes 200 from one client. So the way depends on how many services a scope (a datacenter,
+//! partition and namespace) has:
+//!
+//! * **Narrow**: as many services as there are connections, or fewer. Each has a long poll of its
+//!   own; one more waits on the list of names. A change is seen in about 5 ms and costs the one
+//!   request that waits for the next.
+//! * **Wide**: more. One long poll waits on the summary that Consul's own UI shows
+//!   (`/v1/internal/ui/services`), which wakes for every change and shows of each service its
+//!   nodes, tags and counts of instances and of checks by state. Services that differ are read,
+//!   and keep a long poll of their own for a while, for what changed will change again.
+//!
+//! What the summary does not show is an instance edited in place (address, port, metadata). If it
+//! wakes and nothing differs, the indexes of the tables of services and nodes tell whether that
+//! is what happened; if so, all services are read at once (a brisk sweep, at most a fifth of the
+//! time), else it was the output of a check, which does not matter. If it wakes and something
+//! differs, an edit may hide behind that, so all services are read one after another (a slow
+//! sweep, 50 a second, a fifth of the time at most too). So an edit in place takes about the time
+//! to read all services until it is seen, and one in the very moment of another change may take
+//! a hundred times that.
+//!
+//! The summary is internal to Consul. Where it is refused, the list of names and the state of all
+//! checks (`/v1/health/state/any`) stand in: the first wakes for registrations and edits without
+//! saying whose, which costs a brisk sweep; the second wakes for checks and says whose.
+//!
+//! Answers are priced by their size ([`pace`]), so that a large Consul that never rests is not
+//! asked more often than it can stand.
+//!
+//! # What may remove something
+//!
+//! A view only says what to read. A service or an instance is gone when the answer for that very
+//! service, status 200, from a cluster with a leader, not made smaller by access rules, lacks it.
+//! Everything else leaves what is known and raises a doubt. Consul says when it hides something,
+//! but only to who has a token. To others everything just looks empty; so where even Consul itself
+//! is not listed, nothing is believed. Rules that take only some services away from everybody
+//! without a token cannot be told from deregistrations: give Landfall a token. After a failure that is about Consul
+//! and not about one service, all is given up and listed anew, from whichever address answers.
+
+mod client;
+mod convert;
+mod pace;
+mod scope;
+mod settings;
+mod sweep;
+#[cfg(test)]
+mod tests;
+mod tracked;
+mod watch;
+mod wire;
+
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
+
+pub use self::client::ConsulError;
+use self::settings::Scope;
+pub use self::settings::{CONNECTIONS_MIN, ConsulSettings, Kinds};
+use crate::backoff::Backoff;
+use crate::{Publisher, Source};
+
+/// The name under which Consul's servers register themselves, in the default namespace of the
+/// default partition of every datacenter.
+const CONSUL_ITSELF: &str = "consul";
+
+/// The source.
+#[derive(Debug)]
+pub struct Consul {
+    settings: ConsulSettings,
+}
+
+// === impl Consul ===
+
+impl Consul {
+    /// A source of the Consul that `settings` name.
+    #[must_use]
+    pub fn new(settings: ConsulSettings) -> Self {
+        Self { settings }
+    }
+}
+
+impl Source for Consul {
+    fn registry(&self) -> &'static str {
+        "consul"
+    }
+
+    fn run(self: Box<Self>, out: Publisher, stop: CancellationToken) -> BoxFuture<'static, ()> {
+        async move {
+            let _stopped = stop.run_until_cancelled(watch::run(self.settings, &out)).await;
+        }
+        .boxed()
+    }
+}
+
+/// Short enough to be back soon after a restart of an agent, long enough at last to leave a
+/// cluster alone that struggles.
+fn failure_backoff() -> Backoff {
+    Backoff::new(Duration::from_millis(200), Duration::from_secs(30))
+}

@@ -1,0 +1,269 @@
+//! Single services: when each is read or waited for, and what the answer changes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use landfall_core::finding::Finding;
+use landfall_core::registry::Service;
+use landfall_core::text::Text;
+use tokio::time::Instant;
+
+use super::{ScopeWatch, Width};
+use crate::consul::client::{Ask, ConsulError, Reply, Trust};
+use crate::consul::convert::ServiceRead;
+use crate::consul::tracked::{Applied, Tracked};
+
+// How long a service that changed keeps a long poll of its own.
+const HOT_FOR: Duration = Duration::from_secs(600);
+// Reading 1,000 services over 16 to 32 connections takes 0.33 s, over more no less (measured).
+const LISTING_READS_MAX: usize = 32;
+
+impl ScopeWatch {
+    pub(super) fn next_read(&mut self, now: Instant) -> Option<Ask> {
+        if !self.has_baselines() {
+            return None;
+        }
+        let views = self.views.len();
+        let listing =
+            (self.limits.in_flight - views.min(self.limits.in_flight - 1)).min(LISTING_READS_MAX);
+        let reads_max = if self.unread.is_empty() { self.limits.reads } else { listing };
+        if self.reads >= reads_max {
+            return None;
+        }
+        let name =
+            self.next_urgent().or_else(|| self.next_retry(now)).or_else(|| self.next_swept(now))?;
+        let tracked = self.tracked.get_mut(&name)?;
+        tracked.wanted = false;
+        tracked.reading = Some(now);
+        self.reads += 1;
+        Some(Ask::Service { name, index: None, known: tracked.digest })
+    }
+
+    fn next_urgent(&mut self) -> Option<Text> {
+        // One that is being read is read again when that is done: see `service_answered`.
+        while let Some(name) = self.urgent.pop_front() {
+            let Some(tracked) = self.tracked.get(&name) else { continue };
+            if tracked.wanted && tracked.reading.is_none() {
+                return Some(name);
+            }
+        }
+        None
+    }
+
+    fn next_retry(&mut self, now: Instant) -> Option<Text> {
+        let mut due: Option<(Instant, Text)> = None;
+        for name in &self.failing {
+            let Some(tracked) = self.tracked.get(name) else { continue };
+            let Some(failure) = &tracked.failure else { continue };
+            let sooner = due.as_ref().is_none_or(|(at, _)| failure.retry_at < *at);
+            if tracked.reading.is_none() && sooner {
+                due = Some((failure.retry_at, Text::clone(name)));
+            }
+        }
+        let (at, name) = due?;
+        if at <= now {
+            return Some(name);
+        }
+        self.later(at);
+        None
+    }
+
+    fn next_swept(&mut self, now: Instant) -> Option<Text> {
+        let at = self.sweep.next_at()?;
+        if at > now {
+            self.later(at);
+            return None;
+        }
+        let tracked = &self.tracked;
+        self.sweep.next(now, |name, began| {
+            tracked.get(name).is_none_or(|t| {
+                t.reading.is_some() || t.failure.is_some() || t.read_at.is_some_and(|at| at > began)
+            })
+        })
+    }
+
+    pub(super) fn next_poll(&mut self, now: Instant) -> Option<Ask> {
+        if self.polls >= self.limits.polls || !self.unread.is_empty() {
+            return None;
+        }
+        let mut later = None;
+        let mut ready = |tracked: &Tracked| {
+            if !tracked.may_be_polled() {
+                return false;
+            }
+            let at = tracked.pace.ready_at(now);
+            if at > now {
+                later = Some(later.map_or(at, |known: Instant| known.min(at)));
+            }
+            at <= now
+        };
+        let found = match self.width {
+            Width::Unknown => None,
+            Width::Narrow => self.tracked.iter().find(|(_, t)| ready(t)).map(|(name, _)| name),
+            Width::Wide => {
+                let tracked = &self.tracked;
+                self.hot.iter().rev().find(|name| tracked.get(*name).is_some_and(&mut ready))
+            }
+        };
+        let found = found.cloned();
+        if let Some(at) = later {
+            self.later(at);
+        }
+        let name = found?;
+        let tracked = self.tracked.get_mut(&name)?;
+        tracked.polling = Some(now);
+        self.polls += 1;
+        Some(Ask::Service { name, index: Some(tracked.index), known: tracked.digest })
+    }
+
+    pub(super) fn service_answered(
+        &mut self,
+        name: &Text,
+        asked_index: Option<u64>,
+        answer: Result<Reply, ConsulError>,
+        now: Instant,
+    ) {
+        let polled = asked_index.is_some();
+        if polled {
+            self.polls -= 1;
+        } else {
+            self.reads -= 1;
+        }
+        let Some(tracked) = self.tracked.get_mut(name) else { return };
+        let asked = if polled { tracked.polling.take() } else { tracked.reading.take() };
+        let asked = asked.unwrap_or(now);
+        match answer {
+            Ok(Reply::Service { index, digest, bytes, read, trust }) => {
+                if asked_index.is_some_and(|asked_index| index < asked_index) {
+                    // The service's past was lost or restored; what holds now is read anew.
+                    self.want(name);
+                    return;
+                }
+                tracked.pace.cost(now, bytes);
+                if polled {
+                    tracked.pace.polled(asked, now, read.is_some());
+                }
+                tracked.read_at = Some(asked);
+                self.take_service(name, index, digest, read, trust, now);
+            }
+            Ok(_) => (),
+            Err(error @ ConsulError::RateLimited { .. }) => self.go_down(&error, now),
+            Err(_) if polled => {
+                // A broken long poll says nothing of the data; reading without waiting will.
+                tracked.pace.pause(now);
+                self.want(name);
+            }
+            Err(error) if error.is_general() => self.go_down(&error, now),
+            Err(error) => {
+                tracked.failed(&error, now);
+                self.failing.insert(Text::clone(name));
+                self.unread_in_vain(name);
+            }
+        }
+        self.read_again_if_wanted(name);
+    }
+
+    /// A service that is known from before does not keep the others waiting.
+    fn unread_in_vain(&mut self, name: &Text) {
+        if self.listed_once {
+            self.unread.remove(name);
+        }
+    }
+
+    fn read_again_if_wanted(&mut self, name: &Text) {
+        if let Some(tracked) = self.tracked.get(name)
+            && tracked.wanted
+            && tracked.reading.is_none()
+            && !self.urgent.contains(name)
+        {
+            self.urgent.push_back(Text::clone(name));
+        }
+    }
+
+    fn take_service(
+        &mut self,
+        name: &Text,
+        index: u64,
+        digest: u64,
+        read: Option<ServiceRead>,
+        trust: Trust,
+        now: Instant,
+    ) {
+        let Some(tracked) = self.tracked.get_mut(name) else { return };
+        let first = tracked.digest.is_none();
+        let applied = tracked.apply(index, digest, read, trust);
+        if applied == Applied::Unproven {
+            self.want(name);
+            return;
+        }
+        let hidden = trust == Trust::Filtered;
+        if hidden {
+            let attempt = format!("read service {name} of {}", self.place);
+            tracked.failed(&ConsulError::Filtered { attempt }, now);
+            self.failing.insert(Text::clone(name));
+        } else {
+            tracked.failure = None;
+            self.failing.remove(name);
+        }
+        self.unread.remove(name);
+        if let Applied::Changed { before, findings } = applied {
+            let now_is = tracked.service.clone();
+            if !first {
+                tracked.changed_at = Some(now);
+                self.make_hot(name);
+            }
+            self.note_change(before, now_is);
+            self.note_findings(name, findings);
+        }
+        self.forget_if_gone(name, now);
+    }
+
+    fn note_change(&mut self, before: Option<Arc<Service>>, now_is: Option<Arc<Service>>) {
+        let same = match (&before, &now_is) {
+            (Some(before), Some(now_is)) => Arc::ptr_eq(before, now_is),
+            (None, None) => true,
+            _ => false,
+        };
+        if same {
+            return;
+        }
+        if let Some(before) = before {
+            self.changes.insert(before.key.clone(), None);
+        }
+        if let Some(now_is) = now_is {
+            self.changes.insert(now_is.key.clone(), Some(now_is));
+        }
+    }
+
+    fn note_findings(&mut self, name: &Text, findings: Vec<Finding>) {
+        let known = if findings.is_empty() {
+            self.findings.remove(name).unwrap_or_default()
+        } else {
+            self.findings.insert(Text::clone(name), findings.clone()).unwrap_or_default()
+        };
+        self.findings_changed |= known != findings;
+    }
+
+    fn make_hot(&mut self, name: &Text) {
+        self.hot.retain(|known| known != name);
+        self.hot.push_back(Text::clone(name));
+        if self.hot.len() > self.limits.polls {
+            self.hot.pop_front();
+        }
+    }
+
+    /// Drops what neither the list nor its own answer has, and what is no longer hot.
+    fn forget_if_gone(&mut self, name: &Text, now: Instant) {
+        let Some(tracked) = self.tracked.get(name) else { return };
+        let cold = tracked.changed_at.is_none_or(|at| now.duration_since(at) > HOT_FOR);
+        let busy = tracked.reading.is_some() || tracked.polling.is_some() || tracked.wanted;
+        let gone =
+            !tracked.listed && tracked.service.is_none() && tracked.failure.is_none() && !busy;
+        if cold || gone {
+            self.hot.retain(|known| known != name);
+        }
+        if gone {
+            self.tracked.remove(name);
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! Runs the watches over all scopes of a source: sends what they ask, hands them the answers, and
+//! publishes what they found.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use futures_util::{FutureExt, future};
+use landfall_core::finding::Finding;
+use landfall_core::registry::Snapshot;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::client::{Ask, Client, ConsulError, Reply};
+use super::scope::{ScopeWatch, Trouble};
+use super::{ConsulSettings, Scope};
+use crate::Publisher;
+
+// Namespaces come and go rarely, and Consul does not let us wait for them together with others.
+const NAMESPACES_EVERY: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// Watches for ever.
+pub(super) async fn run(settings: ConsulSettings, out: &Publisher) -> Infallible {
+    let client = Arc::new(Client::new(settings.clone(), Arc::clone(out.metrics())));
+    let mut watch = Watch::new(settings, client, out);
+    loop {
+        watch.ask_all();
+        watch.publish();
+        watch.hear().await;
+    }
+}
+
+struct Watch<'a> {
+    settings: ConsulSettings,
+    client: Arc<Client>,
+    out: &'a Publisher,
+    scopes: BTreeMap<Scope, Running>,
+    /// Failure to learn which scopes there are.
+    roster_trouble: Option<Trouble>,
+    roster_known: bool,
+    roster_at: Option<Instant>,
+    in_flight: FuturesUnordered<BoxFuture<'static, Heard>>,
+    snapshot: Snapshot,
+    /// Whether scopes went, and their services and findings with them.
+    scopes_went: bool,
+    told: Option<Trouble>,
+    published: bool,
+}
+
+struct Running {
+    watch: ScopeWatch,
+    epoch: Epoch,
+}
+
+/// Dropping it gives up what is under way.
+struct Epoch {
+    number: u64,
+    token: CancellationToken,
+    _guard: DropGuard,
+}
+
+enum Heard {
+    Answer { scope: Scope, epoch: u64, ask: Ask, answer: Result<Reply, ConsulError> },
+    GivenUp,
+    Roster(Result<Vec<(Scope, Vec<String>)>, ConsulError>),
+}
+
+// === impl Watch ===
+
+impl<'a> Watch<'a> {
+    fn new(settings: ConsulSettings, client: Arc<Client>, out: &'a Publisher) -> Self {
+        let mut watch = Self {
+            settings,
+            client,
+            out,
+            scopes: BTreeMap::new(),
+            roster_trouble: None,
+            roster_known: false,
+            roster_at: None,
+            in_flight: FuturesUnordered::new(),
+            snapshot: Snapshot::default(),
+            scopes_went: false,
+            told: None,
+            published: false,
+        };
+        if watch.settings.wants_all_namespaces() {
+            watch.roster_at = Some(Instant::now());
+        } else {
+            watch.set_scopes(watch.settings.scopes(|_| Vec::new()));
+        }
+        watch
+    }
+
+    /// Watches exactly `scopes` from now on.
+    fn set_scopes(&mut self, scopes: Vec<Scope>) {
+        let now = Instant::now();
+        self.roster_known = true;
+        let gone: Vec<Scope> =
+            self.scopes.keys().filter(|known| !scopes.contains(known)).cloned().collect();
+        for scope in gone {
+            if let Some(running) = self.scopes.remove(&scope) {
+                for key in running.watch.keys() {
+                    self.snapshot.services.remove(key);
+                }
+                self.scopes_went = true;
+            }
+        }
+        let in_flight = self.settings.connections_max / scopes.len().max(1);
+        for scope in scopes {
+            let resync = self.settings.resync;
+            let running = self.scopes.entry(scope).or_insert_with_key(|scope| Running {
+                watch: ScopeWatch::new(scope, in_flight, resync, now),
+                epoch: Epoch::new(0),
+            });
+            running.watch.set_in_flight(in_flight);
+        }
+    }
+
+    /// Sends everything that the scopes ask.
+    fn ask_all(&mut self) {
+        let now = Instant::now();
+        if self.roster_at.is_some_and(|at| at <= now) {
+            self.roster_at = None;
+            let (settings, client) = (self.settings.clone(), Arc::clone(&self.client));
+            self.in_flight
+                .push(async move { Heard::Roster(roster(&settings, &client).await) }.boxed());
+        }
+        for (scope, running) in &mut self.scopes {
+            loop {
+                let asked = running.watch.next_ask(now);
+                if running.watch.epoch() != running.epoch.number {
+                    running.epoch = Epoch::new(running.watch.epoch());
+                }
+                let Some(ask) = asked else { break };
+                if running.watch.is_recovering() && matches!(ask, Ask::View { index: None, .. }) {
+                    self.client.renew();
+                }
+                let (client, scope) = (Arc::clone(&self.client), scope.clone());
+                let (epoch, token) = (running.epoch.number, running.epoch.token.clone());
+                self.in_flight.push(
+                    async move {
+                        match token.run_until_cancelled(client.ask(&scope, &ask)).await {
+                            Some(answer) => Heard::Answer { scope, epoch, ask, answer },
+                            None => Heard::GivenUp,
+                        }
+                    }
+                    .boxed(),
+                );
+            }
+        }
+    }
+
+    /// Waits for an answer or until a scope has something to ask; then takes all answers that are
+    /// there, so that they are published together.
+    async fn hear(&mut self) {
+        let scopes = self.scopes.values().filter_map(|running| running.watch.wake_at());
+        let wake_at = scopes.chain(self.roster_at).min();
+        let woken = async {
+            match wake_at {
+                Some(at) => sleep_until(at).await,
+                None => future::pending().await,
+            }
+        };
+        let nothing_asked = self.in_flight.is_empty();
+        let mut heard = tokio::select! {
+            heard = self.in_flight.next(), if !nothing_asked => heard,
+            () = woken => None,
+        };
+        while let Some(one) = heard {
+            self.take(one);
+            heard = self.in_flight.next().now_or_never().flatten();
+        }
+    }
+
+    fn take(&mut self, heard: Heard) {
+        match heard {
+            Heard::GivenUp => (),
+            Heard::Answer { scope, epoch, ask, answer } => {
+                let Some(running) = self.scopes.get_mut(&scope) else { return };
+                if epoch == running.epoch.number && epoch == running.watch.epoch() {
+                    running.watch.answered(ask, answer, Instant::now());
+                }
+            }
+            Heard::Roster(answer) => {
+                self.roster_at = Some(Instant::now() + NAMESPACES_EVERY);
+                match answer {
+                    Ok(namespaces) => {
+                        self.roster_trouble = None;
+                        let scopes = self.settings.scopes(|place| {
+                            let found = namespaces.iter().find(|(known, _)| known == place);
+                            found.map(|(_, names)| names.clone()).unwrap_or_default()
+                        });
+                        self.set_scopes(scopes);
+                    }
+                    Err(error) => {
+                        let (code, message) = (error.code(), error.to_string());
+                        self.roster_trouble = Some(Trouble { code, message });
+                    }
+                }
+            }
+        }
+    }
+
+    /// Tells what is known now, if it differs from what was told.
+    fn publish(&mut self) {
+        let trouble = self.trouble();
+        let is_listed =
+            self.roster_known && self.scopes.values().all(|running| running.watch.is_listed());
+        if !self.published && !is_listed {
+            // A part of the first listing is no listing.
+            if let Some(Trouble { code, message }) = &trouble
+                && self.told != trouble
+            {
+                self.out.doubt(code, message.clone());
+            }
+            self.told = trouble;
+            return;
+        }
+        let mut changed = !self.published || self.told != trouble || self.scopes_went;
+        let mut confirmed = true;
+        // A namespace that is new has its part of the listing once that is complete.
+        for running in self.scopes.values_mut().filter(|running| running.watch.is_listed()) {
+            for (key, service) in running.watch.take_changes() {
+                changed = true;
+                match service {
+                    Some(service) => self.snapshot.services.insert(key, service),
+                    None => self.snapshot.services.remove(&key),
+                };
+            }
+            changed |= running.watch.take_findings_changed();
+            confirmed &= running.watch.take_confirmed();
+        }
+        if changed {
+            let findings: Vec<Finding> = self
+                .scopes
+                .values()
+                .flat_map(|running| running.watch.findings())
+                .cloned()
+                .collect();
+            let snapshot = self.snapshot.clone();
+            match &trouble {
+                None => self.out.complete(snapshot, findings),
+                Some(Trouble { code, message }) => {
+                    self.out.complete_in_doubt(snapshot, findings, code, message.clone());
+                }
+            }
+        } else if confirmed {
+            self.out.confirmed();
+        }
+        self.scopes_went = false;
+        self.published = true;
+        self.told = trouble;
+    }
+
+    fn trouble(&self) -> Option<Trouble> {
+        let scopes = || self.scopes.values().find_map(|running| running.watch.trouble());
+        self.roster_trouble.clone().or_else(scopes)
+    }
+}
+
+// === impl Epoch ===
+
+impl Epoch {
+    fn new(number: u64) -> Self {
+        let token = CancellationToken::new();
+        Self { number, _guard: token.clone().drop_guard(), token }
+    }
+}
+
+/// The namespaces of each place that is configured.
+async fn roster(
+    settings: &ConsulSettings,
+    client: &Client,
+) -> Result<Vec<(Scope, Vec<String>)>, ConsulError> {
+    let mut places = settings.clone();
+    places.namespaces.clear();
+    let mut found = Vec::new();
+    for place in places.scopes(|_| Vec::new()) {
+        let names = client.namespaces(&place).await?;
+        found.push((place, names));
+    }
+    Ok(found)
+}

@@ -1,0 +1,212 @@
+//! Services listed in files: one YAML or JSON file, or a folder of them.
+//!
+//! The way of a change: the operating system tells that something in the folder changed; once no
+//! file is being written any more, all files are read, of which only those with other contents
+//! are parsed; if they were the same before and after the reading and all of them are listings,
+//! the joined listing is published. Otherwise the last one stands and the doubt says which file,
+//! line and column. A slow poll stands behind the notifications, which some file systems lack.
+
+mod convert;
+mod read;
+#[cfg(test)]
+mod tests;
+mod watch;
+mod wire;
+mod write;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use landfall_core::finding::Finding;
+use landfall_core::registry::Snapshot;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+pub use self::read::{FILE_BYTES_MAX, FILES_MAX, FileError};
+use self::read::{Files, Stamp};
+use self::watch::Watch;
+pub use self::write::write;
+use crate::backoff::jittered;
+use crate::{Publisher, Source};
+
+// Several events come with one edit. Long enough to read once, short beside the 100 ms within
+// which an edit should be seen.
+const QUIET: Duration = Duration::from_millis(10);
+// A writer that is busy longer than this, or that died without a word, is not waited for.
+const WRITER_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// Where the files are.
+#[derive(Clone, Debug)]
+pub struct FileSettings {
+    /// A file, or a folder of which every `*.yaml`, `*.yml` and `*.json` is read, in the order of
+    /// their names.
+    pub path: PathBuf,
+    /// How often to look without having been told of a change.
+    pub poll: Duration,
+}
+
+/// The source.
+#[derive(Debug)]
+pub struct File {
+    settings: FileSettings,
+}
+
+/// Reads what is at `path` once.
+///
+/// # Errors
+/// What is there is not a complete listing.
+pub fn read(path: &std::path::Path) -> Result<(Snapshot, Vec<Finding>), FileError> {
+    Files::default().read(path, None).map(|(_, snapshot, findings)| (snapshot, findings))
+}
+
+/// Reads one listing from `text`; `name` stands for the file in messages.
+///
+/// # Errors
+/// `text` is not a listing.
+pub fn parse(name: &str, text: &str) -> Result<(Snapshot, Vec<Finding>), FileError> {
+    let listing = read::parse(name.as_ref(), text)?;
+    Ok(convert::join(&[(name.to_owned(), listing.into())], None))
+}
+
+// === impl FileSettings ===
+
+impl FileSettings {
+    /// The files at `path`, polled every two seconds.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), poll: Duration::from_secs(2) }
+    }
+}
+
+// === impl File ===
+
+impl File {
+    /// A source of the files that `settings` name.
+    #[must_use]
+    pub fn new(settings: FileSettings) -> Self {
+        Self { settings }
+    }
+}
+
+impl Source for File {
+    fn registry(&self) -> &'static str {
+        "file"
+    }
+
+    fn run(self: Box<Self>, out: Publisher, stop: CancellationToken) -> BoxFuture<'static, ()> {
+        async move {
+            let _stopped = stop.run_until_cancelled(self.watch(&out)).await;
+        }
+        .boxed()
+    }
+}
+
+impl File {
+    async fn watch(&self, out: &Publisher) {
+        let path = &self.settings.path;
+        let mut watch = Watch::new(path);
+        let mut state = State::default();
+        // Before the first reading, or a change between the two would wait for the poll.
+        watch.renew(std::iter::empty());
+        loop {
+            state = self.load(state, out).await;
+            self.changed(&mut watch, &state, out).await;
+            settle(&watch).await;
+        }
+    }
+
+    /// Waits until the files should be read again: having been told of a change, for that may
+    /// leave their stamp as it is, or having found another stamp.
+    async fn changed(&self, watch: &mut Watch, state: &State, out: &Publisher) {
+        let path = &self.settings.path;
+        let mut stamp = state.stamp.clone();
+        loop {
+            let renewed = watch.renew(stamp.iter().flat_map(Stamp::targets));
+            if !renewed && timeout(jittered(self.settings.poll), watch.changed()).await.is_ok() {
+                return;
+            }
+            stamp = Stamp::take(path).ok();
+            if stamp != state.stamp {
+                return;
+            }
+            if state.is_good() {
+                out.confirmed();
+            }
+        }
+    }
+
+    /// Reads and publishes.
+    async fn load(&self, state: State, out: &Publisher) -> State {
+        out.metrics().count_request();
+        let path = self.settings.path.clone();
+        // Parsing 30 MB takes a second; not on a thread that others wait for.
+        let loaded = tokio::task::spawn_blocking(move || state.read(path)).await;
+        // A panic of the reader is the only way to an error; it would be a defect here.
+        let (mut state, read) = loaded.unwrap_or_else(|error| {
+            (State::default(), Err(("file_read", format!("the reader of files failed: {error}"))))
+        });
+        match read {
+            Ok((snapshot, findings)) => {
+                state.snapshot = Some(snapshot.clone());
+                out.complete(snapshot, findings);
+            }
+            Err((code, message)) => {
+                out.metrics().count_error(code);
+                out.doubt(code, message);
+            }
+        }
+        state
+    }
+}
+
+/// Waits until nobody writes.
+async fn settle(watch: &Watch) {
+    let deadline = Instant::now() + WRITER_WAIT_MAX;
+    sleep(QUIET).await;
+    while watch.is_being_written() && Instant::now() < deadline {
+        let _told_or_late = tokio::time::timeout_at(deadline, watch.changed()).await;
+    }
+    watch.forget_writers();
+}
+
+/// What is known between two readings.
+#[derive(Default)]
+struct State {
+    files: Files,
+    /// As they were at the last attempt; `None` when they could not even be looked at.
+    stamp: Option<Stamp>,
+    snapshot: Option<Snapshot>,
+    failed: bool,
+}
+
+type Loaded = Result<(Snapshot, Vec<Finding>), (&'static str, String)>;
+
+impl State {
+    fn is_good(&self) -> bool {
+        !self.failed && self.stamp.is_some()
+    }
+
+    fn read(mut self, path: PathBuf) -> (Self, Loaded) {
+        // Before the reading: what changes during it is to be seen with the next look.
+        let stamp = Stamp::take(&path).ok();
+        match self.files.read(&path, self.snapshot.as_ref()) {
+            Ok((stamp, snapshot, findings)) => {
+                self.stamp = Some(stamp);
+                self.failed = false;
+                (self, Ok((snapshot, findings)))
+            }
+            Err(error) => {
+                // A file that is no listing is worth another attempt once it differs; anything
+                // else with the next look.
+                self.stamp = match error {
+                    FileError::Syntax { .. } => stamp,
+                    _ => None,
+                };
+                self.failed = true;
+                (self, Err((error.code(), error.to_string())))
+            }
+        }
+    }
+}

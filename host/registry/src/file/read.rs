@@ -1,0 +1,277 @@
+//! Reads one file, or all files of a folder, as one listing.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use landfall_core::finding::Finding;
+use landfall_core::registry::Snapshot;
+
+use super::convert::{self, Listing, Reader};
+use super::wire::{self, Duplicates};
+
+/// The largest file that is read. 100,000 instances take about 30 MB.
+pub const FILE_BYTES_MAX: u64 = 256 << 20;
+
+/// How many files of a folder are read.
+pub const FILES_MAX: usize = 10_000;
+
+// A listing that changed while it was read is read again, this often at once.
+const READS_MAX: usize = 3;
+
+const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
+
+/// Why files could not be read as a listing.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// Nothing is at the path.
+    #[error(
+        "nothing is at {}; its last listing stands. Restore it, or write `services: []` into it \
+         if the registry is empty", path.display()
+    )]
+    Missing {
+        /// As configured.
+        path: PathBuf,
+    },
+    /// The folder holds no listing.
+    #[error(
+        "no *.yaml, *.yml or *.json is in the folder {}; its last listing stands. Restore the \
+         files, or write one with `services: []` if the registry is empty", path.display()
+    )]
+    NoFiles {
+        /// As configured.
+        path: PathBuf,
+    },
+    /// The operating system refused.
+    #[error("failed to read {}: {source}. Check that it may be read", path.display())]
+    Read {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// A file has more than [`FILE_BYTES_MAX`] bytes, or the folder more than [`FILES_MAX`] files.
+    #[error("{} has {what}; split it over several sources", path.display())]
+    TooLarge {
+        /// The file or folder.
+        path: PathBuf,
+        /// Which bound it breaks.
+        what: &'static str,
+    },
+    /// A file is no listing.
+    #[error("{}:{line}:{column}: {problem}. The last good listing stands", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// From 1.
+        line: u64,
+        /// From 1.
+        column: u64,
+        /// What is wrong there.
+        problem: String,
+    },
+    /// The files changed each time they were read.
+    #[error("{} keeps changing while it is read; write beside it and rename", path.display())]
+    Unsettled {
+        /// As configured.
+        path: PathBuf,
+    },
+}
+
+/// Which files there are, and what tells that they changed. Not their contents.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Stamp(Vec<(PathBuf, FileStamp)>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct FileStamp {
+    // Where symbolic links lead: a swapped link is a change though names stay.
+    target: PathBuf,
+    modified: Option<SystemTime>,
+    len: u64,
+    identity: (u64, u64),
+}
+
+/// The files as last read, so that only those that changed are parsed again.
+#[derive(Debug, Default)]
+pub(super) struct Files {
+    parsed: BTreeMap<PathBuf, (u64, Arc<Listing>)>,
+}
+
+// === impl FileError ===
+
+impl FileError {
+    /// One of a closed set, for metrics and documentation.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Missing { .. } => "file_missing",
+            Self::NoFiles { .. } => "file_none",
+            Self::Read { .. } => "file_read",
+            Self::TooLarge { .. } => "file_too_large",
+            Self::Syntax { .. } => "file_syntax",
+            Self::Unsettled { .. } => "file_unsettled",
+        }
+    }
+}
+
+// === impl Stamp ===
+
+impl Stamp {
+    /// The stamp of all files at `path` as they are now.
+    pub(super) fn take(path: &Path) -> Result<Self, FileError> {
+        let mut stamps = Vec::new();
+        for file in list(path)? {
+            // A file may go between listing and looking: the reading will tell.
+            let meta = match fs::metadata(&file) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Err(FileError::Missing { path: file });
+                }
+                meta => meta.map_err(|source| FileError::Read { path: file.clone(), source })?,
+            };
+            let stamp = FileStamp {
+                target: fs::canonicalize(&file).unwrap_or_else(|_| file.clone()),
+                modified: meta.modified().ok(),
+                len: meta.len(),
+                identity: identity(&meta),
+            };
+            stamps.push((file, stamp));
+        }
+        Ok(Self(stamps))
+    }
+
+    /// The files themselves, links followed.
+    pub(super) fn targets(&self) -> impl Iterator<Item = &Path> {
+        self.0.iter().map(|(_, stamp)| stamp.target.as_path())
+    }
+}
+
+// === impl Files ===
+
+impl Files {
+    /// Reads everything at `path`. What was read is one moment: the files were the same before
+    /// and after.
+    pub(super) fn read(
+        &mut self,
+        path: &Path,
+        previous: Option<&Snapshot>,
+    ) -> Result<(Stamp, Snapshot, Vec<Finding>), FileError> {
+        for _ in 0..READS_MAX {
+            let before = Stamp::take(path)?;
+            let mut listings = Vec::with_capacity(before.0.len());
+            let mut parsed = BTreeMap::new();
+            for (file, _) in &before.0 {
+                let (hash, listing) = self.file(file)?;
+                listings.push((file.display().to_string(), Arc::clone(&listing)));
+                parsed.insert(file.clone(), (hash, listing));
+            }
+            if Stamp::take(path)? == before {
+                self.parsed = parsed;
+                let (snapshot, findings) = convert::join(&listings, previous);
+                return Ok((before, snapshot, findings));
+            }
+        }
+        Err(FileError::Unsettled { path: path.to_owned() })
+    }
+
+    fn file(&self, path: &Path) -> Result<(u64, Arc<Listing>), FileError> {
+        let text = read_text(path)?;
+        let mut hasher = DefaultHasher::new();
+        text.hash(&mut hasher);
+        let hash = hasher.finish();
+        if let Some((known, listing)) = self.parsed.get(path)
+            && *known == hash
+        {
+            return Ok((hash, Arc::clone(listing)));
+        }
+        Ok((hash, Arc::new(parse(path, &text)?)))
+    }
+}
+
+/// The listing that `text` is; `path` is for messages.
+pub(super) fn parse(path: &Path, text: &str) -> Result<Listing, FileError> {
+    let name = path.display().to_string();
+    if text.trim_ascii_start().starts_with('{') {
+        let mut reader = Reader::new(&name);
+        let listing = wire::read_json(text, &mut reader).ok().map(|()| reader.finish());
+        // What there is to say about it is said with line and column, which JSON's reader lacks.
+        if let Some(listing) = listing.filter(|listing| listing.findings.is_empty()) {
+            return Ok(listing);
+        }
+    }
+    let mut reader = Reader::new(&name);
+    wire::read(text, &mut reader, Duplicates::Quickly).map(|()| reader.finish()).map_err(|error| {
+        let again = wire::read(text, &mut Reader::new(&name), Duplicates::WithPlace);
+        let (line, column, problem) = wire::explain(&again.err().unwrap_or(error));
+        FileError::Syntax { path: path.to_owned(), line, column, problem }
+    })
+}
+
+/// Whether a file of this name in a folder is part of the listing.
+pub(super) fn is_listing(path: &Path) -> bool {
+    let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
+    !hidden && EXTENSIONS.contains(&extension)
+}
+
+/// The files at `path`, in the order of their names.
+fn list(path: &Path) -> Result<Vec<PathBuf>, FileError> {
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::NotFound => FileError::Missing { path: path.to_owned() },
+        _ => FileError::Read { path: path.to_owned(), source },
+    };
+    if !fs::metadata(path).map_err(failed)?.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut files = Vec::new();
+    for entry in fs::read_dir(path).map_err(failed)? {
+        let file = entry.map_err(failed)?.path();
+        if is_listing(&file) && !file.is_dir() {
+            files.push(file);
+        }
+    }
+    if files.is_empty() {
+        return Err(FileError::NoFiles { path: path.to_owned() });
+    }
+    if files.len() > FILES_MAX {
+        return Err(FileError::TooLarge { path: path.to_owned(), what: "more than 10,000 files" });
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn read_text(path: &Path) -> Result<String, FileError> {
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::NotFound => FileError::Missing { path: path.to_owned() },
+        io::ErrorKind::InvalidData => FileError::Syntax {
+            path: path.to_owned(),
+            line: 1,
+            column: 1,
+            problem: "the file is not UTF-8".to_owned(),
+        },
+        _ => FileError::Read { path: path.to_owned(), source },
+    };
+    let file = fs::File::open(path).map_err(failed)?;
+    let len = file.metadata().map_err(failed)?.len();
+    let mut text = String::with_capacity(usize::try_from(len.min(FILE_BYTES_MAX)).unwrap_or(0));
+    // One byte more than is allowed, to notice that there is more.
+    file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(failed)?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err(FileError::TooLarge { path: path.to_owned(), what: "more than 256 MiB" });
+    }
+    Ok(text)
+}
+
+#[cfg(unix)]
+fn identity(meta: &fs::Metadata) -> (u64, u64) {
+    use std::os::unix::fs::MetadataExt;
+    (meta.dev(), meta.ino())
+}
+
+#[cfg(not(unix))]
+fn identity(_: &fs::Metadata) -> (u64, u64) {
+    (0, 0)
+}

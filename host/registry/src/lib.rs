@@ -1,0 +1,46 @@
+//! Service registries as sources of complete snapshots.
+//!
+//! One folder per registry: `mod` watches, `wire` has the registry's own types, `convert` turns
+//! them into the words of the core.
+//!
+//! Invariant: a source publishes complete listings, or keeps its last one and says what is wrong.
+//! An error, a refusal, an answer that access rules made smaller, a cluster without a leader and
+//! half a listing are never deletions. A source neither filters nor decides: what it lists and
+//! what it leaves out is in its settings.
+
+#![allow(
+    clippy::result_large_err,
+    reason = "an error is made once a request at most, and says much"
+)]
+
+pub mod backoff;
+pub mod consul;
+pub mod file;
+pub mod metrics;
+pub mod publisher;
+
+mod findings;
+mod http;
+
+use futures_util::future::BoxFuture;
+use landfall_core::time::Time;
+use tokio_util::sync::CancellationToken;
+
+pub use reqwest::Url;
+
+pub use crate::http::TlsFiles;
+pub use crate::metrics::SourceMetrics;
+pub use crate::publisher::Publisher;
+
+/// The wall clock. The runtime gives it; nothing here reads another.
+pub type Clock = fn() -> Time;
+
+/// One configured connection to one registry.
+pub trait Source: Send + 'static {
+    /// What kind of registry it is, as policies see it: `consul`, `file`, ...
+    fn registry(&self) -> &'static str;
+
+    /// Watches the registry until `stop`. It ends for no other reason: whatever goes wrong is
+    /// told through `out` and tried again.
+    fn run(self: Box<Self>, out: Publisher, stop: CancellationToken) -> BoxFuture<'static, ()>;
+}

@@ -1,0 +1,269 @@
+//! How a source tells what it knows, and how far to trust it.
+
+use std::sync::Arc;
+
+use landfall_core::finding::Finding;
+use landfall_core::registry::{Doubt, Snapshot, SourceName, SourceState};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::metrics::SourceMetrics;
+use crate::{Clock, findings};
+
+/// Publishes the state of one source. Only the newest state is kept: a reader that is busy skips
+/// states and misses nothing, for each is complete.
+#[derive(Debug)]
+pub struct Publisher {
+    source: SourceName,
+    state: watch::Sender<SourceState>,
+    metrics: Arc<SourceMetrics>,
+    clock: Clock,
+}
+
+// === impl Publisher ===
+
+impl Publisher {
+    /// A publisher that has published nothing, and where to read what it will.
+    #[must_use]
+    pub fn new(source: SourceName, clock: Clock) -> (Self, watch::Receiver<SourceState>) {
+        let (state, reader) = watch::channel(SourceState::default());
+        (Self { source, state, metrics: Arc::default(), clock }, reader)
+    }
+
+    /// The source's counters.
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<SourceMetrics> {
+        &self.metrics
+    }
+
+    /// The registry lists exactly `snapshot`, now. Ends any doubt. Readers wake only when
+    /// something differs.
+    pub fn complete(&self, snapshot: Snapshot, findings: Vec<Finding>) {
+        self.publish(snapshot, findings, None);
+    }
+
+    /// `snapshot` is newer than the last one but part of it may be out of date, as `code` and
+    /// `message` say: some service could not be read and stands in it as it was. Never a smaller
+    /// listing than what is known.
+    pub fn complete_in_doubt(
+        &self,
+        snapshot: Snapshot,
+        findings: Vec<Finding>,
+        code: &'static str,
+        message: String,
+    ) {
+        self.publish(snapshot, findings, Some((code, message)));
+    }
+
+    /// The last snapshot may be out of date, as `code` and `message` say. `message` is the same
+    /// for as long as the trouble is the same, or every attempt wakes the readers.
+    pub fn doubt(&self, code: &'static str, message: String) {
+        let now = (self.clock)();
+        self.state.send_if_modified(|state| self.set_doubt(state, Some((code, message)), now));
+    }
+
+    /// The last snapshot is current, now. Ends any doubt. Without a snapshot it says nothing.
+    pub fn confirmed(&self) {
+        let now = (self.clock)();
+        self.state.send_if_modified(|state| {
+            if state.snapshot.is_none() {
+                return false;
+            }
+            state.since = now;
+            self.set_doubt(state, None, now)
+        });
+    }
+
+    fn publish(
+        &self,
+        snapshot: Snapshot,
+        findings: Vec<Finding>,
+        doubt: Option<(&'static str, String)>,
+    ) {
+        let now = (self.clock)();
+        let findings = findings::bounded(findings);
+        self.state.send_if_modified(|state| {
+            // The walk skips what the two share.
+            let differs = state
+                .snapshot
+                .as_ref()
+                .is_none_or(|before| before.services.diff(&snapshot.services).next().is_some());
+            let found = *state.findings != *findings;
+            if doubt.is_none() {
+                state.since = now;
+            }
+            if differs {
+                SnapshotPublished { source: &self.source, snapshot: &snapshot }.emit(&self.metrics);
+                state.snapshot = Some(snapshot);
+            }
+            if found {
+                FindingsChanged { source: &self.source, findings: &findings }.emit();
+                state.findings = findings.into();
+            }
+            self.set_doubt(state, doubt, now) || differs || found
+        });
+    }
+
+    /// Whether anything changed. One trouble turning into another does not begin a new doubt.
+    fn set_doubt(
+        &self,
+        state: &mut SourceState,
+        doubt: Option<(&'static str, String)>,
+        now: landfall_core::time::Time,
+    ) -> bool {
+        let before = state.doubt.take();
+        match (before, doubt) {
+            (None, None) => false,
+            (Some(before), None) => {
+                DoubtEnded { source: &self.source, doubt: &before, now }.emit();
+                true
+            }
+            (before, Some((code, message))) => {
+                let since = before.as_ref().map_or(now, |before| before.since);
+                let doubt = Doubt { code, message, since };
+                let differs = before.as_ref() != Some(&doubt);
+                if before.is_none_or(|before| before.code != code) {
+                    Doubted { source: &self.source, doubt: &doubt }.emit();
+                }
+                state.doubt = Some(doubt);
+                differs
+            }
+        }
+    }
+}
+
+// === What happens ===
+
+struct SnapshotPublished<'a> {
+    source: &'a SourceName,
+    snapshot: &'a Snapshot,
+}
+
+impl SnapshotPublished<'_> {
+    fn emit(&self, metrics: &SourceMetrics) {
+        metrics.count_snapshot();
+        tracing::debug!(
+            source = %self.source,
+            services = self.snapshot.services.len(),
+            "Registry listing changed."
+        );
+    }
+}
+
+struct FindingsChanged<'a> {
+    source: &'a SourceName,
+    findings: &'a [Finding],
+}
+
+impl FindingsChanged<'_> {
+    fn emit(&self) {
+        match self.findings {
+            [] => info!(source = %self.source, "Registry listing has no findings any more."),
+            [first, ..] => warn!(
+                source = %self.source,
+                findings = self.findings.len(),
+                %first,
+                "Registry listing has findings."
+            ),
+        }
+    }
+}
+
+struct Doubted<'a> {
+    source: &'a SourceName,
+    doubt: &'a Doubt,
+}
+
+impl Doubted<'_> {
+    fn emit(&self) {
+        warn!(
+            source = %self.source,
+            code = self.doubt.code,
+            error = %self.doubt.message,
+            "Registry in doubt; keeping the last listing."
+        );
+    }
+}
+
+struct DoubtEnded<'a> {
+    source: &'a SourceName,
+    doubt: &'a Doubt,
+    now: landfall_core::time::Time,
+}
+
+impl DoubtEnded<'_> {
+    fn emit(&self) {
+        let doubted_secs = self.now.since(self.doubt.since).as_secs();
+        info!(
+            source = %self.source,
+            code = self.doubt.code,
+            doubted_secs,
+            "Registry no longer in doubt."
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use landfall_core::pairs::Pairs;
+    use landfall_core::registry::{Service, ServiceKey};
+    use landfall_core::time::Time;
+
+    use super::*;
+
+    fn publisher() -> (Publisher, watch::Receiver<SourceState>) {
+        Publisher::new(SourceName::parse("dc1").unwrap(), || Time::from_millis(1000))
+    }
+
+    fn snapshot(names: &[&str]) -> Snapshot {
+        let service = |name: &&str| {
+            let key = ServiceKey { name: (*name).into(), ..ServiceKey::default() };
+            let (service, _) =
+                Service::new(key.clone(), Pairs::default(), Pairs::default(), vec![]);
+            (key, Arc::new(service))
+        };
+        Snapshot { services: names.iter().map(service).collect() }
+    }
+
+    #[test]
+    fn equal_listings_wake_nobody() {
+        let (out, mut reader) = publisher();
+        out.complete(snapshot(&["a"]), vec![]);
+        assert!(reader.has_changed().unwrap());
+        reader.mark_unchanged();
+        out.complete(snapshot(&["a"]), vec![]);
+        out.confirmed();
+        assert!(!reader.has_changed().unwrap());
+        out.complete(snapshot(&["a", "b"]), vec![]);
+        assert!(reader.has_changed().unwrap());
+        assert_eq!(out.metrics().snapshots(), 2);
+    }
+
+    #[test]
+    fn an_empty_first_listing_is_a_listing() {
+        let (out, reader) = publisher();
+        out.confirmed();
+        assert_eq!(reader.borrow().snapshot, None);
+        out.complete(Snapshot::default(), vec![]);
+        assert_eq!(reader.borrow().snapshot, Some(Snapshot::default()));
+    }
+
+    #[test]
+    fn doubt_keeps_the_listing_and_its_own_beginning() {
+        let (out, mut reader) = publisher();
+        out.complete(snapshot(&["a"]), vec![]);
+        out.doubt("refused", "refused".to_owned());
+        reader.mark_unchanged();
+        out.doubt("refused", "refused".to_owned());
+        assert!(!reader.has_changed().unwrap());
+        out.doubt("slow", "slow".to_owned());
+        assert!(reader.has_changed().unwrap());
+        {
+            let state = reader.borrow();
+            assert_eq!(state.snapshot, Some(snapshot(&["a"])));
+            assert_eq!(state.doubt.as_ref().map(|d| d.code), Some("slow"));
+        }
+        out.confirmed();
+        assert_eq!(reader.borrow().doubt, None);
+    }
+}
