@@ -1,0 +1,90 @@
+//! What is asked of a policy and what it answers, whatever version of the contract it speaks. Each
+//! version has a module of its own that translates.
+
+pub(crate) mod v0_1;
+
+use landfall_core::mapping::{Mapping, Verdict};
+use landfall_core::mesh::{MeshService, Setting};
+use landfall_core::pairs::Pairs;
+use landfall_core::registry::{Instance, Service, ServiceId};
+
+/// What is wrong with a policy's settings, in the policy's words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Where in the settings, as a JSON Pointer.
+    pub path: String,
+    /// What is wrong there.
+    pub message: String,
+}
+
+/// What a policy says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Descriptor {
+    /// Its name, which need not be what the configuration calls it.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// The fields of an instance that it reads; empty for all.
+    pub reads: Vec<String>,
+    /// JSON Schema of its settings.
+    pub schema: Option<String>,
+}
+
+/// A service, as far as a call tells about it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ServiceFacts<'a> {
+    pub(crate) id: &'a ServiceId,
+    /// Which kind of registry it is in.
+    pub(crate) registry: &'a str,
+    /// `None` when nothing but its name is known any more.
+    pub(crate) service: Option<&'a Service>,
+}
+
+/// An instance, and how it is published so far.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Item<'a> {
+    pub(crate) instance: &'a Instance,
+    pub(crate) mapping: &'a Mapping,
+}
+
+/// What is asked about a service of the mesh.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MeshFacts<'a> {
+    pub(crate) service: &'a MeshService,
+    pub(crate) origins: &'a [ServiceFacts<'a>],
+}
+
+/// What a policy answers, and what in its answer only a later version of the contract knows.
+#[derive(Debug)]
+pub(crate) struct Answer<T> {
+    pub(crate) values: Vec<T>,
+    /// Names of edits or settings that were left out; each once.
+    pub(crate) unknown: Vec<String>,
+}
+
+/// One verdict per item.
+pub(crate) type Verdicts = Answer<Verdict>;
+/// The settings of one service.
+pub(crate) type Settings = Answer<Setting>;
+
+// === impl ServiceFacts ===
+
+impl<'a> ServiceFacts<'a> {
+    fn pairs(&self) -> (Option<&'a Pairs>, Option<&'a Pairs>) {
+        (self.service.map(|s| &s.meta), self.service.map(|s| &s.ext))
+    }
+}
+
+// === impl Answer ===
+
+/// A policy may make up a name for each instance.
+const UNKNOWN_MAX: usize = 10;
+
+impl<T> Answer<T> {
+    fn note_unknown(unknown: &mut Vec<String>, mut name: String) {
+        crate::fault::cut(&mut name, 80);
+        if unknown.len() < UNKNOWN_MAX && !unknown.contains(&name) {
+            unknown.push(name);
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! The bytes of a policy before anything of it is compiled or run.
+//!
+//! Bytes come from ConfigMaps and downloads, so they are taken for hostile: everything here is
+//! bounded, and refuses what could make the compiler slow or large.
+
+use std::borrow::Cow;
+use std::io::Read;
+
+use sha2::{Digest, Sha256};
+use wasmparser::{Encoding, Parser, Payload};
+
+use crate::refusal::AdmissionError;
+use crate::wasi;
+
+/// What a registry or a ConfigMap may hand over.
+const PACKED_BYTES_MAX: usize = 32 << 20;
+/// A component. The largest honest ones are Python's, 18 MiB.
+const COMPONENT_BYTES_MAX: usize = 64 << 20;
+/// Honest components shrink to a fourth; a bomb of zeros to a thousandth.
+const RATIO_MAX: usize = 100;
+
+// The largest honest component known (Python, a whole CPython) has 38 modules, some 30,000
+// functions, a function of 427 KB and one with 271 locals. A module of 900 KB made to be slow took
+// the compiler 32 s and 1.2 GB; what does the harm is large functions with many locals.
+const MODULES_MAX: usize = 200;
+const FUNCTIONS_MAX: usize = 200_000;
+const FUNCTION_BYTES_MAX: usize = 1 << 20;
+const LOCALS_MAX: u64 = 1000;
+
+/// The package of the contract, and the versions of it that this host speaks.
+const PACKAGE: &str = "landfall:policy/";
+const VERSION: &str = "0.1.";
+
+/// What the outside of a component says.
+#[derive(Debug, Default)]
+pub(crate) struct Outside {
+    /// The names of what it imports.
+    pub(crate) imports: Vec<String>,
+    /// The names of what it exports.
+    pub(crate) exports: Vec<String>,
+}
+
+/// The component in `bytes`, inflated if they are compressed.
+pub(crate) fn unpacked(bytes: &[u8]) -> Result<Cow<'_, [u8]>, AdmissionError> {
+    if bytes.len() > PACKED_BYTES_MAX {
+        return Err(AdmissionError::TooLarge {
+            what: "the bytes",
+            len: bytes.len(),
+            max: PACKED_BYTES_MAX,
+        });
+    }
+    let inflated = match bytes {
+        [0x1f, 0x8b, ..] => inflated(flate2::read::MultiGzDecoder::new(bytes), bytes.len()),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
+            // 27 is zstd's own limit for readers: 128 MiB of window.
+            zstd::stream::read::Decoder::with_buffer(bytes)
+                .and_then(|mut decoder| decoder.window_log_max(27).map(|()| decoder))
+                .map_err(|source| AdmissionError::Inflate { source })
+                .and_then(|decoder| inflated(decoder, bytes.len()))
+        }
+        _ => return Ok(Cow::Borrowed(bytes)),
+    };
+    inflated.map(Cow::Owned)
+}
+
+fn inflated(reader: impl Read, packed_len: usize) -> Result<Vec<u8>, AdmissionError> {
+    let max = COMPONENT_BYTES_MAX.min(packed_len.saturating_mul(RATIO_MAX));
+    let mut bytes = Vec::new();
+    // One byte more, to tell what just fits from what does not.
+    reader
+        .take(max as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|source| AdmissionError::Inflate { source })?;
+    if bytes.len() > max {
+        return Err(AdmissionError::TooLarge {
+            what: "what the bytes inflate to",
+            len: bytes.len(),
+            max,
+        });
+    }
+    Ok(bytes)
+}
+
+/// The digest that names a component: of its inflated bytes, so that it does not depend on how they
+/// travelled.
+pub(crate) fn digest(parts: &[&[u8]]) -> String {
+    let mut hash = Sha256::new();
+    if let [only] = parts {
+        hash.update(only);
+    } else {
+        for part in parts {
+            // The length keeps ("a", "bc") and ("ab", "c") apart.
+            hash.update((part.len() as u64).to_le_bytes());
+            hash.update(part);
+        }
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Reads the structure of a component. The compiler validates; this bounds what it is given.
+pub(crate) fn examined(bytes: &[u8]) -> Result<Outside, AdmissionError> {
+    if bytes.len() > COMPONENT_BYTES_MAX {
+        return Err(AdmissionError::TooLarge {
+            what: "the component",
+            len: bytes.len(),
+            max: COMPONENT_BYTES_MAX,
+        });
+    }
+    let mut outside = Outside::default();
+    let (mut depth, mut modules, mut functions) = (0_usize, 0_usize, 0_usize);
+    for payload in Parser::new(0).parse_all(bytes) {
+        let payload =
+            payload.map_err(|e| AdmissionError::NotAComponent { problem: e.to_string() })?;
+        match payload {
+            Payload::Version { encoding: Encoding::Module, .. } if depth == 0 => {
+                return Err(AdmissionError::NotAComponent {
+                    problem:
+                        "it is a core module; make a component of it with `landfall policy build`"
+                            .to_owned(),
+                });
+            }
+            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => {
+                depth += 1;
+                modules += 1;
+                within("core modules and components inside", modules as u64, MODULES_MAX as u64)?;
+            }
+            Payload::End(_) => depth = depth.saturating_sub(1),
+            Payload::CodeSectionStart { count, .. } => {
+                functions = functions.saturating_add(count as usize);
+                within("functions", functions as u64, FUNCTIONS_MAX as u64)?;
+            }
+            Payload::CodeSectionEntry(body) => {
+                within(
+                    "bytes of one function",
+                    body.range().len() as u64,
+                    FUNCTION_BYTES_MAX as u64,
+                )?;
+                let mut locals = 0_u64;
+                let readers = body.get_locals_reader().into_iter().flatten();
+                for (count, _) in readers.filter_map(Result::ok) {
+                    locals = locals.saturating_add(u64::from(count));
+                }
+                within("locals of one function", locals, LOCALS_MAX)?;
+            }
+            Payload::ComponentImportSection(section) if depth == 0 => {
+                for import in section {
+                    let import = import
+                        .map_err(|e| AdmissionError::NotAComponent { problem: e.to_string() })?;
+                    outside.imports.push(import.name.name.to_owned());
+                }
+            }
+            Payload::ComponentExportSection(section) if depth == 0 => {
+                for export in section {
+                    let export = export
+                        .map_err(|e| AdmissionError::NotAComponent { problem: e.to_string() })?;
+                    outside.exports.push(export.name.name.to_owned());
+                }
+            }
+            _ => (),
+        }
+    }
+    Ok(outside)
+}
+
+fn within(what: &'static str, found: u64, max: u64) -> Result<(), AdmissionError> {
+    if found > max { Err(AdmissionError::Structure { what, found, max }) } else { Ok(()) }
+}
+
+// === impl Outside ===
+
+impl Outside {
+    /// Refuses imports that no policy gets, and components that are no policies.
+    pub(crate) fn check(&self) -> Result<(), AdmissionError> {
+        let denied: Vec<String> = self
+            .imports
+            .iter()
+            .filter(|name| {
+                !is_ours(name, "log") && !is_ours(name, "model") && !wasi::is_known(name)
+            })
+            .cloned()
+            .collect();
+        if let Some(other) = denied.iter().find(|name| name.starts_with(PACKAGE)) {
+            return Err(AdmissionError::WorldMismatch {
+                problem: format!(
+                    "it imports {other}; this Landfall speaks version {VERSION}x of {PACKAGE}"
+                ),
+            });
+        }
+        if !denied.is_empty() {
+            return Err(AdmissionError::ImportsDenied { names: denied.join(", ") });
+        }
+        if !self.exports("plugin") {
+            let close = self.exports.iter().find(|name| name.starts_with(PACKAGE));
+            let problem = match close {
+                Some(close) => format!(
+                    "it exports {close}; this Landfall speaks version {VERSION}x of {PACKAGE}"
+                ),
+                None => format!("it does not export {PACKAGE}plugin@{VERSION}x"),
+            };
+            return Err(AdmissionError::WorldMismatch { problem });
+        }
+        if !self.exports("instances") && !self.exports("services") {
+            return Err(AdmissionError::WorldMismatch {
+                problem: format!("it exports neither {PACKAGE}instances nor {PACKAGE}services"),
+            });
+        }
+        Ok(())
+    }
+
+    /// Whether it exports this interface of the contract.
+    pub(crate) fn exports(&self, interface: &str) -> bool {
+        self.exports.iter().any(|name| is_ours(name, interface))
+    }
+}
+
+fn is_ours(name: &str, interface: &str) -> bool {
+    name.strip_prefix(PACKAGE)
+        .and_then(|rest| rest.split_once('@'))
+        .is_some_and(|(found, version)| found == interface && version.starts_with(VERSION))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn code(result: Result<impl Sized, AdmissionError>) -> &'static str {
+        result.err().map_or("ok", |error| error.code())
+    }
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut writer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        writer.write_all(bytes).unwrap();
+        writer.finish().unwrap()
+    }
+
+    #[test]
+    fn compressed_bytes_are_inflated() {
+        let component = wat::parse_str("(component)").unwrap();
+        assert_eq!(unpacked(&component).unwrap(), component);
+        assert_eq!(unpacked(&gzip(&component)).unwrap(), component);
+        assert_eq!(unpacked(&zstd::encode_all(&component[..], 3).unwrap()).unwrap(), component);
+    }
+
+    #[test]
+    fn bombs_are_refused() {
+        let zeros = vec![0; 20 << 20];
+        assert_eq!(code(unpacked(&gzip(&zeros))), "too_large");
+        assert_eq!(code(unpacked(&zstd::encode_all(&zeros[..], 3).unwrap())), "too_large");
+        assert_eq!(code(unpacked(&vec![0; PACKED_BYTES_MAX + 1])), "too_large");
+        assert_eq!(code(unpacked(&gzip(b"abc")[..12])), "inflate_failed");
+    }
+
+    #[test]
+    fn what_the_compiler_would_choke_on_is_refused() {
+        let locals = "(local i64)".repeat(1001);
+        let many = wat::parse_str(format!("(component (core module (func {locals})))")).unwrap();
+        assert_eq!(code(examined(&many)), "structure");
+        let nested =
+            wat::parse_str(format!("(component {})", "(core module)".repeat(201))).unwrap();
+        assert_eq!(code(examined(&nested)), "structure");
+        assert_eq!(code(examined(&wat::parse_str("(module)").unwrap())), "not_a_component");
+        assert_eq!(code(examined(b"hello")), "not_a_component");
+        assert_eq!(code(examined(&[])), "not_a_component");
+    }
+
+    #[test]
+    fn imports_and_exports_are_named() {
+        let check = |imports: &[&str], exports: &[&str]| {
+            let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+            let outside = Outside { imports: owned(imports), exports: owned(exports) };
+            outside.check().err().map_or_else(String::new, |error| error.to_string())
+        };
+        let plugin = "landfall:policy/plugin@0.1.7";
+        let instances = "landfall:policy/instances@0.1.0";
+        let fine =
+            ["wasi:io/streams@0.2.6", "landfall:policy/model@0.1.0", "landfall:policy/log@0.1.0"];
+        assert_eq!(check(&fine, &[plugin, instances]), "");
+        assert!(
+            check(&["wasi:http/outgoing-handler@0.2.0"], &[plugin, instances])
+                .contains("wasi:http/outgoing")
+        );
+        assert!(
+            check(&["wasi:io/streams@0.3.0"], &[plugin, instances])
+                .contains("wasi:io/streams@0.3.0")
+        );
+        assert!(check(&[], &[instances]).contains("it exports landfall:policy/instances@0.1.0"));
+        assert!(check(&[], &["landfall:policy/plugin@0.2.0"]).contains("version 0.1.x"));
+        assert!(check(&[], &[plugin]).contains("neither"));
+    }
+}

@@ -1,0 +1,170 @@
+//! How much a policy may use.
+
+use std::time::Duration;
+
+use wasmtime::ResourceLimiter;
+
+/// What a policy may use; beyond each limit its call fails, and nothing else does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// All linear memories and tables of one instance of the policy, together. Each worker keeps
+    /// one such instance warm.
+    pub memory_bytes_max: usize,
+    /// Elements of all tables together; their bytes count as memory too.
+    pub table_elements_max: usize,
+    /// Wall time of one call that decides, of up to `batch_instances_max` instances.
+    pub time_max: Duration,
+    /// Wall time for each of: instantiating, `describe`, `configure`.
+    pub configure_time_max: Duration,
+    /// What the host copies out of the guest per instance of a call, see [`Limits::output_bytes`].
+    pub output_bytes_per_instance_max: usize,
+    /// Lines of log. Further ones are dropped and counted.
+    pub log_lines_per_minute_max: u32,
+    /// Instances of one call.
+    pub batch_instances_max: usize,
+}
+
+/// What one call may use.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Budget {
+    pub(crate) time: Duration,
+    pub(crate) output_bytes: usize,
+}
+
+/// Allowed to every call beside what its instances are: a description with its JSON Schema, the
+/// problems of settings, an error's text.
+const OUTPUT_BYTES_BASE: usize = 256 << 10;
+
+/// Python components hold 38 core modules, and each is instantiated.
+const CORE_INSTANCES_MAX: usize = 200;
+
+/// A reference in a table.
+const TABLE_ELEMENT_BYTES: usize = size_of::<usize>();
+
+/// Holds the memories and tables of one store within the limits. All of them together: a component
+/// may have many, and wasmtime's own limiter looks at each alone.
+#[derive(Debug)]
+pub(crate) struct MemoryLimiter {
+    bytes_max: usize,
+    elements_max: usize,
+    bytes: usize,
+    elements: usize,
+    /// Whether something was refused. A guest that cannot grow mostly ends in a trap that does not
+    /// say so.
+    refused: bool,
+}
+
+// === impl Limits ===
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            // Enough for Python, whose smallest memory is 13 MiB, and for a table of its functions.
+            memory_bytes_max: 64 << 20,
+            table_elements_max: 200_000,
+            // A full batch takes Python 12 ms.
+            time_max: Duration::from_millis(50),
+            configure_time_max: Duration::from_secs(1),
+            output_bytes_per_instance_max: 4 << 10,
+            log_lines_per_minute_max: 200,
+            // Larger batches gain nothing: the cost of a call is spread thin, and caches overflow.
+            batch_instances_max: 256,
+        }
+    }
+}
+
+impl Limits {
+    /// What the host copies out of the guest in a call with this many instances.
+    #[must_use]
+    pub fn output_bytes(&self, instances: usize) -> usize {
+        OUTPUT_BYTES_BASE + self.output_bytes_per_instance_max.saturating_mul(instances)
+    }
+}
+
+// === impl MemoryLimiter ===
+
+impl MemoryLimiter {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        Self {
+            bytes_max: limits.memory_bytes_max,
+            elements_max: limits.table_elements_max,
+            bytes: 0,
+            elements: 0,
+            refused: false,
+        }
+    }
+
+    /// The limit, if something was refused since the last time this was asked.
+    pub(crate) fn take_refused(&mut self) -> Option<usize> {
+        std::mem::take(&mut self.refused).then_some(self.bytes_max)
+    }
+
+    /// Whether so much is in use that a fresh store is better: guests do not give memory back.
+    pub(crate) fn is_nearly_full(&self) -> bool {
+        self.bytes > self.bytes_max / 5 * 4
+    }
+
+    fn grow(&mut self, bytes: usize, elements: usize) -> bool {
+        let new_bytes = self.bytes.saturating_add(bytes);
+        let new_elements = self.elements.saturating_add(elements);
+        if new_bytes > self.bytes_max || new_elements > self.elements_max {
+            self.refused = true;
+            return false;
+        }
+        (self.bytes, self.elements) = (new_bytes, new_elements);
+        true
+    }
+}
+
+// A growth that fails after it was allowed stays counted. wasmtime reports failures also for growth
+// that it never asked about, so giving back what was counted last would let a guest lower the sum.
+impl ResourceLimiter for MemoryLimiter {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        Ok(self.grow(desired.saturating_sub(current), 0))
+    }
+
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let elements = desired.saturating_sub(current);
+        Ok(self.grow(elements.saturating_mul(TABLE_ELEMENT_BYTES), elements))
+    }
+
+    fn instances(&self) -> usize {
+        CORE_INSTANCES_MAX
+    }
+
+    fn tables(&self) -> usize {
+        CORE_INSTANCES_MAX
+    }
+
+    fn memories(&self) -> usize {
+        CORE_INSTANCES_MAX
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memories_and_tables_count_together() {
+        let limits = Limits { memory_bytes_max: 1000, table_elements_max: 50, ..Limits::default() };
+        let mut limiter = MemoryLimiter::new(&limits);
+        assert!(limiter.memory_growing(0, 400, None).unwrap());
+        assert!(limiter.table_growing(0, 50, None).unwrap());
+        assert!(!limiter.table_growing(50, 51, None).unwrap(), "too many elements");
+        assert_eq!(limiter.take_refused(), Some(1000));
+        assert!(limiter.memory_growing(0, 200, None).unwrap());
+        assert!(!limiter.memory_growing(200, 201, None).unwrap(), "1001 bytes");
+        assert!(limiter.is_nearly_full());
+    }
+}

@@ -1,0 +1,82 @@
+//! Asks policies about services of the mesh as a whole.
+
+use std::sync::Arc;
+
+use landfall_core::decision::Fault;
+use landfall_core::mesh::{MeshService, Setting};
+use landfall_core::registry::{Service, ServiceId};
+
+use crate::abi::{MeshFacts, ServiceFacts};
+use crate::bench::Bench;
+use crate::breaker::Breaker;
+use crate::fault::{Failure, FaultCode};
+use crate::log::Level;
+use crate::rules::Rules;
+
+/// What the caller knows of a service that contributes to one of the mesh.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// The kind of its registry, such as `consul`.
+    pub registry: &'static str,
+    /// Its facts; `None` when it is gone from its registry.
+    pub service: Option<Arc<Service>>,
+}
+
+/// A service of the mesh with what is known of its origins, in the order of its parts.
+pub(crate) struct MeshWork {
+    pub(crate) service: Arc<MeshService>,
+    pub(crate) origins: Vec<(Arc<ServiceId>, Origin)>,
+}
+
+/// Settings of one service, by all policies together.
+const SETTINGS_MAX: usize = 1000;
+
+/// The settings that the policies give this service, in their order.
+pub(crate) fn settings(
+    bench: &mut Bench,
+    rules: &Rules,
+    breakers: &[Breaker],
+    work: &MeshWork,
+) -> Result<Arc<[Setting]>, Arc<Fault>> {
+    let origins: Vec<ServiceFacts<'_>> = work
+        .origins
+        .iter()
+        .map(|(id, origin)| ServiceFacts {
+            id,
+            registry: origin.registry,
+            service: origin.service.as_deref(),
+        })
+        .collect();
+    let asked = MeshFacts { service: &work.service, origins: &origins };
+    let mut settings = Vec::new();
+    for (link, breaker) in rules.links().iter().zip(breakers) {
+        let revision = &link.revision;
+        if !revision.decides_services() || !origins.iter().any(|origin| link.matches(origin.id)) {
+            continue;
+        }
+        if let Some(fault) = breaker.open() {
+            return Err(Arc::clone(fault));
+        }
+        match bench.decide_service(revision, asked) {
+            Ok(answer) => {
+                breaker.succeeded(revision);
+                for name in &answer.unknown {
+                    let line = format!(
+                        "setting {name:?} is not known to this version of Landfall and was left out"
+                    );
+                    revision.mold.log.write(Level::Warn, &line, None);
+                }
+                settings.extend(answer.values);
+            }
+            Err(failure) => return Err(breaker.failed_alone(revision, failure)),
+        }
+        if settings.len() > SETTINGS_MAX {
+            let message =
+                format!("the policies give one service more than {SETTINGS_MAX} settings");
+            return Err(
+                Failure::new(FaultCode::VerdictIllegal, message).into_fault(revision.name())
+            );
+        }
+    }
+    Ok(settings.into())
+}

@@ -1,0 +1,489 @@
+//! What the crate as a whole does.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use landfall_core::decision::{DecidedService, DropReason, Outcome};
+use landfall_core::group::gathered;
+use landfall_core::mapping::Verdict;
+use landfall_core::mesh::{Contribution, HostKey, MeshService, Setting};
+use landfall_core::pattern::Pattern;
+
+use crate::clock;
+use crate::testing::{
+    admit, admit_within, component_with, contract_with, defaults, engine, host_edit, hostile, ids,
+    rules, summary, verdict, work,
+};
+use crate::{Limits, Link, Origin, Revision, Rules, Work, Workers};
+
+fn workers() -> Arc<Workers> {
+    Workers::start(2).unwrap()
+}
+
+fn decide(revisions: &[&Arc<Revision>], work: Work) -> DecidedService {
+    workers().decide(&rules(revisions), vec![work]).remove(0)
+}
+
+fn quick() -> Limits {
+    Limits { time_max: Duration::from_millis(20), ..Limits::default() }
+}
+
+/// Sets host `a.mesh` by an edit.
+fn renaming() -> Vec<u8> {
+    let edit = host_edit(3000, 6);
+    verdict(
+        2,
+        2048,
+        1,
+        &format!(r#"(data (i32.const 2048) "{edit}") (data (i32.const 3000) "a.mesh")"#),
+    )
+}
+
+#[test]
+fn what_a_policy_keeps_is_published_as_the_defaults_say() {
+    let harmless = admit(&hostile("harmless")).unwrap();
+    assert!(harmless.decides_instances() && !harmless.decides_services());
+    assert_eq!(harmless.descriptor().name, "hostile");
+    assert_eq!(harmless.digest().len(), 64);
+    let decided = decide(&[&harmless], work(&ids(1000), None));
+    assert_eq!(summary(&decided), "1000 pay.dc1.mesh");
+    assert_eq!(decided.findings, []);
+}
+
+#[test]
+fn without_policies_the_defaults_decide() {
+    assert_eq!(summary(&decide(&[], work(&ids(3), None))), "3 pay.dc1.mesh");
+}
+
+#[test]
+fn edits_drops_and_splits() {
+    let renaming = admit(&renaming()).unwrap();
+    assert_eq!(summary(&decide(&[&renaming], work(&ids(300), None))), "300 a.mesh");
+
+    let drop_all = admit(&hostile("drop-all")).unwrap();
+    let dropped = decide(&[&renaming, &drop_all, &renaming], work(&ids(2), None));
+    let Outcome::Dropped(DropReason::Policy { policy, .. }) = &dropped.decisions[0].outcome else {
+        panic!("{}", summary(&dropped));
+    };
+    assert_eq!(&**policy, "p");
+
+    // Two lists with one edit each, the third equal to the first.
+    let edits = format!("{}{}", host_edit(3000, 6), host_edit(3010, 6));
+    let word = |n: u32| n.to_le_bytes().map(|b| format!("\\{b:02x}")).concat();
+    let list = |at: u32| format!("{}{}", word(at), word(1));
+    let data = format!(
+        r#"(data (i32.const 2048) "{edits}") (data (i32.const 3000) "a.mesh") (data (i32.const 3010) "b.mesh")
+        (data (i32.const 4000) "{}{}{}")"#,
+        list(2048),
+        list(2048 + 28),
+        list(2048),
+    );
+    let splitting = admit(&verdict(3, 4000, 3, &data)).unwrap();
+    assert_eq!(summary(&decide(&[&splitting], work(&ids(10), None))), "10 a.mesh b.mesh");
+    // Three places each become three, of which a.mesh and b.mesh are left.
+    assert_eq!(
+        summary(&decide(&[&splitting, &splitting], work(&ids(10), None))),
+        "10 a.mesh b.mesh"
+    );
+    // 81 are too many.
+    let four = [&splitting; 4];
+    assert_eq!(summary(&decide(&four, work(&ids(10), None))), "10 (nothing) [verdict_illegal]");
+    // No list at all.
+    let nowhere = admit(&verdict(3, 0, 0, "")).unwrap();
+    assert_eq!(
+        summary(&decide(&[&nowhere], work(&ids(2), None))),
+        "2 policy p: split into no place at all"
+    );
+}
+
+#[test]
+fn a_decision_stands_until_something_changes() {
+    // Its answers alternate from call to call.
+    let fickle = admit(&hostile("counts-calls")).unwrap();
+    let rules = rules(&[&fickle]);
+    let workers = workers();
+    let mut decided = workers.decide(&rules, vec![work(&ids(5), None)]).remove(0);
+    let first = decided.decisions.clone();
+    for _ in 0..3 {
+        decided = workers.decide(&rules, vec![work(&ids(5), Some(decided))]).remove(0);
+        assert_eq!(decided.decisions, first);
+    }
+    // One instance more: the others stand.
+    let more = workers.decide(&rules, vec![work(&ids(6), Some(decided))]).remove(0);
+    assert_eq!(more.decisions[..5], first[..]);
+}
+
+#[test]
+fn links_say_which_services_they_are_for() {
+    let drop_all = admit(&hostile("drop-all")).unwrap();
+    let with = |sources: &[&str], services: &[&str]| {
+        let patterns = |raw: &[&str]| raw.iter().map(|&p| Pattern::new(p)).collect();
+        let link = Link {
+            revision: Arc::clone(&drop_all),
+            sources: patterns(sources),
+            services: patterns(services),
+        };
+        let rules = Rules::new(defaults(), vec![link]);
+        let mut work = work(&ids(1), None);
+        let mut id = (*work.id).clone();
+        id.key.group = "shop".into();
+        work.id = Arc::new(id);
+        let decided = workers().decide(&rules, vec![work]).remove(0);
+        matches!(decided.decisions[0].outcome, Outcome::Dropped(_))
+    };
+    assert!(with(&[], &[]));
+    assert!(with(&["dc*"], &["pay"]));
+    assert!(with(&["dc1"], &["x", "shop/*"]));
+    assert!(!with(&["dc2"], &[]));
+    assert!(!with(&["dc1"], &["shop"]));
+}
+
+#[test]
+fn the_mark_follows_from_everything() {
+    let harmless = admit(&hostile("harmless")).unwrap();
+    let mark = |revisions: &[&Arc<Revision>]| rules(revisions).mark().clone();
+    assert_eq!(mark(&[&harmless]), mark(&[&admit(&hostile("harmless")).unwrap()]));
+    assert_ne!(mark(&[&harmless]), mark(&[]));
+    assert_ne!(mark(&[&harmless]), mark(&[&harmless, &harmless]));
+    assert_ne!(mark(&[&harmless]), mark(&[&admit_within(&hostile("harmless"), quick()).unwrap()]));
+}
+
+#[test]
+fn a_poisonous_instance_stands_alone() {
+    for (guest, code) in [("trap-on-poison", "trap"), ("loop-on-poison", "deadline")] {
+        let policy = admit_within(&hostile(guest), quick()).unwrap();
+        let rules = rules(&[&policy]);
+        let workers = workers();
+        let mut all = ids(600);
+        all.push("poison".to_owned());
+        let first = workers.decide(&rules, vec![work(&all, None)]).remove(0);
+        assert_eq!(summary(&first), format!("1 (nothing) [{code}]; 600 pay.dc1.mesh"));
+        assert_eq!(first.findings.len(), 1, "{:?}", first.findings);
+        assert!(first.findings[0].message.contains("poison"), "{:?}", first.findings);
+        // Not tried again, and still told.
+        let again = workers.decide(&rules, vec![work(&all, Some(first.clone()))]).remove(0);
+        assert_eq!((&again.decisions, &again.findings), (&first.decisions, &first.findings));
+
+        // What stood before stays.
+        let harmless = admit(&hostile("harmless")).unwrap();
+        let good = decide(&[&harmless], work(&all, None));
+        let kept = workers.decide(&rules, vec![work(&all, Some(good))]).remove(0);
+        assert_eq!(summary(&kept), format!("600 pay.dc1.mesh; 1 pay.dc1.mesh [{code}]"));
+    }
+}
+
+#[test]
+fn a_policy_that_always_fails_does_not_take_for_ever() {
+    let looping = admit_within(&hostile("loop-decide"), quick()).unwrap();
+    let rules = rules(&[&looping]);
+    let workers = workers();
+    let start = clock::now();
+    let decided = workers.decide(&rules, vec![work(&ids(5000), None)]).remove(0);
+    // 8 instances alone, and on the way to them up to 16 batches; two workers.
+    assert!(start.elapsed() < Duration::from_millis(20 * 100), "{:?}", start.elapsed());
+    assert_eq!(summary(&decided), "5000 (nothing) [deadline]");
+    let untried =
+        |d: &DecidedService| d.findings.iter().any(|f| f.message.contains("was not tried"));
+    assert!(untried(&decided), "{:?}", decided.findings);
+    // The next time it is met with one instance first.
+    let start = clock::now();
+    let _ = workers.decide(&rules, vec![work(&ids(5000), None)]);
+    assert!(start.elapsed() < Duration::from_millis(20 * 50), "{:?}", start.elapsed());
+    // A thousand traps in a row cost less than one loop, so they do not count as much.
+    let trapping = admit(&hostile("trap-decide")).unwrap();
+    let decided = decide(&[&trapping], work(&ids(3000), None));
+    assert_eq!(summary(&decided), "3000 (nothing) [trap]");
+}
+
+#[test]
+fn neither_does_one_that_fails_here_and_there() {
+    let limits = Limits { time_max: Duration::from_millis(5), ..Limits::default() };
+    let policy = admit_within(&hostile("loop-on-poison"), limits).unwrap();
+    let pair = work(&["good".to_owned(), "poison".to_owned()], None);
+    let start = clock::now();
+    let decided = workers().decide(&rules(&[&policy]), vec![pair; 3000]);
+    let elapsed = clock::now().saturating_duration_since(start);
+    // Each service costs two loops, and 160 are enough; two workers.
+    assert!(elapsed < Duration::from_millis(5 * 160 * 6), "{elapsed:?}");
+    let tried = decided.iter().filter(|service| service.decisions[0].fault.is_none()).count();
+    assert!((70..100).contains(&tried), "{tried}");
+    assert_eq!(summary(&decided[0]), "1 (nothing) [deadline]; 1 pay.dc1.mesh");
+    assert_eq!(summary(&decided[2999]), "2 (nothing) [deadline]");
+}
+
+#[test]
+fn a_loop_is_stopped_in_time() {
+    let limit = Duration::from_millis(20);
+    let looping = admit_within(&hostile("loop-decide"), quick()).unwrap();
+    let steps = workers().trace(&rules(&[&looping]), &work(&ids(1), None), "i0");
+    let fault = steps[0].verdicts.as_ref().unwrap_err();
+    assert_eq!(fault.code, "deadline");
+    assert!(steps[0].elapsed >= limit);
+    // The budget is 10 ms; the rest is for machines that run many tests at once.
+    assert!(steps[0].elapsed < limit + Duration::from_millis(100), "{:?}", steps[0].elapsed);
+}
+
+#[test]
+fn a_trace_shows_each_step() {
+    let renaming = admit(&renaming()).unwrap();
+    let harmless = admit(&hostile("harmless")).unwrap();
+    let drop_all = admit(&hostile("drop-all")).unwrap();
+    let rules = rules(&[&renaming, &harmless, &drop_all, &harmless]);
+    let steps = workers().trace(&rules, &work(&ids(3), None), "i1");
+    let hosts = |n: usize| steps[n].mappings.iter().map(|m| m.host.to_string()).collect::<Vec<_>>();
+    assert_eq!(steps.len(), 3, "a policy after the drop is not asked");
+    assert_eq!(hosts(0), ["a.mesh"]);
+    assert_eq!(steps[1].verdicts.as_deref(), Ok(&[Verdict::Keep][..]));
+    assert_eq!(hosts(1), ["a.mesh"]);
+    assert!(hosts(2).is_empty() && steps[2].dropped.len() == 1);
+    assert!(workers().trace(&rules, &work(&ids(3), None), "nobody").is_empty());
+}
+
+#[test]
+fn a_service_policy_sets_what_belongs_to_the_service() {
+    let contract = include_str!("../../../wit/landfall.wit");
+    let text = |result: &str| {
+        format!(
+            r#"
+            (func (export "landfall:policy/services@0.1.0#decide")
+              (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32) (local $result i32)
+              {result})
+            (func (export "cabi_post_landfall:policy/services@0.1.0#decide") (param i32))
+            ;; alias "b.mesh", location "internal"
+            (data (i32.const 2048) "\00\00\00\00" "\d0\07\00\00" "\06\00\00\00" "\00\00\00\00\00\00\00\00")
+            (data (i32.const 2068) "\02\00\00\00" "\da\07\00\00" "\08\00\00\00" "\00\00\00\00\00\00\00\00")
+            (data (i32.const 2000) "b.mesh")
+            (data (i32.const 2010) "internal")"#
+        )
+    };
+    let ok = "(local.set $result (call $new (i32.const 12)))
+        (i32.store offset=4 (local.get $result) (i32.const 2048))
+        (i32.store offset=8 (local.get $result) (i32.const 2))
+        (local.get $result)";
+    let setting = admit(&component_with(&text(ok), contract, "policy")).unwrap();
+    let trapping = admit(&component_with(&text("unreachable"), contract, "policy")).unwrap();
+    assert!(setting.decides_services() && setting.decides_instances());
+
+    let work = work(&ids(2), None);
+    let decided = decide(&[], work.clone());
+    let services: Vec<Arc<MeshService>> = decided
+        .endpoints()
+        .into_iter()
+        .map(|(key, endpoints): (HostKey, Vec<_>)| {
+            let origin = Arc::clone(&work.id);
+            Arc::new(gathered(key, vec![Contribution { origin, endpoints: endpoints.into() }]))
+        })
+        .collect();
+    let origin = |_: &_| Origin { registry: "consul", service: Some(Arc::clone(&work.service)) };
+    let settings = |revisions: &[&Arc<Revision>]| {
+        workers().settings(&rules(revisions), services.clone(), &origin).remove(0)
+    };
+    let alias = Setting::Alias("b.mesh".to_owned());
+    let internal = Setting::Location("internal".to_owned());
+    assert_eq!(settings(&[]).unwrap()[..], []);
+    assert_eq!(settings(&[&setting]).unwrap()[..], [alias.clone(), internal.clone()]);
+    assert_eq!(settings(&[&setting, &setting]).unwrap().len(), 4);
+    assert_eq!(settings(&[&setting, &trapping]).unwrap_err().code, "trap");
+}
+
+#[test]
+fn only_what_is_read_is_sent() {
+    // Drops with the reason "tags" if there are tags, else "none".
+    let text = |reads: &str, count: u8| {
+        format!(
+            r#"(data (i32.const 2000) "tags" "none" "\d0\07\00\00" "\04\00\00\00")
+            (data (i32.const 3000) "\00\00\00\00" "\07\00\00\00" "\07\00\00\00" "\05\00\00\00" "{reads}" "\{count:02x}\00\00\00")
+            (data (i32.const 3100) "\00\00\00\00\00\00\00\00\00\00\00\00\00\00\00\00")
+            (func (export "landfall:policy/plugin@0.1.0#describe") (result i32) (i32.const 3000))
+            (func (export "landfall:policy/instances@0.1.0#decide") (param $call i32) (result i32)
+              (call $all (local.get $call) (i32.const 1)
+                (select (i32.const 2000) (i32.const 2004)
+                  (i32.load8_u offset=16 (call $instance (local.get $call) (i32.const 0))))
+                (i32.const 4)))"#
+        )
+    };
+    let reason = |reads: &str, count: u8| {
+        let policy = admit(&crate::testing::component(&text(reads, count))).unwrap();
+        summary(&decide(&[&policy], work(&ids(1), None)))
+    };
+    assert_eq!(reason("\\00\\00\\00\\00", 0), "1 policy p: tags", "nothing named is everything");
+    // One read, the word "tags" at 2000: its pointer and length stand at 2008.
+    assert_eq!(reason("\\d8\\07\\00\\00", 1), "1 policy p: tags");
+}
+
+/// The interfaces of WASI as far as the test below uses them.
+const WASI: &str = r#"
+    package wasi:io@0.2.6 {
+        interface error { resource error { to-debug-string: func() -> string; } }
+        interface streams {
+            use error.{error};
+            variant stream-error { last-operation-failed(error), closed }
+            resource output-stream {
+                blocking-write-and-flush: func(contents: list<u8>) -> result<_, stream-error>;
+            }
+        }
+    }
+    package wasi:clocks@0.2.6 { interface monotonic-clock { now: func() -> u64; } }
+    package wasi:random@0.2.6 { interface random { get-random-u64: func() -> u64; } }
+    package wasi:sockets@0.2.6 { interface tcp-create-socket { create-tcp-socket: func(); } }
+    package wasi:cli@0.2.6 {
+        interface stderr {
+            use wasi:io/streams@0.2.6.{output-stream};
+            get-stderr: func() -> output-stream;
+        }
+        interface exit { exit: func(status: result); }
+    }
+"#;
+
+#[test]
+fn wasi_is_there_and_empty() {
+    let imports =
+        "import wasi:cli/stderr@0.2.6; import wasi:cli/exit@0.2.6; import wasi:io/streams@0.2.6;
+        import wasi:clocks/monotonic-clock@0.2.6; import wasi:random/random@0.2.6;
+        import wasi:sockets/tcp-create-socket@0.2.6;";
+    let functions = r#"
+        (import "wasi:cli/stderr@0.2.6" "get-stderr" (func $stderr (result i32)))
+        (import "wasi:cli/exit@0.2.6" "exit" (func $exit (param i32)))
+        (import "wasi:io/streams@0.2.6" "[method]output-stream.blocking-write-and-flush"
+          (func $write (param i32 i32 i32 i32)))
+        (import "wasi:io/streams@0.2.6" "[resource-drop]output-stream" (func $close (param i32)))
+        (import "wasi:clocks/monotonic-clock@0.2.6" "now" (func $now (result i64)))
+        (import "wasi:random/random@0.2.6" "get-random-u64" (func $random (result i64)))
+        (import "wasi:sockets/tcp-create-socket@0.2.6" "create-tcp-socket" (func $socket))"#;
+    let decide = |body: &str| {
+        let text = format!(
+            r#"(func (export "landfall:policy/instances@0.1.0#decide") (param $call i32) (result i32)
+              (local $stream i32) {body} (call $decide (local.get $call)))
+              (data (i32.const 2000) "Traceback:\n  line 1\n\n")"#
+        );
+        // Imports come first in a module.
+        let contract = contract_with(imports, WASI);
+        let component = crate::testing::component_after(functions, &text, &contract);
+        let policy = admit(&component).unwrap();
+        let steps = workers().trace(&rules(&[&policy]), &work(&ids(1), None), "i0");
+        let step = steps.into_iter().next().unwrap();
+        let log: Vec<String> = step.log.iter().map(ToString::to_string).collect();
+        (step.verdicts.map_err(|fault| fault.message.clone()), log)
+    };
+    let print = "(local.set $stream (call $stderr))
+        (call $write (local.get $stream) (i32.const 2000) (i32.const 21) (i32.const 4000))
+        (call $close (local.get $stream))";
+    let (verdicts, log) = decide(print);
+    assert!(verdicts.is_ok());
+    assert_eq!(log, ["warn: Traceback:", "warn:   line 1"]);
+    // What was printed before a trap is what an author needs.
+    assert_eq!(decide(&format!("{print} unreachable")).1.len(), 2);
+    assert!(
+        decide("(call $exit (i32.const 1))").0.unwrap_err().contains("called exit (with failure)")
+    );
+    assert!(
+        decide("(call $socket)")
+            .0
+            .unwrap_err()
+            .contains("wasi:sockets/tcp-create-socket#create-tcp-socket")
+    );
+    let (verdicts, _) = decide("(loop $again (drop (call $stderr)) (br $again))");
+    assert!(verdicts.unwrap_err().contains("handles"));
+    // Time stands still, and what is drawn does not depend on the past.
+    let pure =
+        decide("(drop (call $random)) (if (i64.ne (call $now) (i64.const 0)) (then unreachable))");
+    assert!(pure.0.is_ok());
+}
+
+#[test]
+fn refusals_say_what_is_wrong() {
+    let refusal = |bytes: &[u8]| {
+        let error = admit_within(bytes, quick()).unwrap_err();
+        (error.code(), error.to_string())
+    };
+    assert_eq!(refusal(&hostile("trap-start")).0, "instantiate_failed");
+    assert_eq!(refusal(&hostile("giant-describe")).0, "describe_failed");
+    assert_eq!(refusal(&hostile("trap-configure")).0, "configure_failed");
+    let (code, message) = refusal(&hostile("configure-refuses"));
+    assert_eq!(code, "config_invalid");
+    assert!(message.contains(": /"), "{message}");
+    assert!(refusal(&hostile("configure-refuses-silently")).1.contains("does not say why"));
+    let (code, message) = refusal(&hostile("unknown-reads"));
+    assert_eq!(code, "describe_failed");
+    assert!(message.contains("there are tags, meta, ext, mapping"), "{message}");
+    let limits = Limits { configure_time_max: Duration::from_millis(30), ..Limits::default() };
+    for name in ["loop-start", "loop-describe", "loop-configure", "realloc-loop"] {
+        assert_eq!(admit_within(&hostile(name), limits.clone()).unwrap_err().code(), "deadline");
+    }
+}
+
+#[test]
+fn failures_have_their_codes() {
+    // Filling memory takes its time in a debug build on a busy machine.
+    let limits = Limits { time_max: Duration::from_secs(2), ..Limits::default() };
+    let code = |name: &str| {
+        let policy = admit_within(&hostile(name), limits.clone()).unwrap();
+        let decided = decide(&[&policy], work(&ids(2), None));
+        decided.decisions[0].fault.as_ref().map_or("none", |fault| fault.code)
+    };
+    assert_eq!(code("trap-decide"), "trap");
+    assert_eq!(code("memory-growth"), "memory");
+    assert_eq!(code("table-growth"), "memory");
+    assert_eq!(code("deep-recursion"), "stack");
+    assert_eq!(code("giant-string"), "output");
+    assert_eq!(code("giant-list"), "output");
+    assert_eq!(code("aliased-split"), "output");
+    assert_eq!(code("too-few-verdicts"), "verdict_count");
+    assert_eq!(code("decide-error"), "policy_error");
+    assert_eq!(code("harmless"), "none");
+}
+
+#[test]
+fn a_leak_harms_nothing() {
+    let limits = Limits { memory_bytes_max: 16 << 20, ..Limits::default() };
+    let leaking = admit_within(&hostile("leak"), limits).unwrap();
+    let rules = rules(&[&leaking]);
+    let workers = workers();
+    for _ in 0..50 {
+        let decided = workers.decide(&rules, vec![work(&ids(300), None)]).remove(0);
+        assert_eq!(summary(&decided), "300 pay.dc1.mesh");
+    }
+}
+
+#[test]
+fn engines_end() {
+    let engine = engine();
+    let weak = Arc::downgrade(&engine);
+    let revision = Revision::admit(
+        &engine,
+        crate::Candidate {
+            name: "p".into(),
+            bytes: &hostile("harmless"),
+            settings_json: "{}",
+            limits: Limits::default(),
+        },
+    )
+    .unwrap();
+    let workers = workers();
+    let _ = workers.decide(&rules(&[&revision]), vec![work(&ids(1), None)]);
+    drop((engine, revision));
+    // Workers keep a warm instance until the rules are others.
+    let _ = workers.decide(&rules(&[]), vec![work(&ids(1), None)]);
+    drop(workers);
+    assert!(weak.upgrade().is_none());
+}
+
+/// Prints what an almost empty call costs; the budget is 250 ns, in a release build.
+#[test]
+#[expect(clippy::print_stdout, reason = "the figure is for who runs it with --nocapture")]
+fn an_empty_call_is_cheap() {
+    const CALLS: u32 = 20_000;
+    let policy = admit(&hostile("harmless")).unwrap();
+    let mut guest = policy.guest().unwrap();
+    let mut best = Duration::MAX;
+    for _ in 0..5 {
+        let start = clock::now();
+        for _ in 0..CALLS {
+            guest = policy.mold.describe(guest).unwrap().0;
+        }
+        best = best.min(clock::now().saturating_duration_since(start));
+    }
+    println!("{:?} per call of describe, which answers with two short texts", best / CALLS);
+    // Far above the budget: debug builds run it too, on machines that are busy.
+    assert!(best / CALLS < Duration::from_micros(20));
+}
