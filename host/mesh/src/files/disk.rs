@@ -1,0 +1,144 @@
+//! Reading and writing without following symbolic links.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use super::FilesError;
+
+// More files than 100,000 instances make; a folder with more was named by mistake.
+const FILES_MAX: usize = 400_000;
+// istiod walks any depth; ours is 2.
+const DEPTH_MAX: usize = 8;
+// A ServiceEntry has at most 1.5 MiB; one file with everything is larger.
+const FILE_LEN_MAX: u64 = 256 << 20;
+const TEMPORARY: &str = "landfall-tmp";
+
+/// All `.yaml` and `.yml` files below `root`, in order; none when there is no such folder. Files
+/// that an earlier run was about to write are removed.
+pub(super) fn yaml_files(root: &Path) -> Result<Vec<PathBuf>, FilesError> {
+    let mut files = Vec::new();
+    let mut folders = vec![(root.to_owned(), 0)];
+    while let Some((folder, depth)) = folders.pop() {
+        let failed = |source| FilesError::Read { path: folder.clone(), source };
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(failed(error)),
+        };
+        for entry in entries {
+            let entry = entry.map_err(failed)?;
+            // Does not follow symbolic links.
+            let kind = entry.file_type().map_err(failed)?;
+            let path = entry.path();
+            if kind.is_dir() && depth < DEPTH_MAX {
+                folders.push((path, depth + 1));
+            } else if kind.is_file() {
+                match path.extension().and_then(|extension| extension.to_str()) {
+                    Some("yaml" | "yml") => files.push(path),
+                    // Nobody misses it: its content is also what will be written now.
+                    Some(TEMPORARY) => drop(fs::remove_file(&path)),
+                    Some(_) | None => (),
+                }
+            }
+            if files.len() > FILES_MAX {
+                return Err(FilesError::TooMany { path: root.to_owned(), max: FILES_MAX });
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// What changes when a file does. Nanoseconds, as far as the file system has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stamp {
+    len: u64,
+    modified: Option<SystemTime>,
+    /// Which file it is, and when it was last changed in any way.
+    node: (u64, i64, i64),
+}
+
+/// The stamp of a regular file; `None` when there is nothing, or something else.
+pub(super) fn stamp(path: &Path) -> Result<Option<Stamp>, FilesError> {
+    let meta = match fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_file() => meta,
+        Ok(_) => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(FilesError::Read { path: path.to_owned(), source }),
+    };
+    #[cfg(unix)]
+    let node = {
+        use std::os::unix::fs::MetadataExt as _;
+        (meta.ino(), meta.ctime(), meta.ctime_nsec())
+    };
+    #[cfg(not(unix))]
+    let node = (0, 0, 0);
+    Ok(Some(Stamp { len: meta.len(), modified: meta.modified().ok(), node }))
+}
+
+/// The text of a regular file; `None` when there is nothing. What is not UTF-8 is read as far as
+/// it goes: it is not ours.
+pub(super) fn read(path: &Path) -> Result<Option<String>, FilesError> {
+    let failed = |source| FilesError::Read { path: path.to_owned(), source };
+    let meta = match fs::symlink_metadata(path) {
+        Ok(meta) => meta,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    if !meta.is_file() {
+        return Err(failed(io::Error::other("it is not a regular file")));
+    }
+    if meta.len() > FILE_LEN_MAX {
+        return Err(failed(io::Error::other("it is too large")));
+    }
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(failed)?;
+    file.take(FILE_LEN_MAX).read_to_end(&mut bytes).map_err(failed)?;
+    Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+/// Puts `text` at `path`, which is in `root` or one folder below, as a whole or not at all.
+pub(super) fn replace(root: &Path, path: &Path, text: &str) -> io::Result<()> {
+    fs::create_dir_all(root)?;
+    let folder = path.parent().unwrap_or(root);
+    if folder != root {
+        match fs::create_dir(folder) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            Ok(()) | Err(_) => (),
+        }
+        if !fs::symlink_metadata(folder)?.is_dir() {
+            let problem = format!("{} is not a folder", folder.display());
+            return Err(io::Error::new(io::ErrorKind::NotADirectory, problem));
+        }
+    }
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".");
+    temporary.push(TEMPORARY);
+    let temporary = PathBuf::from(temporary);
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => (),
+    }
+    // `create_new` follows no link, and renaming replaces a link itself.
+    let mut file = OpenOptions::new().write(true).create_new(true).open(&temporary)?;
+    let written = file.write_all(text.as_bytes()).and_then(|()| fs::rename(&temporary, path));
+    if written.is_err() {
+        drop(fs::remove_file(&temporary));
+    }
+    written
+}
+
+/// Removes the file at `path`, and its folder where that becomes empty. Gone already is as good.
+pub(super) fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => (),
+    }
+    if let Some(folder) = path.parent() {
+        // Refused while anything is in it, which is what is wanted.
+        drop(fs::remove_dir(folder));
+    }
+    Ok(())
+}

@@ -1,0 +1,181 @@
+//! The Kubernetes API as a sink.
+//!
+//! [`KubeSink::run`] watches all ServiceEntries and WorkloadEntries and publishes what there is
+//! as an [`Observation`]; [`KubeSink::apply`] executes the steps of a plan, by server-side apply
+//! under one field manager. What was written is part of the observation at once, so that a plan
+//! made before the watch catches up does not write it again.
+//!
+//! Ours is what carries the owner's labels and was written by our field manager. Everything else
+//! is foreign and never touched: creating refuses to take over what is there, changing names the
+//! `uid` of the object it means, and deleting its `resourceVersion` too.
+
+mod apply;
+pub mod configmap;
+mod error;
+pub mod events;
+mod observe;
+mod store;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+pub use kube::Client;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use landfall_core::text::Text;
+use tokio::sync::watch;
+
+use crate::api::Owner;
+
+use self::store::Listing;
+pub use self::store::Observation;
+
+/// How to reach a Kubernetes API server.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Connection {
+    /// A kubeconfig file. Without one: `KUBECONFIG`, `~/.kube/config`, or the cluster the process
+    /// runs in.
+    pub kubeconfig: Option<PathBuf>,
+    /// A context of the kubeconfig; its current one if not given.
+    pub context: Option<String>,
+}
+
+/// What holds for all objects of a sink.
+#[derive(Clone, Debug)]
+pub struct KubeOptions {
+    /// Whose objects are ours.
+    pub owner: Owner,
+    /// The namespaces to watch; all of the cluster when empty.
+    pub namespaces: Vec<Text>,
+    /// How many writes are under way at once.
+    pub concurrency: usize,
+}
+
+/// The Kubernetes API as a sink.
+pub struct KubeSink {
+    client: Client,
+    options: KubeOptions,
+    // The lock of the state is that of the channel. Neither lock is held while anything waits,
+    // and `listings` is taken first.
+    listings: Mutex<Vec<Listing>>,
+    state: watch::Sender<Observation>,
+}
+
+/// An API server cannot be addressed.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The kubeconfig file cannot be used.
+    #[error("failed to read kubeconfig {}", path.display())]
+    Kubeconfig {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: Box<kube::config::KubeconfigError>,
+    },
+    /// There is neither a kubeconfig nor a cluster around the process.
+    #[error(
+        "failed to find a Kubernetes cluster: no kubeconfig is given or found, and the process does not run in a Pod"
+    )]
+    Infer {
+        /// Why.
+        source: Box<kube::config::InferConfigError>,
+    },
+    /// The client cannot be made of it, such as for a certificate that cannot be read.
+    #[error("failed to prepare the connection to {server}")]
+    Client {
+        /// The API server.
+        server: String,
+        /// Why.
+        source: Box<kube::Error>,
+    },
+}
+
+// A cluster's own network answers within milliseconds; a lost packet or two is 3 s.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A client for the cluster that `connection` names.
+///
+/// # Errors
+/// The configuration cannot be read or is incomplete. Nothing is sent yet.
+pub async fn connect(connection: &Connection) -> Result<Client, ConnectError> {
+    let options =
+        KubeConfigOptions { context: connection.context.clone(), ..KubeConfigOptions::default() };
+    let mut config = match &connection.kubeconfig {
+        Some(path) => {
+            let failed =
+                |source| ConnectError::Kubeconfig { path: path.clone(), source: Box::new(source) };
+            let kubeconfig = Kubeconfig::read_from(path).map_err(failed)?;
+            kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(failed)?
+        }
+        None if options.context.is_some() => kube::Config::from_kubeconfig(&options)
+            .await
+            .map_err(|source| ConnectError::Kubeconfig {
+                path: PathBuf::from("~/.kube/config"),
+                source: Box::new(source),
+            })?,
+        None => kube::Config::infer()
+            .await
+            .map_err(|source| ConnectError::Infer { source: Box::new(source) })?,
+    };
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    let server = config.cluster_url.to_string();
+    Client::try_from(config)
+        .map_err(|source| ConnectError::Client { server, source: Box::new(source) })
+}
+
+// === impl KubeSink ===
+
+impl KubeSink {
+    /// A sink behind `client`. Nothing is sent yet.
+    #[must_use]
+    pub fn new(client: Client, options: KubeOptions) -> Self {
+        let state = watch::Sender::new(Observation::default());
+        Self { client, options, listings: Mutex::default(), state }
+    }
+
+    /// What there is, as far as known; see [`Observation::ready`].
+    #[must_use]
+    pub fn observation(&self) -> watch::Receiver<Observation> {
+        self.state.subscribe()
+    }
+
+    fn listings(&self) -> MutexGuard<'_, Vec<Listing>> {
+        // Whoever panicked left a list that is begun anew at worst.
+        self.listings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for KubeSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Neither the client, which has credentials, nor all that is observed.
+        f.debug_struct("KubeSink").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+// === impl KubeOptions ===
+
+impl KubeOptions {
+    /// The whole cluster, and 32 writes at once.
+    #[must_use]
+    pub fn new(owner: Owner) -> Self {
+        Self { owner, namespaces: Vec::new(), concurrency: 32 }
+    }
+}
+
+// === impl ConnectError ===
+
+impl ConnectError {
+    /// One of a closed set; fit for a metric label.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Kubeconfig { .. } => "kube_config",
+            Self::Infer { .. } => "kube_infer",
+            Self::Client { .. } => "kube_client",
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! Keeps the observation current: finds out which API is served, lists, watches, and does so
+//! again for as long as it takes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use futures_util::stream::{BoxStream, SelectAll, StreamExt as _};
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client};
+use landfall_core::mesh::Kind;
+use landfall_core::text::{Interner, Text};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::error::{condition, condition_of_watch, status_of};
+use super::store::Listing;
+use super::wire::{Sighting, sight};
+use super::{KubeSink, Observation};
+use crate::api::{
+    ApiVersion, GROUP, Owner, ServiceEntryWire, Wire, WireSpec, WorkloadEntryWire, plural,
+};
+use crate::sink::Condition;
+
+/// What a watch says, read.
+enum News {
+    Begin,
+    Listed(Sighting),
+    Complete,
+    Changed(Sighting),
+    Gone(Sighting),
+    Failed(Condition, /* whether the API itself is gone */ bool),
+    /// The stream ended in the middle, as when an API server restarts; it is taken up again.
+    Broken(watcher::Error),
+}
+
+// A page of the largest objects is then 350 MB at worst, of usual ones under 1 MB.
+const PAGE_LEN: u32 = 250;
+// Until the CRDs are there, or a right is given: soon enough for a person who waits for it.
+const RETRY_MIN: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(30);
+// A watch that is taken up again says nothing until something changes. One that still fails says
+// so at least this often: kube's longest back-off is 30 s, and then it has to time out.
+const SILENCE: Duration = Duration::from_secs(45);
+const TICK: Duration = Duration::from_secs(5);
+
+impl KubeSink {
+    /// Keeps the observation current until `stop`.
+    pub async fn run(&self, stop: CancellationToken) {
+        tokio::select! {
+            () = stop.cancelled() => (),
+            () = self.observe() => (),
+        }
+    }
+
+    async fn observe(&self) {
+        let mut delay = RETRY_MIN;
+        loop {
+            match served_version(&self.client).await {
+                Ok(version) => {
+                    delay = RETRY_MIN;
+                    self.state.send_modify(|state| state.version = Some(version));
+                    info!(
+                        version = version.with_group(),
+                        "Watching ServiceEntries and WorkloadEntries."
+                    );
+                    self.watch(version).await;
+                }
+                Err(condition) => self.fail(condition),
+            }
+            tokio::time::sleep(delay).await;
+            delay = (delay * 2).min(RETRY_MAX);
+        }
+    }
+
+    /// Watches until the API server no longer serves `version`.
+    async fn watch(&self, version: ApiVersion) {
+        let mut scopes: Vec<Scope> = Vec::new();
+        let namespaces = &self.options.namespaces;
+        let of_kind = |kind: Kind| -> Vec<Scope> {
+            if namespaces.is_empty() {
+                return vec![Scope { kind, namespace: None }];
+            }
+            namespaces.iter().map(|n| Scope { kind, namespace: Some(Text::clone(n)) }).collect()
+        };
+        scopes.extend(of_kind(Kind::ServiceEntry));
+        scopes.extend(of_kind(Kind::WorkloadEntry));
+        *self.listings() =
+            scopes.iter().map(|scope| Listing::new(scope.kind, scope.namespace.clone())).collect();
+        let mut failing: BTreeMap<usize, Instant> = BTreeMap::new();
+        let mut all: SelectAll<_> = scopes
+            .iter()
+            .enumerate()
+            .map(|(index, scope)| {
+                let news = scope.news(self.client.clone(), version, self.options.owner.clone());
+                news.map(move |news| (index, news)).boxed()
+            })
+            .collect();
+        let mut tick = tokio::time::interval(TICK);
+        loop {
+            let (index, news) = tokio::select! {
+                news = all.next() => match news {
+                    Some(news) => news,
+                    None => return,
+                },
+                now = tick.tick() => {
+                    let before = failing.len();
+                    failing.retain(|_, at| now.saturating_duration_since(*at) < SILENCE);
+                    if failing.is_empty() && before > 0 {
+                        self.recover();
+                    }
+                    continue;
+                }
+            };
+            match news {
+                News::Failed(condition, missing) => {
+                    failing.insert(index, Instant::now());
+                    self.fail(condition);
+                    if missing {
+                        return;
+                    }
+                }
+                News::Broken(error) => debug!(%error, "A watch ended and is started again."),
+                other => {
+                    failing.remove(&index);
+                    self.take(index, other, failing.is_empty());
+                }
+            }
+        }
+    }
+
+    /// Takes up news of the scope at `index`. `healthy` clears the condition.
+    fn take(&self, index: usize, news: News, healthy: bool) {
+        let mut listings = self.listings();
+        let Some(listing) = listings.get_mut(index) else { return };
+        match news {
+            News::Begin => return listing.begin(),
+            News::Listed(sighting) => return listing.see(sighting),
+            News::Complete => self.state.send_modify(|state| {
+                listing.finish(state);
+            }),
+            News::Changed(sighting) => self.state.send_modify(|state| state.take(sighting)),
+            News::Gone(sighting) => self.state.send_modify(|state| state.remove(&sighting)),
+            News::Failed(..) | News::Broken(_) => return,
+        }
+        let ready = listings.iter().all(|listing| listing.done);
+        self.state.send_if_modified(|state| {
+            let changed = (ready && !state.ready) || (healthy && state.condition.is_some());
+            state.ready |= ready;
+            if healthy {
+                state.condition = None;
+            }
+            changed
+        });
+    }
+
+    fn recover(&self) {
+        self.state.send_if_modified(|state| state.ready && state.condition.take().is_some());
+    }
+
+    fn fail(&self, condition: Condition) {
+        self.state.send_if_modified(|state| {
+            if state.condition.as_ref() == Some(&condition) {
+                return false;
+            }
+            warn!(code = condition.code, error = %condition, "Kubernetes cannot be observed; keeping what is known.");
+            state.condition = Some(condition);
+            true
+        });
+    }
+}
+
+/// One kind in one namespace, or in all.
+struct Scope {
+    kind: Kind,
+    namespace: Option<Text>,
+}
+
+impl Scope {
+    fn news(&self, client: Client, version: ApiVersion, owner: Owner) -> BoxStream<'static, News> {
+        match self.kind {
+            Kind::ServiceEntry => self.news_of::<ServiceEntryWire>(client, version, owner),
+            Kind::WorkloadEntry => self.news_of::<WorkloadEntryWire>(client, version, owner),
+        }
+    }
+
+    fn news_of<S: WireSpec>(
+        &self,
+        client: Client,
+        version: ApiVersion,
+        owner: Owner,
+    ) -> BoxStream<'static, News> {
+        let api: Api<Wire<S>> = match &self.namespace {
+            Some(namespace) => Api::namespaced_with(client, namespace, &version),
+            None => Api::all_with(client, &version),
+        };
+        let what = match &self.namespace {
+            Some(namespace) => format!("{} of {GROUP} in namespace {namespace}", plural(S::KIND)),
+            None => format!("{} of {GROUP}", plural(S::KIND)),
+        };
+        let config = watcher::Config::default().page_size(PAGE_LEN);
+        // Lives as long as one list, in which words repeat.
+        let mut interner = Interner::default();
+        let news = watcher(api, config).default_backoff().map(move |event| match event {
+            Ok(Event::Init) => {
+                interner = Interner::default();
+                News::Begin
+            }
+            Ok(Event::InitApply(wire)) => News::Listed(sight(wire, &owner, &mut interner)),
+            Ok(Event::InitDone) => {
+                interner = Interner::default();
+                News::Complete
+            }
+            Ok(Event::Apply(wire)) => News::Changed(sight(wire, &owner, &mut Interner::default())),
+            Ok(Event::Delete(wire)) => News::Gone(sight(wire, &owner, &mut Interner::default())),
+            Err(error @ (watcher::Error::WatchFailed(_) | watcher::Error::WatchError(_))) => {
+                News::Broken(error)
+            }
+            Err(error) => {
+                let missing = is_missing(&error);
+                News::Failed(condition_of_watch(&error, &what), missing)
+            }
+        });
+        news.boxed()
+    }
+}
+
+fn is_missing(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::InitialListFailed(error) | watcher::Error::WatchStartFailed(error) => {
+            status_of(error) == Some(404)
+        }
+        _ => false,
+    }
+}
+
+/// The version of Istio's API to use: the newest that is served.
+async fn served_version(client: &Client) -> Result<ApiVersion, Condition> {
+    let groups = match client.list_api_groups().await {
+        Ok(groups) => groups,
+        // Whoever may read the resources but not what there is: the usual version, then.
+        Err(error) if status_of(&error) == Some(403) => return Ok(ApiVersion::V1),
+        Err(error) => return Err(condition(&error, "its own API groups")),
+    };
+    let served: BTreeSet<String> = groups
+        .groups
+        .into_iter()
+        .filter(|group| group.name == GROUP)
+        .flat_map(|group| group.versions)
+        .map(|version| version.version)
+        .collect();
+    [ApiVersion::V1, ApiVersion::V1Beta1]
+        .into_iter()
+        .find(|version| served.contains(version.as_str()))
+        .ok_or_else(|| Condition {
+            code: "kube_missing",
+            message: format!(
+                "the API server knows neither v1 nor v1beta1 of {GROUP}. Install Istio's CRDs, or \
+                 remove this sink"
+            ),
+        })
+}
+
+impl Observation {
+    /// The version of Istio's API that is served; the usual one until it is known.
+    pub(super) fn api_version(&self) -> ApiVersion {
+        self.version.unwrap_or_default()
+    }
+}

@@ -1,0 +1,185 @@
+//! What the API server holds, put together from lists, watches and the answers to our writes.
+//!
+//! Invariant: of two states of one object the one with the higher `resourceVersion` holds, from
+//! wherever it comes.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use landfall_core::mesh::{Kind, ObjectId};
+use landfall_core::plan::Observed;
+use landfall_core::text::Text;
+
+use super::wire::Sighting;
+use crate::api::{ApiVersion, Body, MeshObject};
+use crate::sink::Condition;
+
+/// What the API server holds. Cheap to clone; two of them share what did not change between, so
+/// that `ours.diff(..)` walks only what did.
+#[derive(Clone, Debug, Default)]
+pub struct Observation {
+    /// Our objects, and the identifiers of everybody else's.
+    pub observed: Observed<Body>,
+    /// The hosts that ServiceEntries of others claim.
+    pub foreign_hosts: OrdMap<ObjectId, Arc<[Text]>>,
+    /// Whether everything was listed at least once. Before that nothing may be concluded from
+    /// what is missing.
+    pub ready: bool,
+    /// Why what is known may be out of date, or is not known at all.
+    pub condition: Option<Condition>,
+    /// The version of Istio's API that is served.
+    pub(super) version: Option<ApiVersion>,
+    pub(super) versions: OrdMap<ObjectId, Version>,
+}
+
+/// Which state of which object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Version {
+    pub(super) uid: Box<str>,
+    /// Opaque in name only: API servers count revisions of etcd, and clients may compare them
+    /// (KEP-5504). 0 where it cannot be read, which then counts as the newest.
+    pub(super) resource_version: u64,
+}
+
+/// What was seen of one kind in one namespace, or in all, since its list began.
+#[derive(Debug)]
+pub(super) struct Listing {
+    kind: Kind,
+    namespace: Option<Text>,
+    seen: Vec<Sighting>,
+    /// Written by us meanwhile: the list may be older.
+    written: BTreeSet<ObjectId>,
+    pub(super) done: bool,
+}
+
+// === impl Version ===
+
+impl Version {
+    pub(super) fn of(metadata: &ObjectMeta) -> Self {
+        let version = metadata.resource_version.as_deref().unwrap_or_default();
+        Self {
+            uid: metadata.uid.as_deref().unwrap_or_default().into(),
+            resource_version: version.parse().unwrap_or_default(),
+        }
+    }
+
+    /// Objects of one kind share one count, so this holds for a successor of the same name too.
+    fn is_older_than(&self, known: &Self) -> bool {
+        self.resource_version != 0 && self.resource_version < known.resource_version
+    }
+}
+
+// === impl Listing ===
+
+impl Listing {
+    pub(super) fn new(kind: Kind, namespace: Option<Text>) -> Self {
+        Self { kind, namespace, seen: Vec::new(), written: BTreeSet::new(), done: false }
+    }
+
+    pub(super) fn begin(&mut self) {
+        self.seen.clear();
+        self.written.clear();
+    }
+
+    pub(super) fn see(&mut self, sighting: Sighting) {
+        self.seen.push(sighting);
+    }
+
+    fn covers(&self, id: &ObjectId) -> bool {
+        id.kind == self.kind && self.namespace.as_ref().is_none_or(|own| *own == id.namespace)
+    }
+
+    /// The list is complete: what it covers and does not have is gone.
+    pub(super) fn finish(&mut self, observation: &mut Observation) {
+        self.done = true;
+        let seen = std::mem::take(&mut self.seen);
+        let here: BTreeSet<ObjectId> = seen.iter().map(|sighting| sighting.id().clone()).collect();
+        let gone =
+            |id: &&ObjectId| self.covers(id) && !here.contains(*id) && !self.written.contains(*id);
+        let observed = &observation.observed;
+        let gone: Vec<ObjectId> =
+            observed.ours.keys().chain(&observed.foreign).filter(gone).cloned().collect();
+        for id in gone {
+            observation.forget(&id);
+        }
+        for sighting in seen {
+            observation.take(sighting);
+        }
+    }
+}
+
+// === impl Observation ===
+
+impl Observation {
+    /// Takes up the state of an object, unless a newer one is known.
+    pub(super) fn take(&mut self, sighting: Sighting) {
+        match sighting {
+            Sighting::Ours(object, version) => self.put(Arc::new(object), version),
+            Sighting::Foreign { id, hosts, version } => {
+                if self.versions.get(&id).is_some_and(|known| version.is_older_than(known)) {
+                    return;
+                }
+                if self.observed.ours.remove(&id).is_some() {
+                    self.versions.remove(&id);
+                }
+                let known = self.foreign_hosts.get(&id);
+                if !hosts.is_empty() && known.is_none_or(|known| **known != *hosts) {
+                    self.foreign_hosts.insert(id.clone(), hosts.into());
+                }
+                if !self.observed.foreign.contains(&id) {
+                    self.observed.foreign.insert(id);
+                }
+            }
+        }
+    }
+
+    /// Takes up an object of ours. One that is known with equal contents stays the very same, so
+    /// that the difference of two observations is what really changed.
+    pub(super) fn put(&mut self, object: Arc<MeshObject>, version: Version) {
+        let id = object.id.clone();
+        if self.versions.get(&id).is_some_and(|known| version.is_older_than(known)) {
+            return;
+        }
+        if self.observed.foreign.remove(&id).is_some() {
+            self.foreign_hosts.remove(&id);
+        }
+        if self.observed.ours.get(&id).is_none_or(|known| **known != *object) {
+            self.observed.ours.insert(id.clone(), object);
+        }
+        if self.versions.get(&id) != Some(&version) {
+            self.versions.insert(id, version);
+        }
+    }
+
+    /// Takes up that the object which this was the last state of is gone.
+    pub(super) fn remove(&mut self, sighting: &Sighting) {
+        let (id, version) = (sighting.id(), sighting.version());
+        if self.versions.get(id).is_some_and(|known| version.uid != known.uid) {
+            return;
+        }
+        self.forget(id);
+    }
+
+    pub(super) fn forget(&mut self, id: &ObjectId) {
+        self.observed.ours.remove(id);
+        self.versions.remove(id);
+        self.observed.foreign.remove(id);
+        self.foreign_hosts.remove(id);
+    }
+
+    /// The version of an object of ours.
+    pub(super) fn version_of(&self, id: &ObjectId) -> Option<&Version> {
+        self.versions.get(id)
+    }
+}
+
+impl Listing {
+    /// Takes up that we wrote this object while a list was under way.
+    pub(super) fn note_written(&mut self, id: &ObjectId) {
+        if self.covers(id) {
+            self.written.insert(id.clone());
+        }
+    }
+}

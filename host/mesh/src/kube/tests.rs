@@ -1,0 +1,137 @@
+//! What is made of what the API server says; against a real one see `tests/tests/mesh_real.rs`.
+
+use std::sync::Arc;
+
+use landfall_core::mesh::Kind;
+use landfall_core::text::Interner;
+use serde_json::{Value, json};
+
+use super::store::{Listing, Observation};
+use super::wire::{Sighting, sight};
+use crate::api::{Owner, ServiceEntryWire, Wire};
+
+/// An object as the API server has it, last written by `manager`.
+fn wire(name: &str, uid: &str, version: u64, manager: &str, host: &str) -> Value {
+    json!({
+        "metadata": {
+            "name": name, "namespace": "ns", "uid": uid, "resourceVersion": version.to_string(),
+            "labels": {
+                "app.kubernetes.io/managed-by": "landfall", "landfall.dev/owner": "home",
+                "team": "theirs", "tier": "ours",
+            },
+            "annotations": {"landfall.dev/sources": "dc1,legacy", "note": "theirs"},
+            "managedFields": [
+                {"manager": manager, "operation": "Apply", "fieldsV1": {"f:metadata": {
+                    "f:labels": {"f:tier": {}, "f:landfall.dev/owner": {}, "f:app.kubernetes.io/managed-by": {}},
+                    "f:annotations": {"f:landfall.dev/sources": {}},
+                }, "f:spec": {"f:hosts": {}}}},
+                {"manager": "kubectl", "operation": "Update", "fieldsV1": {"f:metadata": {
+                    "f:labels": {"f:team": {}}, "f:annotations": {"f:note": {}},
+                }}},
+            ],
+        },
+        "spec": {"hosts": [host], "resolution": "STATIC"},
+    })
+}
+
+fn seen(wire: Value) -> Sighting {
+    let owner = Owner::parse("home").unwrap();
+    let wire: Wire<ServiceEntryWire> = serde_json::from_value(wire).unwrap();
+    sight(wire, &owner, &mut Interner::default())
+}
+
+fn ours(name: &str, uid: &str, version: u64, host: &str) -> Sighting {
+    seen(wire(name, uid, version, "landfall", host))
+}
+
+fn theirs(name: &str, uid: &str, version: u64, host: &str) -> Sighting {
+    seen(wire(name, uid, version, "kubectl", host))
+}
+
+/// Ours as `name host`, foreign as `!name host`.
+fn check(observation: &Observation, expected: &[&str]) {
+    let ours = observation.observed.ours.iter().map(|(id, object)| {
+        format!("{} {}", id.name, object.body.service_entry().unwrap().hosts[0])
+    });
+    let foreign = observation
+        .observed
+        .foreign
+        .iter()
+        .map(|id| format!("!{} {}", id.name, observation.foreign_hosts[id].join(",")));
+    let all: Vec<String> = ours.chain(foreign).collect();
+    assert_eq!(all, expected);
+    assert_eq!(observation.versions.len(), observation.observed.ours.len());
+}
+
+#[test]
+fn of_metadata_only_our_own_is_kept() {
+    let Sighting::Ours(object, _) = ours("a", "1", 5, "a.b") else { panic!("it is ours") };
+    assert_eq!(format!("{:?}", object.body.labels), r#"{"tier": "ours"}"#);
+    assert!(object.body.annotations.is_empty());
+    let sources: Vec<_> = object.sources.iter().map(|source| source.as_str()).collect();
+    assert_eq!(sources, ["dc1", "legacy"]);
+}
+
+#[test]
+fn ours_needs_labels_and_manager() {
+    assert!(matches!(theirs("a", "1", 5, "a.b"), Sighting::Foreign { .. }));
+    for label in ["landfall.dev/owner", "app.kubernetes.io/managed-by"] {
+        for value in [json!("other"), Value::Null] {
+            let mut wire = wire("a", "1", 5, "landfall", "a.b");
+            wire["metadata"]["labels"][label] = value.clone();
+            if value.is_null() {
+                wire["metadata"]["labels"].as_object_mut().unwrap().remove(label);
+            }
+            assert!(matches!(seen(wire), Sighting::Foreign { .. }), "{label}");
+        }
+    }
+}
+
+#[test]
+fn older_states_do_not_hold() {
+    let mut observation = Observation::default();
+    observation.take(ours("a", "1", 5, "new.b"));
+    observation.take(ours("a", "1", 4, "old.b"));
+    check(&observation, &["a new.b"]);
+    observation.take(theirs("a", "0", 3, "older.b"));
+    observation.remove(&theirs("a", "0", 3, "older.b"));
+    check(&observation, &["a new.b"]);
+    observation.take(theirs("a", "2", 6, "theirs.b"));
+    check(&observation, &["!a theirs.b"]);
+    observation.remove(&theirs("a", "2", 7, "theirs.b"));
+    check(&observation, &[]);
+}
+
+#[test]
+fn equal_contents_stay_the_same_object() {
+    let mut observation = Observation::default();
+    observation.take(ours("a", "1", 5, "a.b"));
+    let before = observation.observed.ours.values().next().cloned().unwrap();
+    observation.take(ours("a", "1", 6, "a.b"));
+    let after = observation.observed.ours.values().next().cloned().unwrap();
+    assert!(Arc::ptr_eq(&before, &after));
+    assert_eq!(observation.versions.values().next().unwrap().resource_version, 6);
+}
+
+#[test]
+fn a_list_replaces_what_it_covers() {
+    let mut observation = Observation::default();
+    let mut listing = Listing::new(Kind::ServiceEntry, None);
+    for name in ["a", "b", "c"] {
+        observation.take(ours(name, name, 5, "x.b"));
+    }
+    observation.take(theirs("d", "d", 5, "x.b"));
+    listing.begin();
+    listing.see(ours("a", "a", 5, "x.b"));
+    listing.see(ours("e", "e", 9, "x.b"));
+    // Written while the list was under way, which does not have it.
+    let Sighting::Ours(c, _) = ours("c", "c", 10, "y.b") else { panic!("it is ours") };
+    listing.note_written(&c.id);
+    observation.take(ours("c", "c", 10, "y.b"));
+    listing.finish(&mut observation);
+    check(&observation, &["a x.b", "c y.b", "e x.b"]);
+    let mut elsewhere = Listing::new(Kind::ServiceEntry, Some("other".into()));
+    elsewhere.begin();
+    elsewhere.finish(&mut observation);
+    check(&observation, &["a x.b", "c y.b", "e x.b"]);
+}

@@ -1,0 +1,539 @@
+//! Turns a service of the mesh into the objects that stand for it.
+//!
+//! Invariant: pure, and total: what Istio cannot take is left out and becomes a finding. Every
+//! object passes [`validate`]. Endpoints stay in the order of the
+//! service, for istiod names them by their index.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use landfall_core::finding::{Finding, FindingCode};
+use landfall_core::mapping::{Address, Port};
+use landfall_core::mesh::{Endpoint, Kind, MeshService, Object, ObjectId};
+use landfall_core::pairs::Pairs;
+use landfall_core::registry::{Locality, ServiceId};
+use landfall_core::text::{Interner, Text};
+
+use crate::api::{
+    self, Body, EndpointAddress, Endpoints, Location, MeshObject, ORIGINS_ANNOTATION, Resolution,
+    SERVICE_LABEL, ServiceEntry, ServicePort, Spec, WorkloadEntry,
+};
+use crate::name;
+use crate::settings::{self, Settings};
+use crate::validate::{ENDPOINTS_MAX, LIST_LEN_MAX, OBJECT_LEN_MAX, Violation, validate};
+
+/// What holds for all services of a sink.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RenderOptions {
+    /// Where endpoints go.
+    pub shape: Shape,
+    /// Where services are unless a policy says otherwise.
+    pub location: Location,
+    /// Namespaces that see services unless a policy says otherwise; all when empty.
+    pub export_to: Arc<[Text]>,
+    /// Whether ambient proxies read the objects. They tell inline endpoints apart by address
+    /// alone, so instances that share one get WorkloadEntries.
+    pub ambient: bool,
+}
+
+/// Where endpoints go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Shape {
+    /// Inline while they fit, else into WorkloadEntries.
+    #[default]
+    Auto,
+    /// Inline; what does not fit is left out.
+    Inline,
+    /// Into WorkloadEntries.
+    WorkloadEntries,
+}
+
+/// The objects of a service.
+#[derive(Clone, Debug)]
+pub struct Rendered {
+    /// The ServiceEntry first, then its WorkloadEntries. Empty when Istio would refuse the
+    /// ServiceEntry.
+    pub objects: Vec<MeshObject>,
+    /// What a person should know, besides the service's own findings.
+    pub findings: Vec<Finding>,
+}
+
+// The CRD's limits for an endpoint.
+const ENDPOINT_PORTS_MAX: usize = 128;
+const ENDPOINT_LABELS_MAX: usize = 256;
+const LOCALITY_LEN_MAX: usize = 2048;
+// For people: enough to find the way back to the registry.
+const ORIGINS_MAX: usize = 8;
+const ORIGINS_LEN_MAX: usize = 512;
+// What the rest of the manifest takes at most: names, bookkeeping, the mark.
+const FRAME_LEN_MAX: usize = 8192;
+
+/// The objects that stand for `service`.
+#[must_use]
+pub fn render(service: &MeshService, options: &RenderOptions) -> Rendered {
+    let mut findings = Vec::new();
+    let settings = settings::read(service, &mut findings);
+    let ports = service.ports.get(..LIST_LEN_MAX).unwrap_or(&service.ports);
+    if ports.len() < service.ports.len() {
+        refused(
+            service,
+            &format!("{} ports; only the first {LIST_LEN_MAX} fit", service.ports.len()),
+            &mut findings,
+        );
+    }
+    let mut placed = place(service, ports, &mut findings);
+    let resolution = resolution(service, &settings, &placed, &mut findings);
+    if resolution == Resolution::None {
+        // Traffic goes where the client dialed; Istio takes no endpoints then.
+        placed.clear();
+    }
+    let mut entry = ServiceEntry {
+        hosts: hosts(service, &settings, ports, resolution, &mut findings),
+        addresses: addresses(service, &settings, resolution, &mut findings),
+        ports: ports.iter().map(service_port).collect(),
+        location: settings.location.unwrap_or(options.location),
+        resolution,
+        endpoints: Endpoints::default(),
+        export_to: export_to(service, &settings, options),
+        subject_alt_names: settings.subject_alt_names.into(),
+    };
+    let mut annotations = settings.annotations;
+    annotations.push((Text::from(ORIGINS_ANNOTATION), origins(service)));
+    let labels: Pairs = settings.labels.into_iter().collect();
+    let annotations: Pairs = annotations.into_iter().collect();
+    // Room for endpoints: what the object takes without them.
+    let used =
+        api::service_entry_len(&entry) + api::pairs_len(&labels) + api::pairs_len(&annotations);
+    let room = OBJECT_LEN_MAX.saturating_sub(used + FRAME_LEN_MAX);
+    let fit = fitting(&placed, room);
+    let mut workload_entries = Vec::new();
+    if is_selected(&entry, &placed, fit, options) {
+        let label = name::service_label(&service.key.host);
+        let selector: Pairs = [(Text::from(SERVICE_LABEL), label)].into_iter().collect();
+        workload_entries = workloads(service, placed, &selector);
+        entry.endpoints = Endpoints::Selected(selector);
+    } else {
+        if fit < placed.len() {
+            refused(
+                service,
+                &format!("{} endpoints; only the first {fit} fit inline", placed.len()),
+                &mut findings,
+            );
+            placed.truncate(fit);
+        }
+        entry.endpoints = Endpoints::Inline(placed.into_iter().map(|place| place.entry).collect());
+    }
+    let body = Body { labels, annotations, spec: Spec::ServiceEntry(entry) };
+    let id = object_id(Kind::ServiceEntry, service, name::service_entry_name(&service.key.host));
+    let object = Object { id, sources: service.sources(), removal: None, body: Arc::new(body) };
+    let mut objects = Vec::with_capacity(1 + workload_entries.len());
+    if keep(object, &mut objects, &mut findings) {
+        for object in workload_entries {
+            keep(object, &mut objects, &mut findings);
+        }
+    }
+    Rendered { objects, findings }
+}
+
+/// An endpoint on its way into an object.
+struct Placed<'a> {
+    origin: &'a Arc<ServiceId>,
+    endpoint: &'a Endpoint,
+    entry: WorkloadEntry,
+}
+
+/// Takes `object` up, unless Istio would refuse it.
+fn keep(object: MeshObject, objects: &mut Vec<MeshObject>, findings: &mut Vec<Finding>) -> bool {
+    match validate(&object) {
+        Ok(()) => {
+            objects.push(object);
+            true
+        }
+        Err(violations) => {
+            let list: Vec<String> = violations.iter().map(Violation::to_string).collect();
+            findings.push(Finding::new(
+                FindingCode::Refused,
+                &object.id,
+                format!("Istio would refuse it, so it is not written: {}", list.join("; ")),
+            ));
+            false
+        }
+    }
+}
+
+// === endpoints ===
+
+fn place<'a>(
+    service: &'a MeshService,
+    ports: &[Port],
+    findings: &mut Vec<Finding>,
+) -> Vec<Placed<'a>> {
+    let mut placed = Vec::with_capacity(service.endpoint_count());
+    let mut localities = Localities::default();
+    let mut missing = Missing::default();
+    for (origin, endpoint) in service.endpoints() {
+        let mapping = &endpoint.mapping;
+        let Some(address) = &mapping.address else { continue };
+        let Some(targets) = targets(ports, &mapping.ports, &mut missing) else { continue };
+        let entry = WorkloadEntry {
+            address: match address {
+                Address::Ip(ip) => EndpointAddress::Ip(*ip),
+                Address::Dns(host) => EndpointAddress::Other(Text::clone(host.text())),
+            },
+            ports: targets,
+            labels: endpoint_labels(&mapping.labels),
+            network: Text::clone(&mapping.network),
+            locality: localities.text(mapping.locality.as_ref()),
+            // Istio takes none given as 1, which is what most have.
+            weight: match mapping.weight.get() {
+                1 => 0,
+                weight => u32::from(weight),
+            },
+            service_account: Text::clone(&mapping.service_account),
+        };
+        placed.push(Placed { origin, endpoint, entry });
+    }
+    missing.report(service, placed.len(), findings);
+    localities.report(service, findings);
+    placed
+}
+
+/// Service ports that endpoints do not have.
+#[derive(Default)]
+struct Missing {
+    endpoints: usize,
+    /// The first one, as an example.
+    port: Option<Text>,
+    unpublished: usize,
+}
+
+impl Missing {
+    fn report(&self, service: &MeshService, count: usize, findings: &mut Vec<Finding>) {
+        if let Some(port) = &self.port {
+            findings.push(Finding::new(
+                FindingCode::EndpointConflict,
+                &service.key,
+                format!(
+                    "{} of {count} endpoints do not have every port of the service, such as \
+                     {port}; Istio sends its traffic to them all the same. Give them a host of \
+                     their own by a policy",
+                    self.endpoints
+                ),
+            ));
+        }
+        if self.unpublished > 0 {
+            findings.push(Finding::new(
+                FindingCode::EndpointConflict,
+                &service.key,
+                format!(
+                    "{} endpoints have none of the service's ports and are not published. Name \
+                     and number their ports like those of the others by a policy",
+                    self.unpublished
+                ),
+            ));
+        }
+    }
+}
+
+/// Where an endpoint listens for each service port, as far as it is not the port's own number;
+/// `None` when it has none of them.
+///
+/// Ports join by name. A name that lost its number to another name joins that one: clients dial
+/// numbers.
+fn targets(ports: &[Port], own: &[Port], missing: &mut Missing) -> Option<Box<[(Text, u32)]>> {
+    let mut targets = Vec::new();
+    let mut lacking = None;
+    let mut found = 0;
+    for port in ports {
+        let of_name = own.binary_search_by(|p| p.name.cmp(&port.name)).ok().map(|at| &own[at]);
+        let Some(mine) = of_name.or_else(|| own.iter().find(|p| p.number == port.number)) else {
+            lacking.get_or_insert(&port.name);
+            continue;
+        };
+        found += 1;
+        if mine.target != port.number && targets.len() < ENDPOINT_PORTS_MAX {
+            targets.push((Text::clone(port.name.text()), u32::from(mine.target.get())));
+        }
+    }
+    if found == 0 {
+        missing.unpublished += 1;
+        return None;
+    }
+    if let Some(name) = lacking {
+        missing.endpoints += 1;
+        missing.port.get_or_insert_with(|| Text::clone(name.text()));
+    }
+    Some(targets.into())
+}
+
+fn endpoint_labels(labels: &Pairs) -> Pairs {
+    if labels.len() <= ENDPOINT_LABELS_MAX {
+        return labels.clone();
+    }
+    labels.iter().take(ENDPOINT_LABELS_MAX).map(|(k, v)| (Text::clone(k), Text::clone(v))).collect()
+}
+
+/// Prints localities, each once.
+#[derive(Default)]
+struct Localities {
+    last: Option<(Locality, Text)>,
+    interner: Interner,
+    altered: usize,
+}
+
+impl Localities {
+    fn text(&mut self, locality: Option<&Locality>) -> Text {
+        let Some(locality) = locality else { return self.interner.text("") };
+        match &self.last {
+            Some((last, text)) if last == locality => Text::clone(text),
+            Some(_) | None => {
+                let text = self.print(locality);
+                self.last = Some((locality.clone(), Text::clone(&text)));
+                text
+            }
+        }
+    }
+
+    /// `region/zone/subzone`, as far as known.
+    fn print(&mut self, locality: &Locality) -> Text {
+        let parts = [&locality.region, &locality.zone, &locality.subzone];
+        let known = parts.iter().rposition(|part| !part.is_empty()).map_or(0, |last| last + 1);
+        // A slash within a part would shift those behind it.
+        self.altered += usize::from(parts.iter().any(|part| part.contains('/')));
+        let text = parts[..known].iter().map(|p| p.replace('/', "-")).collect::<Vec<_>>().join("/");
+        if text.len() > LOCALITY_LEN_MAX {
+            self.altered += 1;
+            return self.interner.text("");
+        }
+        self.interner.text(&text)
+    }
+
+    fn report(&self, service: &MeshService, findings: &mut Vec<Finding>) {
+        if self.altered > 0 {
+            findings.push(Finding::new(
+                FindingCode::NameAltered,
+                &service.key,
+                "a locality has slashes within its parts, which became dashes, or is too long and \
+                 was left out",
+            ));
+        }
+    }
+}
+
+// === parts of a ServiceEntry ===
+
+fn service_port(port: &Port) -> ServicePort {
+    ServicePort {
+        name: Text::clone(port.name.text()),
+        number: u32::from(port.number.get()),
+        protocol: Text::from(port.protocol.as_str()),
+        target_port: match port.target == port.number {
+            true => 0,
+            false => u32::from(port.target.get()),
+        },
+    }
+}
+
+//  endpoints   asked for         resolution
+//  any DNS     -, dns            DNS (addresses that are IPs are fine in it)
+//  all IP      -, static         STATIC
+//  none        -, static, dns..  STATIC, or proxies would resolve the host itself
+//  all IP      dns               DNS
+//  one         dns-round-robin   DNS_ROUND_ROBIN
+//  any         none              NONE, and no endpoints
+//  else                          refused; as if nothing were asked for
+fn resolution(
+    service: &MeshService,
+    settings: &Settings,
+    placed: &[Placed<'_>],
+    findings: &mut Vec<Finding>,
+) -> Resolution {
+    let named = placed.iter().any(|p| matches!(p.entry.address, EndpointAddress::Other(_)));
+    let natural = if named { Resolution::Dns } else { Resolution::Static };
+    match settings.resolution {
+        None => natural,
+        Some(Resolution::None) => Resolution::None,
+        Some(_) if placed.is_empty() => Resolution::Static,
+        Some(Resolution::Static) if named => {
+            let why = "resolution static is not taken: an endpoint's address is a DNS name";
+            settings::refuse(service, &why, findings);
+            natural
+        }
+        Some(Resolution::DnsRoundRobin) if placed.len() > 1 => {
+            let why = "resolution dns-round-robin is not taken: there is more than one endpoint";
+            settings::refuse(service, &why, findings);
+            natural
+        }
+        Some(asked) => asked,
+    }
+}
+
+fn hosts(
+    service: &MeshService,
+    settings: &Settings,
+    ports: &[Port],
+    resolution: Resolution,
+    findings: &mut Vec<Finding>,
+) -> Box<[Text]> {
+    let mut hosts = vec![Text::clone(service.key.host.text())];
+    let told_apart = ports.iter().all(|port| port.protocol.is_http() || port.protocol.is_tls());
+    if settings.aliases.is_empty() || told_apart || resolution == Resolution::None {
+        hosts.extend(settings.aliases.iter().cloned());
+    } else {
+        let why = "aliases are not taken: a port's protocol is neither HTTP nor TLS, so hosts \
+                   cannot be told apart";
+        settings::refuse(service, &why, findings);
+    }
+    hosts.into()
+}
+
+fn addresses(
+    service: &MeshService,
+    settings: &Settings,
+    resolution: Resolution,
+    findings: &mut Vec<Finding>,
+) -> Box<[Text]> {
+    let takes_blocks = matches!(resolution, Resolution::None | Resolution::Static);
+    let (taken, blocks): (Vec<Text>, Vec<Text>) =
+        settings.addresses.iter().cloned().partition(|a| takes_blocks || !a.contains('/'));
+    if !blocks.is_empty() {
+        let why = "CIDR blocks as addresses are not taken: an endpoint's address is a DNS name";
+        settings::refuse(service, &why, findings);
+    }
+    taken.into()
+}
+
+fn export_to(service: &MeshService, settings: &Settings, options: &RenderOptions) -> Box<[Text]> {
+    if !settings.export_to.is_empty() {
+        return settings.export_to.as_slice().into();
+    }
+    let mut seen = BTreeSet::new();
+    let own = service.key.namespace.as_str();
+    // Istio takes "." and the namespace's own name for one entry, given twice.
+    options
+        .export_to
+        .iter()
+        .filter(|entry| seen.insert(if &***entry == own { "." } else { &***entry }))
+        .cloned()
+        .collect()
+}
+
+/// The services of registries that are published here, for people.
+fn origins(service: &MeshService) -> Text {
+    let mut text = String::new();
+    let mut listed = 0;
+    for part in service.parts.iter().take(ORIGINS_MAX) {
+        let origin = part.origin.to_string();
+        if text.len() + origin.len() > ORIGINS_LEN_MAX && listed > 0 {
+            break;
+        }
+        if listed > 0 {
+            text.push_str(", ");
+        }
+        text.extend(
+            origin.chars().take(ORIGINS_LEN_MAX / 4).map(|c| if c.is_control() { '?' } else { c }),
+        );
+        listed += 1;
+    }
+    if listed < service.parts.len() {
+        text.push_str(&format!(" and {} more", service.parts.len() - listed));
+    }
+    Text::from(text)
+}
+
+// === shape ===
+
+/// How many of `placed` fit inline into `room` bytes.
+fn fitting(placed: &[Placed<'_>], room: usize) -> usize {
+    let mut used = "\"endpoints\":[],".len();
+    let fits = |place: &&Placed<'_>| {
+        used += api::endpoint_len(&place.entry) + 1;
+        used <= room
+    };
+    placed.iter().take(ENDPOINTS_MAX).take_while(fits).count()
+}
+
+fn is_selected(
+    entry: &ServiceEntry,
+    placed: &[Placed<'_>],
+    fit: usize,
+    options: &RenderOptions,
+) -> bool {
+    let wanted = match options.shape {
+        Shape::Inline => false,
+        Shape::WorkloadEntries => true,
+        Shape::Auto => fit < placed.len() || (options.ambient && share_address(placed)),
+    };
+    // Istio wants every host to be resolvable where a DNS service has no inline endpoints.
+    let resolvable = entry.resolution == Resolution::Static
+        || !entry.hosts.iter().any(|host| host.starts_with('*'));
+    wanted && resolvable && !placed.is_empty()
+}
+
+fn share_address(placed: &[Placed<'_>]) -> bool {
+    let mut seen = BTreeSet::new();
+    placed.iter().any(|place| match &place.endpoint.mapping.address {
+        Some(address) => !seen.insert(address),
+        None => false,
+    })
+}
+
+fn workloads(service: &MeshService, placed: Vec<Placed<'_>>, selector: &Pairs) -> Vec<MeshObject> {
+    let mut objects = Vec::with_capacity(placed.len());
+    let mut last: Option<(&Arc<ServiceId>, Pairs, Arc<[_]>)> = None;
+    for Placed { origin, endpoint, entry } in placed {
+        let (annotations, sources) = match &last {
+            Some((known, annotations, sources)) if *known == origin => {
+                (annotations.clone(), Arc::clone(sources))
+            }
+            Some(_) | None => {
+                let text: String = origin
+                    .to_string()
+                    .chars()
+                    .take(ORIGINS_LEN_MAX)
+                    .map(|c| if c.is_control() { '?' } else { c })
+                    .collect();
+                let annotations: Pairs =
+                    [(ORIGINS_ANNOTATION, text.as_str())].into_iter().collect();
+                let sources: Arc<[_]> = Arc::from([origin.source.clone()]);
+                last = Some((origin, annotations.clone(), Arc::clone(&sources)));
+                (annotations, sources)
+            }
+        };
+        let name = name::workload_entry_name(&service.key.host, origin, endpoint);
+        let body = Body { labels: selector.clone(), annotations, spec: Spec::WorkloadEntry(entry) };
+        objects.push(Object {
+            id: object_id(Kind::WorkloadEntry, service, name),
+            sources,
+            removal: None,
+            body: Arc::new(body),
+        });
+    }
+    objects
+}
+
+fn object_id(kind: Kind, service: &MeshService, name: Text) -> ObjectId {
+    ObjectId { kind, namespace: Text::clone(service.key.namespace.text()), name }
+}
+
+fn refused(service: &MeshService, what: &str, findings: &mut Vec<Finding>) {
+    findings.push(Finding::new(
+        FindingCode::Refused,
+        &service.key,
+        format!("it has {what}. The rest is not published; divide it by a policy"),
+    ));
+}
+
+impl Default for RenderOptions {
+    fn default() -> Self {
+        Self {
+            shape: Shape::Auto,
+            location: Location::MeshInternal,
+            export_to: Arc::from([]),
+            ambient: false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

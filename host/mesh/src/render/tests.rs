@@ -1,0 +1,594 @@
+//! What objects come of which services, as YAML.
+
+use std::num::NonZeroU16;
+
+use expect_test::{Expect, expect};
+use landfall_core::group::gathered;
+use landfall_core::mapping::{Mapping, Protocol, ports_by_name};
+use landfall_core::mesh::{Contribution, HostKey, Setting};
+use landfall_core::name::{Hostname, Namespace, PortName};
+use landfall_core::registry::{Health, Instance, ServiceKey, SourceName};
+
+use super::*;
+use crate::api::{ApiVersion, Owner, to_yaml};
+
+/// A service as `address port-name:number:target:protocol,.. label=value,..; next`, one
+/// contribution per source.
+fn service(host: &str, text: &str) -> MeshService {
+    service_with(host, text, &[])
+}
+
+fn service_with(host: &str, text: &str, settings: &[Setting]) -> MeshService {
+    let key = HostKey {
+        namespace: Namespace::parse("mesh-registry").unwrap(),
+        host: Hostname::parse(host).unwrap(),
+    };
+    let endpoints: Vec<Endpoint> = text
+        .split(';')
+        .enumerate()
+        .filter(|(_, text)| !text.trim().is_empty())
+        .map(|(index, text)| endpoint(&key, index, text.trim()))
+        .collect();
+    let name = host.split('.').next().unwrap();
+    let id = ServiceId {
+        source: SourceName::parse("dc1").unwrap(),
+        key: ServiceKey { name: Text::from(name), ..ServiceKey::default() },
+    };
+    let parts = vec![Contribution { origin: Arc::new(id), endpoints: endpoints.into() }];
+    MeshService { settings: settings.into(), ..gathered(key, parts) }
+}
+
+fn endpoint(key: &HostKey, index: usize, text: &str) -> Endpoint {
+    let mut words = text.split(' ');
+    let address = words.next().unwrap();
+    let ports = words.next().unwrap().split(',').map(|port| {
+        let mut parts = port.split(':');
+        let name = PortName::legalize(parts.next().unwrap()).name;
+        let number: NonZeroU16 = parts.next().unwrap().parse().unwrap();
+        let target = parts.next().filter(|t| !t.is_empty()).map_or(number, |t| t.parse().unwrap());
+        let protocol = Protocol::parse(parts.next().unwrap_or("")).unwrap();
+        Port { name, number, target, protocol }
+    });
+    let labels = words.next().unwrap_or("");
+    let mapping = Mapping {
+        host: key.host.clone(),
+        namespace: key.namespace.clone(),
+        address: Address::parse(address).ok(),
+        ports: ports_by_name(ports.collect(), &"", &mut Vec::new()),
+        labels: labels.split(',').filter_map(|pair| pair.split_once('=')).collect(),
+        locality: (index == 1).then(|| Locality {
+            region: Text::from("eu"),
+            zone: Text::from("eu-1a"),
+            subzone: Text::from(""),
+        }),
+        weight: NonZeroU16::new(1 + u16::try_from(index).unwrap_or(0)).unwrap(),
+        network: Text::from(""),
+        service_account: Text::from(""),
+    };
+    let instance = Instance {
+        id: Text::from(format!("i{index}")),
+        address: Text::from(address),
+        ports: Vec::new(),
+        health: Health::Passing,
+        weight: 1,
+        tags: Vec::new(),
+        meta: Pairs::default(),
+        ext: Pairs::default(),
+        locality: None,
+    };
+    Endpoint { instance: Arc::new(instance), part: 0, mapping: Arc::new(mapping) }
+}
+
+fn check(service: &MeshService, options: &RenderOptions, expected: &Expect) {
+    let rendered = render(service, options);
+    let owner = Owner::parse("home").unwrap();
+    let mut text = String::new();
+    for object in &rendered.objects {
+        text += &to_yaml(object, &owner, ApiVersion::V1).unwrap();
+        text += "---\n";
+    }
+    for finding in &rendered.findings {
+        text += &format!("{finding}\n");
+    }
+    expected.assert_eq(&text);
+}
+
+fn auto() -> RenderOptions {
+    RenderOptions::default()
+}
+
+fn selected() -> RenderOptions {
+    RenderOptions { shape: Shape::WorkloadEntries, ..auto() }
+}
+
+#[test]
+fn inline() {
+    check(
+        &service(
+            "pay.dc1.mesh",
+            "10.0.0.1 http:80::http version=1; 10.0.0.2 http:80::http version=2",
+        ),
+        &auto(),
+        &expect![[r#"
+            apiVersion: networking.istio.io/v1
+            kind: ServiceEntry
+            metadata:
+              name: pay.dc1.mesh
+              namespace: mesh-registry
+              annotations:
+                landfall.dev/origins: dc1/pay
+                landfall.dev/sources: dc1
+              labels:
+                app.kubernetes.io/managed-by: landfall
+                landfall.dev/owner: home
+            spec:
+              hosts:
+              - pay.dc1.mesh
+              ports:
+              - name: http
+                number: 80
+                protocol: HTTP
+              location: MESH_INTERNAL
+              resolution: STATIC
+              endpoints:
+              - address: "10.0.0.1"
+                labels:
+                  version: "1"
+              - address: "10.0.0.2"
+                labels:
+                  version: "2"
+                locality: eu/eu-1a
+                weight: 2
+            ---
+        "#]],
+    );
+}
+
+#[test]
+fn targets_that_differ_from_the_number() {
+    check(
+        &service(
+            "pay.dc1.mesh",
+            "10.0.0.1 http:80:8080:http; 10.0.0.2 http:80:8081:http; 10.0.0.3 http:80::http",
+        ),
+        &auto(),
+        &expect![[r#"
+            apiVersion: networking.istio.io/v1
+            kind: ServiceEntry
+            metadata:
+              name: pay.dc1.mesh
+              namespace: mesh-registry
+              annotations:
+                landfall.dev/origins: dc1/pay
+                landfall.dev/sources: dc1
+              labels:
+                app.kubernetes.io/managed-by: landfall
+                landfall.dev/owner: home
+            spec:
+              hosts:
+              - pay.dc1.mesh
+              ports:
+              - name: http
+                number: 80
+                protocol: HTTP
+              location: MESH_INTERNAL
+              resolution: STATIC
+              endpoints:
+              - address: "10.0.0.1"
+                ports:
+                  http: 8080
+              - address: "10.0.0.2"
+                ports:
+                  http: 8081
+                locality: eu/eu-1a
+                weight: 2
+              - address: "10.0.0.3"
+                weight: 3
+            ---
+        "#]],
+    );
+}
+
+#[test]
+fn workload_entries() {
+    check(
+        &service(
+            "pay.dc1.mesh",
+            "10.0.0.1 http:80:8080:http version=1; db.example.com http:80::http",
+        ),
+        &selected(),
+        &expect![[r#"
+            apiVersion: networking.istio.io/v1
+            kind: ServiceEntry
+            metadata:
+              name: pay.dc1.mesh
+              namespace: mesh-registry
+              annotations:
+                landfall.dev/origins: dc1/pay
+                landfall.dev/sources: dc1
+              labels:
+                app.kubernetes.io/managed-by: landfall
+                landfall.dev/owner: home
+            spec:
+              hosts:
+              - pay.dc1.mesh
+              ports:
+              - name: http
+                number: 80
+                protocol: HTTP
+              location: MESH_INTERNAL
+              resolution: DNS
+              workloadSelector:
+                labels:
+                  landfall.dev/service: pay.dc1.mesh
+            ---
+            apiVersion: networking.istio.io/v1
+            kind: WorkloadEntry
+            metadata:
+              name: pay.dc1.mesh-nkimct5euxzjs5du
+              namespace: mesh-registry
+              annotations:
+                landfall.dev/origins: dc1/pay
+                landfall.dev/sources: dc1
+              labels:
+                app.kubernetes.io/managed-by: landfall
+                landfall.dev/owner: home
+                landfall.dev/service: pay.dc1.mesh
+            spec:
+              address: "10.0.0.1"
+              ports:
+                http: 8080
+              labels:
+                version: "1"
+            ---
+            apiVersion: networking.istio.io/v1
+            kind: WorkloadEntry
+            metadata:
+              name: pay.dc1.mesh-4kxuazkni4dnsawc
+              namespace: mesh-registry
+              annotations:
+                landfall.dev/origins: dc1/pay
+                landfall.dev/sources: dc1
+              labels:
+                app.kubernetes.io/managed-by: landfall
+                landfall.dev/owner: home
+                landfall.dev/service: pay.dc1.mesh
+            spec:
+              address: db.example.com
+              locality: eu/eu-1a
+              weight: 2
+            ---
+        "#]],
+    );
+}
+
+#[test]
+fn names_and_addresses_together_are_dns() {
+    check(
+        &service(
+            "db.dc1.mesh",
+            "10.0.0.1 tcp:5432::tcp; db.example.com tcp:5432::tcp; fd00::1 tcp:5432::tcp",
+        ),
+        &auto(),
+        &expect![[r#"
+            apiVersion: networking.istio.io/v1
+            kind: ServiceEntry
+            metadata:
+              name: db.dc1.mesh
+              namespace: mesh-registry
+              annotations:
+                landfall.dev/origins: dc1/db
+                landfall.dev/sources: dc1
+              labels:
+                app.kubernetes.io/managed-by: landfall
+                landfall.dev/owner: home
+            spec:
+              hosts:
+              - db.dc1.mesh
+              ports:
+              - name: tcp
+                number: 5432
+                protocol: TCP
+              location: MESH_INTERNAL
+              resolution: DNS
+              endpoints:
+              - address: "10.0.0.1"
+              - address: db.example.com
+                locality: eu/eu-1a
+                weight: 2
+              - address: "fd00::1"
+                weight: 3
+            ---
+        "#]],
+    );
+}
+
+#[test]
+fn mixed_ports() {
+    check(
+        &service(
+            "pay.dc1.mesh",
+            "10.0.0.1 http:80::http,admin:9090::http; 10.0.0.2 http:80::http; 10.0.0.3 web:80:8080:http",
+        ),
+        &auto(),
+        &expect![[r#"
+            apiVersion: networking.istio.io/v1
+            kind: ServiceEntry
+            metadata:
+              name: pay.dc1.mesh
+              namespace: mesh-registry
+              annotations:
+                landfall.dev/origins: dc1/pay
+                landfall.dev/sources: dc1
+              labels:
+                app.kubernetes.io/managed-by: landfall
+                landfall.dev/owner: home
+            spec:
+              hosts:
+              - pay.dc1.mesh
+              ports:
+              - name: admin
+                number: 9090
+                protocol: HTTP
+              - name: http
+                number: 80
+                protocol: HTTP
+              location: MESH_INTERNAL
+              resolution: STATIC
+              endpoints:
+              - address: "10.0.0.1"
+              - address: "10.0.0.2"
+                locality: eu/eu-1a
+                weight: 2
+              - address: "10.0.0.3"
+                ports:
+                  http: 8080
+                weight: 3
+            ---
+            endpoint_conflict mesh-registry/pay.dc1.mesh: 2 of 3 endpoints do not have every port of the service, such as admin; Istio sends its traffic to them all the same. Give them a host of their own by a policy
+        "#]],
+    );
+}
+
+#[test]
+fn wildcards() {
+    check(
+        &service("*.pay.mesh", "10.0.0.1 https:443::tls"),
+        &auto(),
+        &expect![[r#"
+        apiVersion: networking.istio.io/v1
+        kind: ServiceEntry
+        metadata:
+          name: wildcard.pay.mesh.0
+          namespace: mesh-registry
+          annotations:
+            landfall.dev/origins: "dc1/*"
+            landfall.dev/sources: dc1
+          labels:
+            app.kubernetes.io/managed-by: landfall
+            landfall.dev/owner: home
+        spec:
+          hosts:
+          - "*.pay.mesh"
+          ports:
+          - name: https
+            number: 443
+            protocol: TLS
+          location: MESH_INTERNAL
+          resolution: STATIC
+          endpoints:
+          - address: "10.0.0.1"
+        ---
+    "#]],
+    );
+    check(
+        &service("*.pay.mesh", "a.example.com https:443::tls"),
+        &selected(),
+        &expect![[r#"
+        apiVersion: networking.istio.io/v1
+        kind: ServiceEntry
+        metadata:
+          name: wildcard.pay.mesh.0
+          namespace: mesh-registry
+          annotations:
+            landfall.dev/origins: "dc1/*"
+            landfall.dev/sources: dc1
+          labels:
+            app.kubernetes.io/managed-by: landfall
+            landfall.dev/owner: home
+        spec:
+          hosts:
+          - "*.pay.mesh"
+          ports:
+          - name: https
+            number: 443
+            protocol: TLS
+          location: MESH_INTERNAL
+          resolution: DNS
+          endpoints:
+          - address: a.example.com
+        ---
+    "#]],
+    );
+}
+
+#[test]
+fn settings() {
+    let settings = [
+        Setting::Alias("pay.example.com".to_owned()),
+        Setting::Alias("pay_2.example.com".to_owned()),
+        Setting::Address("240.240.1.1".to_owned()),
+        Setting::Address("240.240.1.1".to_owned()),
+        Setting::Address("nowhere".to_owned()),
+        Setting::Location("external".to_owned()),
+        Setting::Location("outer space".to_owned()),
+        Setting::ExportTo("mesh-registry".to_owned()),
+        Setting::ExportTo("default".to_owned()),
+        Setting::SubjectAltName("spiffe://cluster.local/ns/pay/sa/pay".to_owned()),
+        Setting::Label("team".to_owned(), "pay".to_owned()),
+        Setting::Label("landfall.dev/owner".to_owned(), "me".to_owned()),
+        Setting::Annotation("example.com/why".to_owned(), "because: of\nthis".to_owned()),
+        Setting::Annotation("landfall.dev/sources".to_owned(), "none".to_owned()),
+    ];
+    check(
+        &service_with("pay.dc1.mesh", "10.0.0.1 http:80::http", &settings),
+        &auto(),
+        &expect![[r#"
+            apiVersion: networking.istio.io/v1
+            kind: ServiceEntry
+            metadata:
+              name: pay.dc1.mesh
+              namespace: mesh-registry
+              annotations:
+                example.com/why: "because: of\x0Athis"
+                landfall.dev/origins: dc1/pay
+                landfall.dev/sources: dc1
+              labels:
+                app.kubernetes.io/managed-by: landfall
+                landfall.dev/owner: home
+                team: pay
+            spec:
+              hosts:
+              - pay.dc1.mesh
+              - pay.example.com
+              addresses:
+              - "240.240.1.1"
+              ports:
+              - name: http
+                number: 80
+                protocol: HTTP
+              location: MESH_EXTERNAL
+              resolution: STATIC
+              endpoints:
+              - address: "10.0.0.1"
+              exportTo:
+              - "."
+              - default
+              subjectAltNames:
+              - "spiffe://cluster.local/ns/pay/sa/pay"
+            ---
+            refused mesh-registry/pay.dc1.mesh: alias "pay_2.example.com" is not taken: labels consist of letters, digits and dashes. It was left out; mend the service policy that sets it
+            refused mesh-registry/pay.dc1.mesh: address "nowhere" is not taken: it is not an IP address or CIDR block. It was left out; mend the service policy that sets it
+            refused mesh-registry/pay.dc1.mesh: location "outer space" is not taken: it must be internal or external. It was left out; mend the service policy that sets it
+            refused mesh-registry/pay.dc1.mesh: label "landfall.dev/owner: me" is not taken: Landfall itself uses the key. It was left out; mend the service policy that sets it
+            refused mesh-registry/pay.dc1.mesh: annotation "landfall.dev/sources" is not taken: Landfall itself uses the key. It was left out; mend the service policy that sets it
+        "#]],
+    );
+}
+
+#[test]
+fn settings_that_the_endpoints_forbid() {
+    let settings = [
+        Setting::Alias("pay.example.com".to_owned()),
+        Setting::Address("10.0.0.0/8".to_owned()),
+        Setting::Resolution("static".to_owned()),
+        Setting::ExportTo("*".to_owned()),
+        Setting::ExportTo("default".to_owned()),
+    ];
+    check(
+        &service_with("pay.dc1.mesh", "a.example.com tcp:80::tcp", &settings),
+        &auto(),
+        &expect![[r#"
+            apiVersion: networking.istio.io/v1
+            kind: ServiceEntry
+            metadata:
+              name: pay.dc1.mesh
+              namespace: mesh-registry
+              annotations:
+                landfall.dev/origins: dc1/pay
+                landfall.dev/sources: dc1
+              labels:
+                app.kubernetes.io/managed-by: landfall
+                landfall.dev/owner: home
+            spec:
+              hosts:
+              - pay.dc1.mesh
+              ports:
+              - name: tcp
+                number: 80
+                protocol: TCP
+              location: MESH_INTERNAL
+              resolution: DNS
+              endpoints:
+              - address: a.example.com
+            ---
+            refused mesh-registry/pay.dc1.mesh: exportTo has * or ~ beside other namespaces; they must stand alone. It was left out; mend the service policy that sets it
+            refused mesh-registry/pay.dc1.mesh: resolution static is not taken: an endpoint's address is a DNS name. It was left out; mend the service policy that sets it
+            refused mesh-registry/pay.dc1.mesh: aliases are not taken: a port's protocol is neither HTTP nor TLS, so hosts cannot be told apart. It was left out; mend the service policy that sets it
+            refused mesh-registry/pay.dc1.mesh: CIDR blocks as addresses are not taken: an endpoint's address is a DNS name. It was left out; mend the service policy that sets it
+        "#]],
+    );
+    let robin = [Setting::Resolution("dns-round-robin".to_owned())];
+    let one = service_with("pay.dc1.mesh", "a.example.com tcp:80::tcp", &robin);
+    assert_eq!(resolution_of(&one), Resolution::DnsRoundRobin);
+    let two = service_with("pay.dc1.mesh", "a.example.com tcp:80; b.example.com tcp:80", &robin);
+    assert_eq!(resolution_of(&two), Resolution::Dns);
+    let none = [Setting::Resolution("none".to_owned())];
+    assert_eq!(resolution_of(&service_with("a.mesh", "10.0.0.1 tcp:80", &none)), Resolution::None);
+    let dns = [Setting::Resolution("dns".to_owned())];
+    assert_eq!(resolution_of(&service_with("a.mesh", "10.0.0.1 tcp:80", &dns)), Resolution::Dns);
+}
+
+fn resolution_of(service: &MeshService) -> Resolution {
+    let objects = render(service, &auto()).objects;
+    objects[0].body.service_entry().unwrap().resolution
+}
+
+#[test]
+fn without_endpoints_nobody_resolves_the_host() {
+    use landfall_core::mesh::Body as _;
+    let objects = render(&service("pay.dc1.mesh", "a.example.com tcp:80"), &auto()).objects;
+    let empty = objects[0].body.without_endpoints().unwrap();
+    let entry = empty.service_entry().unwrap();
+    assert_eq!(entry.resolution, Resolution::Static);
+    assert_eq!(empty.endpoint_count(), 0);
+}
+
+#[test]
+fn many_endpoints_go_into_workload_entries() {
+    let many = |count: usize, label: &str| {
+        let text: Vec<String> = (0..count)
+            .map(|n| format!("10.0.{}.{} http:80::http {label}", n / 256, n % 256))
+            .collect();
+        service("pay.dc1.mesh", &text.join(";"))
+    };
+    let shape = |service: &MeshService, options: &RenderOptions| {
+        let rendered = render(service, options);
+        let inline = match &rendered.objects[0].body.service_entry().unwrap().endpoints {
+            Endpoints::Inline(list) => list.len(),
+            Endpoints::Selected(_) => 0,
+        };
+        (rendered.objects.len(), inline, rendered.findings.len())
+    };
+    assert_eq!(shape(&many(4096, ""), &auto()), (1, 4096, 0));
+    assert_eq!(shape(&many(4097, ""), &auto()), (4098, 0, 0));
+    let inline = RenderOptions { shape: Shape::Inline, ..auto() };
+    assert_eq!(shape(&many(4097, ""), &inline), (1, 4096, 1));
+    // 1,200 endpoints with 1,300 bytes of labels are too large though they are few.
+    let labels: Vec<String> = (0..10).map(|n| format!("k{n:0>62}={n:0>63}")).collect();
+    let (objects, _, findings) = shape(&many(1200, &labels.join(",")), &auto());
+    assert_eq!((objects, findings), (1201, 0));
+}
+
+#[test]
+fn ambient_tells_inline_endpoints_apart_by_address() {
+    let ambient = RenderOptions { ambient: true, ..auto() };
+    let twins = service("pay.dc1.mesh", "10.0.0.1 http:80:8080; 10.0.0.1 http:80:8081");
+    assert_eq!(render(&twins, &ambient).objects.len(), 3);
+    assert_eq!(render(&twins, &auto()).objects.len(), 1);
+    let others = service("pay.dc1.mesh", "10.0.0.1 http:80; 10.0.0.2 http:80");
+    assert_eq!(render(&others, &ambient).objects.len(), 1);
+}
+
+#[test]
+fn rendering_is_deterministic_and_names_are_unique() {
+    let mut ids = std::collections::BTreeSet::new();
+    for service in crate::testing::services(3, 500) {
+        let first = render(&service, &selected());
+        let second = render(&service, &selected());
+        assert_eq!(first.objects, second.objects);
+        for object in first.objects {
+            assert!(ids.insert(object.id.clone()), "{}", object.id);
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! What all sinks have in common: the outcome of a step.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+
+use landfall_core::mesh::ObjectId;
+use landfall_core::plan;
+use landfall_core::text::Text;
+
+use crate::api::{Body, Endpoints, MeshObject, SERVICE_LABEL, Spec};
+
+/// A step of a plan over our objects.
+pub type Step = plan::Step<Body>;
+
+/// What became of one step.
+#[derive(Clone, Debug)]
+pub struct Applied {
+    /// Which object.
+    pub id: ObjectId,
+    /// What was to be done: `create`, `update`, `empty` or `delete`.
+    pub verb: &'static str,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// How many times the sink was asked; 0 when it was not even tried.
+    pub attempts: u32,
+}
+
+/// What became of one step. Only [`Outcome::Done`] changed the sink for certain.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// The object is as the step wanted it; `None` where it wanted it gone.
+    Done(Option<Arc<MeshObject>>),
+    /// Something else is in the place, or the object is not the one the step was planned for.
+    Conflict(String),
+    /// The sink will never take it.
+    Refused {
+        /// The HTTP status, or 0.
+        status: u16,
+        /// In the sink's words.
+        message: String,
+    },
+    /// We may not.
+    Forbidden(String),
+    /// The place does not exist: a namespace, a folder, the CRD.
+    NotFound(String),
+    /// The sink did not answer, or said it cannot now.
+    Unavailable(String),
+}
+
+/// Why a sink cannot be used, or not in full. Heals by itself once the reason is gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// One of a closed set; fit for a metric label.
+    pub code: &'static str,
+    /// What is so, and what to do about it.
+    pub message: String,
+}
+
+/// The services of which a step failed, so that the steps that would leave them without
+/// endpoints wait: a ServiceEntry does not turn to WorkloadEntries that could not be written, and
+/// those are not deleted while it still selects them.
+#[derive(Debug, Default)]
+pub(crate) struct Stuck {
+    services: BTreeSet<(Text, Text)>,
+}
+
+// === impl Stuck ===
+
+impl Stuck {
+    /// Takes up that `step` failed.
+    pub(crate) fn note_failed(&mut self, step: &Step) {
+        self.services.extend(services_of(step));
+    }
+
+    /// Why `step` must wait, if so.
+    pub(crate) fn obstacle(&self, step: &Step) -> Option<Outcome> {
+        let waits =
+            step.phase() > 0 && services_of(step).any(|service| self.services.contains(&service));
+        waits.then(|| {
+            let message = "it waits for a step on the same service that failed";
+            Outcome::Unavailable(message.to_owned())
+        })
+    }
+}
+
+/// The namespaces and service labels that tie the objects of `step` to others.
+fn services_of(step: &Step) -> impl Iterator<Item = (Text, Text)> {
+    step.from().into_iter().chain(step.to()).filter_map(|object| {
+        let label = match &object.body.spec {
+            Spec::WorkloadEntry(_) => object.body.labels.get(SERVICE_LABEL),
+            Spec::ServiceEntry(entry) => match &entry.endpoints {
+                Endpoints::Selected(labels) => labels.get(SERVICE_LABEL),
+                Endpoints::Inline(_) => None,
+            },
+        };
+        Some((Text::clone(&object.id.namespace), Text::clone(label?)))
+    })
+}
+
+impl Outcome {
+    /// One of a closed set; fit for a metric label.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Done(_) => "done",
+            Self::Conflict(_) => "conflict",
+            Self::Refused { .. } => "refused",
+            Self::Forbidden(_) => "forbidden",
+            Self::NotFound(_) => "not_found",
+            Self::Unavailable(_) => "unavailable",
+        }
+    }
+
+    /// Whether the step is done.
+    #[must_use]
+    pub const fn is_done(&self) -> bool {
+        matches!(self, Self::Done(_))
+    }
+
+    /// What went wrong; empty when nothing did.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        match self {
+            Self::Done(_) => "",
+            Self::Conflict(message)
+            | Self::Refused { message, .. }
+            | Self::Forbidden(message)
+            | Self::NotFound(message)
+            | Self::Unavailable(message) => message,
+        }
+    }
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
