@@ -1,0 +1,152 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::units::Duration;
+
+/// Keeps Istio resources equal to what policies decide of the instances in service registries.
+#[derive(Debug, Parser)]
+#[command(name = "landfall", version, max_term_width = 100)]
+#[command(after_help = "\
+Exit codes: 0 done; 1 it failed; 2 `plan --exit-code` found a difference, or the command line is \
+wrong; 3 the configuration is illegal.")]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+    /// How to write the log, which goes to standard error.
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, env = "LANDFALL_LOG_FORMAT")]
+    pub(crate) log_format: LogFormat,
+    /// What to log: a level, or `target=level` pairs.
+    #[arg(long, global = true, default_value = "info", env = "LANDFALL_LOG")]
+    pub(crate) log: String,
+}
+
+/// How to write the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Watch the registries and keep the sinks up to date until stopped.
+    Run(ConfigArgs),
+    /// Work out what should be, once, and print it or how the sinks differ from it.
+    Plan(PlanArgs),
+    /// Check the configuration, or print its JSON Schema.
+    Check(CheckArgs),
+    /// Tell what becomes of a host or an instance, step by step.
+    Explain(ExplainArgs),
+    /// Print what a registry lists, in the format of the file source.
+    Snapshot(SnapshotArgs),
+    /// Work with policies.
+    #[command(subcommand)]
+    Policy(PolicyVerb),
+}
+
+/// Which configuration to read.
+#[derive(Debug, Args)]
+pub(crate) struct ConfigArgs {
+    /// The configuration file.
+    #[arg(short, long, value_name = "FILE", default_value = "landfall.yaml")]
+    pub(crate) config: PathBuf,
+}
+
+/// How long to wait for the registries.
+#[derive(Debug, Args)]
+pub(crate) struct WaitArgs {
+    /// How long to wait for each registry's complete listing, such as 30s.
+    #[arg(long, value_name = "TIME", default_value = "30s")]
+    pub(crate) timeout: Duration,
+}
+
+/// Arguments of `plan`.
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its help is its fields'")]
+    pub(crate) config: ConfigArgs,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its help is its fields'")]
+    pub(crate) wait: WaitArgs,
+    /// `text`: the steps against each sink, as a diff. `yaml`: every desired resource, in a
+    /// stable order; sinks are not looked at.
+    #[arg(short, long, value_enum, default_value_t = PlanOutput::Text)]
+    pub(crate) output: PlanOutput,
+    /// Exit with 2 when a sink differs from what is desired.
+    #[arg(long)]
+    pub(crate) exit_code: bool,
+}
+
+/// What `plan` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PlanOutput {
+    /// The steps, as a diff.
+    Text,
+    /// The desired resources.
+    Yaml,
+}
+
+/// Arguments of `check`.
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its help is its fields'")]
+    pub(crate) config: ConfigArgs,
+    /// Print the JSON Schema of the configuration instead.
+    #[arg(long)]
+    pub(crate) schema: bool,
+}
+
+/// Arguments of `explain`.
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// A host such as `orders.dc1.mesh`, or an instance as `SOURCE/SERVICE/INSTANCE`.
+    #[arg(value_name = "HOST|SOURCE/SERVICE/INSTANCE")]
+    pub(crate) subject: String,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its help is its fields'")]
+    pub(crate) config: ConfigArgs,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its help is its fields'")]
+    pub(crate) wait: WaitArgs,
+}
+
+/// Arguments of `snapshot`.
+#[derive(Debug, Args)]
+pub(crate) struct SnapshotArgs {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its help is its fields'")]
+    pub(crate) config: ConfigArgs,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its help is its fields'")]
+    pub(crate) wait: WaitArgs,
+    /// Which source; may be left out where there is only one.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) source: Option<String>,
+}
+
+/// Subcommands of `policy`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PolicyVerb {
+    /// Turn a core module, as `cargo build --target wasm32-unknown-unknown` makes it, into a
+    /// component.
+    Componentize(ComponentizeArgs),
+}
+
+/// Arguments of `policy componentize`.
+#[derive(Debug, Args)]
+pub(crate) struct ComponentizeArgs {
+    /// The core module.
+    pub(crate) module: PathBuf,
+    /// Where the component goes.
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+}

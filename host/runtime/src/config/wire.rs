@@ -1,0 +1,325 @@
+//! The configuration file as it is written. Everything here is what a user sees: the schema, the
+//! reference and the error messages come from these types and their comments.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::units::{Duration, Percent, Size};
+
+/// Landfall's configuration.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Config {
+    /// The registries to watch.
+    pub sources: Vec<Source>,
+    /// How instances are published when no policy says otherwise.
+    pub defaults: Defaults,
+    /// Policies, in the order in which they see an instance.
+    pub policies: Vec<Policy>,
+    /// Where resources go.
+    pub sinks: Vec<Sink>,
+    /// What holds removals back.
+    pub guard: Guard,
+    /// How resources are made.
+    pub resources: Resources,
+    /// Health, readiness and metrics over HTTP.
+    pub admin: Admin,
+    /// Names this installation among several that write to one cluster: objects carry it as their
+    /// owner mark. A DNS label.
+    pub owner: Option<String>,
+}
+
+/// A connection to one registry. Exactly one kind is set.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Source {
+    /// A DNS label; stands in host names and in logs.
+    pub name: String,
+    /// A file, or a folder of files, that lists services.
+    #[serde(default)]
+    pub file: Option<FileSource>,
+    /// HashiCorp Consul.
+    #[serde(default)]
+    pub consul: Option<ConsulSource>,
+}
+
+/// Services listed in files.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FileSource {
+    /// A YAML or JSON file, or a folder of them. Relative to the configuration file.
+    pub path: PathBuf,
+}
+
+/// HashiCorp Consul.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ConsulSource {
+    /// The HTTP API of an agent or server, such as `http://127.0.0.1:8500`.
+    #[serde(default)]
+    pub url: Option<String>,
+    /// Several, tried in turn.
+    #[serde(default)]
+    pub urls: Vec<String>,
+    /// A file that holds the ACL token; read again when it changes.
+    #[serde(default)]
+    pub token_file: Option<PathBuf>,
+    /// PEM file of the certificate authorities to trust.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+    /// PEM file of the client certificate.
+    #[serde(default)]
+    pub cert_file: Option<PathBuf>,
+    /// PEM file of the client certificate's key.
+    #[serde(default)]
+    pub key_file: Option<PathBuf>,
+    /// The datacenters to list; the agent's own when empty.
+    #[serde(default)]
+    pub datacenters: Vec<String>,
+    /// The admin partitions to list; the default one when empty.
+    #[serde(default)]
+    pub partitions: Vec<String>,
+    /// The namespaces to list; the default one when empty.
+    #[serde(default)]
+    pub namespaces: Vec<String>,
+    /// Whether sidecar proxies and gateways are listed too.
+    #[serde(default)]
+    pub include_proxies: bool,
+    /// Most connections to one agent at a time. Consul allows 200 per client by default.
+    #[serde(default)]
+    #[schemars(range(min = 4, max = 10_000))]
+    pub connections_max: Option<u16>,
+    /// How often everything is read anew though nothing seems to have changed.
+    #[serde(default)]
+    pub resync: Option<Duration>,
+}
+
+/// How instances are published when no policy says otherwise.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Defaults {
+    /// The host name. Variables: `{service}`, `{source}`, `{group}`, `{datacenter}`,
+    /// `{partition}`, `{meta.KEY}`; each becomes one DNS label.
+    pub host: String,
+    /// The Kubernetes namespace of the resources; the same variables.
+    pub namespace: String,
+    /// Labels of endpoints; values may use the same variables, empty ones are left out.
+    pub labels: BTreeMap<String, String>,
+    /// The states of health that are published.
+    pub health: Vec<Health>,
+}
+
+/// A state of health.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    /// All checks pass.
+    Passing,
+    /// Some check warns.
+    Warning,
+    /// Some check fails.
+    Critical,
+    /// Its operator took it out.
+    Maintenance,
+    /// The registry does not say.
+    Unknown,
+}
+
+/// A policy: a WebAssembly component with its settings.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Policy {
+    /// A DNS label, unique among policies.
+    pub name: String,
+    /// Where the component comes from.
+    pub component: Component,
+    /// The policy's own settings. A ConfigMap's `settings.yaml` goes before them.
+    #[serde(default)]
+    pub config: Option<serde_json::Value>,
+    /// Which services it decides; all when left out.
+    #[serde(default, rename = "match")]
+    pub matches: Match,
+    /// What it may use.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// Where a component comes from. Exactly one is set.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Component {
+    /// A file: raw, gzip or zstd. Relative to the configuration file; watched for changes.
+    #[serde(default)]
+    pub file: Option<PathBuf>,
+    /// A ConfigMap, watched through the Kubernetes API.
+    #[serde(default)]
+    pub config_map: Option<ConfigMapRef>,
+}
+
+/// A ConfigMap that holds a component, and its settings beside it as `data: settings.yaml`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ConfigMapRef {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// The key of the component in `binaryData`. Left out: `policy.wasm`, `policy.wasm.gz` or
+    /// `policy.wasm.zst`.
+    #[serde(default)]
+    pub key: Option<String>,
+    /// The kubeconfig to read it with; in-cluster when left out.
+    #[serde(default)]
+    pub kubeconfig: Option<PathBuf>,
+    /// The kubeconfig's context; its current one when left out.
+    #[serde(default)]
+    pub context: Option<String>,
+}
+
+/// Which services a policy decides. In patterns `*` stands for any text.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Match {
+    /// Patterns for source names; all when empty.
+    pub sources: Vec<String>,
+    /// Patterns for service names, or for `group/name`; all when empty.
+    pub services: Vec<String>,
+}
+
+/// What a policy may use.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Limits {
+    /// All memory of one of its instances together; 64Mi when left out.
+    pub memory: Option<Size>,
+    /// Time for one call, which decides at most 256 instances; 50ms when left out.
+    pub time: Option<Duration>,
+    /// Lines it may log a minute; 200 when left out.
+    pub log_lines: Option<u32>,
+}
+
+/// Where resources go. Exactly one kind is set.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Sink {
+    /// The Kubernetes API.
+    #[serde(default)]
+    pub kubernetes: Option<KubernetesSink>,
+    /// A folder.
+    #[serde(default)]
+    pub files: Option<FilesSink>,
+    /// What may be done to it.
+    #[serde(default)]
+    pub mode: Mode,
+}
+
+/// What may be done to a sink.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// Everything.
+    #[default]
+    Sync,
+    /// Resources are made and changed, never removed.
+    UpsertOnly,
+    /// Resources are made and then left alone.
+    CreateOnly,
+}
+
+/// The Kubernetes API.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct KubernetesSink {
+    /// In-cluster when left out, or else the user's own.
+    pub kubeconfig: Option<PathBuf>,
+    /// The kubeconfig's context; its current one when left out.
+    pub context: Option<String>,
+    /// The namespaces to watch for resources; all when empty.
+    pub namespaces: Vec<String>,
+}
+
+/// A folder of resource files.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FilesSink {
+    /// Relative to the configuration file; made when missing.
+    pub path: PathBuf,
+}
+
+/// What holds removals back.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Guard {
+    /// When more than this share of all endpoints would go within a minute, it is held.
+    pub removal_share: Percent,
+    /// Fewer endpoints than this may always go.
+    #[schemars(range(min = 0, max = 1_000_000))]
+    pub removal_min: u32,
+    /// What is held goes all the same after this time.
+    pub hold: Duration,
+    /// How long a host that lost its place goes on answering, and then how long its resource
+    /// stays without endpoints.
+    pub grace: Duration,
+}
+
+/// How resources are made.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Resources {
+    /// Where endpoints stand.
+    pub shape: Shape,
+}
+
+/// Where endpoints stand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Shape {
+    /// In the ServiceEntry while they fit, else as WorkloadEntries.
+    #[default]
+    Auto,
+    /// In the ServiceEntry; what does not fit is left out and reported.
+    Inline,
+    /// As WorkloadEntries, which a selector picks.
+    WorkloadEntries,
+}
+
+/// Health, readiness and metrics over HTTP.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Admin {
+    /// Where to listen; port 0 takes a free one.
+    #[schemars(with = "String")]
+    pub listen: SocketAddr,
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        Self {
+            host: "{service}.{source}.mesh".to_owned(),
+            namespace: "mesh-registry".to_owned(),
+            labels: BTreeMap::new(),
+            health: vec![Health::Passing, Health::Warning, Health::Unknown],
+        }
+    }
+}
+
+impl Default for Guard {
+    fn default() -> Self {
+        Self {
+            removal_share: Percent(20),
+            removal_min: 10,
+            hold: Duration(std::time::Duration::from_secs(600)),
+            grace: Duration(std::time::Duration::from_secs(30)),
+        }
+    }
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 15080)) }
+    }
+}

@@ -1,0 +1,162 @@
+//! What is counted, in OpenMetrics.
+
+use std::sync::Mutex;
+
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+use landfall_core::guard::Trust;
+
+use crate::line::Line;
+use crate::line::sink::SinkLine;
+use crate::sinks::RunningSink;
+
+/// Every metric of the daemon. Labels are names from the configuration and closed sets.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    registry: Mutex<Registry>,
+    /// How long a round of the line computes, in seconds.
+    pub(crate) round_seconds: Histogram,
+    /// Services decided anew.
+    pub(crate) decided_services: Counter,
+    /// Steps by sink, verb and outcome.
+    pub(crate) steps: Family<StepLabels, Counter>,
+    /// New revisions of policies by what became of them.
+    pub(crate) policy_swaps: Family<SwapLabels, Counter>,
+    /// Configuration files read again by what became of them.
+    pub(crate) reloads: Family<ReloadLabels, Counter>,
+    source_current: Family<SourceLabels, Gauge>,
+    services: Gauge,
+    hosts: Gauge,
+    lingering: Gauge,
+    objects: Family<SinkLabels, Gauge>,
+    held: Family<SinkLabels, Gauge>,
+    blocked: Family<SinkLabels, Gauge>,
+    in_flight: Family<SinkLabels, Gauge>,
+}
+
+/// Labels of a step.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct StepLabels {
+    /// At which sink.
+    pub(crate) sink: String,
+    /// What was to be done.
+    pub(crate) verb: &'static str,
+    /// What became of it.
+    pub(crate) outcome: &'static str,
+}
+
+/// Labels of a swap.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct SwapLabels {
+    /// Which policy.
+    pub(crate) policy: String,
+    /// `taken`, or the stage that refused it.
+    pub(crate) result: &'static str,
+}
+
+/// Labels of a reload.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ReloadLabels {
+    /// `taken` or `refused`.
+    pub(crate) result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SourceLabels {
+    source: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SinkLabels {
+    sink: String,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        // From 50 µs, what one change costs, to 1.6 s, beyond what everything anew costs.
+        let round_seconds = Histogram::new(exponential_buckets(50e-6, 2.0, 16));
+        let metrics = Self {
+            registry: Mutex::new(Registry::with_prefix("landfall")),
+            round_seconds,
+            decided_services: Counter::default(),
+            steps: Family::default(),
+            policy_swaps: Family::default(),
+            reloads: Family::default(),
+            source_current: Family::default(),
+            services: Gauge::default(),
+            hosts: Gauge::default(),
+            lingering: Gauge::default(),
+            objects: Family::default(),
+            held: Family::default(),
+            blocked: Family::default(),
+            in_flight: Family::default(),
+        };
+        metrics.register();
+        metrics
+    }
+}
+
+impl Metrics {
+    fn register(&self) {
+        let Ok(mut registry) = self.registry.lock() else { return };
+        let r = &mut *registry;
+        r.register(
+            "round_seconds",
+            "Computing of one round of the line",
+            self.round_seconds.clone(),
+        );
+        r.register("services_decided", "Services decided anew", self.decided_services.clone());
+        r.register("steps", "Steps by sink, verb and outcome", self.steps.clone());
+        r.register("policy_swaps", "New revisions of policies", self.policy_swaps.clone());
+        r.register("config_reloads", "Changed configuration files", self.reloads.clone());
+        r.register(
+            "source_current",
+            "1 while a source's listing is complete and current",
+            self.source_current.clone(),
+        );
+        r.register("services", "Services of registries", self.services.clone());
+        r.register("hosts", "Services of the mesh", self.hosts.clone());
+        r.register("hosts_lingering", "Hosts in their grace time", self.lingering.clone());
+        r.register("sink_objects", "Objects of ours in a sink", self.objects.clone());
+        r.register("sink_steps_held", "Steps that the guard holds", self.held.clone());
+        r.register("sink_objects_blocked", "Places taken by foreign objects", self.blocked.clone());
+        r.register("sink_steps_in_flight", "Steps under way", self.in_flight.clone());
+    }
+
+    /// Brings the gauges up to date.
+    pub(crate) fn set_line(&self, line: &Line, sinks: &[(RunningSink, SinkLine)]) {
+        for (source, trust) in line.evidence() {
+            let current = i64::from(trust == Trust::Current);
+            let labels = SourceLabels { source: source.to_string() };
+            self.source_current.get_or_create(&labels).set(current);
+        }
+        let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.services.set(count(line.decided().len()));
+        self.hosts.set(count(line.services().len()));
+        self.lingering.set(count(line.lingering()));
+        for (sink, state) in sinks {
+            let labels = SinkLabels { sink: sink.name().to_owned() };
+            self.objects.get_or_create(&labels).set(count(state.object_count()));
+            self.held.get_or_create(&labels).set(count(state.held().len()));
+            self.blocked.get_or_create(&labels).set(count(state.blocked().len()));
+            self.in_flight.get_or_create(&labels).set(count(state.in_flight()));
+        }
+    }
+
+    /// All metrics as text.
+    ///
+    /// # Errors
+    /// Never in practice: writing to a string does not fail.
+    pub(crate) fn encode(&self) -> Result<String, std::fmt::Error> {
+        let mut out = String::new();
+        if let Ok(registry) = self.registry.lock() {
+            text::encode(&mut out, &registry)?;
+        }
+        Ok(out)
+    }
+}

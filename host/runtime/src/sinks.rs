@@ -1,0 +1,266 @@
+//! The configured sinks at work: what each holds, and applying steps to it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+use landfall_core::mesh::ObjectId;
+use landfall_core::plan::{Desired, Observed};
+use landfall_core::text::Text;
+use landfall_mesh::api::{ApiVersion, Body, Owner};
+use landfall_mesh::files::{FilesSink, Layout};
+use landfall_mesh::kube::{KubeOptions, KubeSink, Observation};
+use landfall_mesh::sink::{Applied, Condition, Outcome, Step};
+use tokio::sync::{Mutex, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::clock;
+use crate::config::{SinkConfig, SinkKind};
+use crate::event::Event;
+use crate::kubernetes::Clients;
+use crate::line::sink::SinkLine;
+
+/// How often a folder is read again to find what somebody changed by hand.
+const FILES_POLL: Duration = Duration::from_secs(5);
+
+/// A sink at work. Stops when dropped; steps under way are finished.
+#[derive(Debug)]
+pub(crate) struct RunningSink {
+    serial: u64,
+    name: String,
+    config: SinkConfig,
+    sighting: watch::Receiver<Observation>,
+    kind: Running,
+    stop: CancellationToken,
+}
+
+#[derive(Clone, Debug)]
+enum Running {
+    Kubernetes(Arc<KubeSink>),
+    Files(Arc<Folder>),
+}
+
+/// A folder and what is known of it.
+#[derive(Debug)]
+struct Folder {
+    // Held while files are read or written, so that a reading never sees half of the steps.
+    sink: Arc<Mutex<FilesSink>>,
+    sighting: watch::Sender<Observation>,
+}
+
+impl RunningSink {
+    /// Starts the sink that `config` describes.
+    ///
+    /// # Errors
+    /// There is no configuration for the Kubernetes API that it names.
+    pub(crate) async fn start(
+        config: SinkConfig,
+        owner: &Owner,
+        clients: &Clients,
+    ) -> anyhow::Result<Self> {
+        // Tells apart what sinks report when a reload replaces one by an equal one.
+        static SERIAL: AtomicU64 = AtomicU64::new(0);
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        let stop = CancellationToken::new();
+        let (name, kind, sighting) = match &config.kind {
+            SinkKind::Kubernetes { access, namespaces } => {
+                let name = match &access.context {
+                    Some(context) => format!("kubernetes:{context}"),
+                    None => "kubernetes".to_owned(),
+                };
+                let client = clients
+                    .get(access)
+                    .await
+                    .with_context(|| format!("failed to set up sink {name}"))?;
+                let mut options = KubeOptions::new(owner.clone());
+                options.namespaces = namespaces.iter().map(|n| Text::from(n.as_str())).collect();
+                let sink = Arc::new(KubeSink::new(client, options));
+                let sighting = sink.observation();
+                let (watching, token) = (Arc::clone(&sink), stop.clone());
+                tokio::spawn(async move { watching.run(token).await });
+                (name, Running::Kubernetes(sink), sighting)
+            }
+            SinkKind::Files { path } => {
+                let sink = FilesSink::new(
+                    path.clone(),
+                    Layout::FilePerObject,
+                    owner.clone(),
+                    ApiVersion::V1,
+                );
+                let folder = Arc::new(Folder {
+                    sink: Arc::new(Mutex::new(sink)),
+                    sighting: watch::Sender::new(Observation::default()),
+                });
+                let sighting = folder.sighting.subscribe();
+                tokio::spawn(watch_folder(Arc::clone(&folder), stop.clone()));
+                (format!("files:{}", path.display()), Running::Files(folder), sighting)
+            }
+        };
+        Ok(Self { serial, name, config, sighting, kind, stop })
+    }
+
+    /// Tells it apart from every other sink of this process.
+    #[must_use]
+    pub(crate) fn serial(&self) -> u64 {
+        self.serial
+    }
+
+    /// For logs and metrics.
+    #[must_use]
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What it was made from.
+    #[must_use]
+    pub(crate) fn config(&self) -> &SinkConfig {
+        &self.config
+    }
+
+    /// What it holds.
+    #[must_use]
+    pub(crate) fn sighting(&self) -> watch::Receiver<Observation> {
+        self.sighting.clone()
+    }
+
+    /// Why it cannot be used, or not in full.
+    #[must_use]
+    pub(crate) fn condition(&self) -> Option<Condition> {
+        self.sighting.borrow().condition.clone()
+    }
+
+    /// Hands what it holds to its side of the line.
+    pub(crate) fn take_sighting(&self, line: &mut SinkLine, desired: &Desired<Body>) {
+        let seen = self.sighting.borrow();
+        if seen.ready {
+            line.observe(&seen.observed, desired);
+        }
+    }
+
+    /// Waits until it was read completely.
+    ///
+    /// # Errors
+    /// It was not in time; says why where that is known.
+    pub(crate) async fn wait_ready(&self, timeout: Duration) -> anyhow::Result<()> {
+        let mut sighting = self.sighting.clone();
+        let ready = sighting.wait_for(|seen| seen.ready);
+        if tokio::time::timeout(timeout, ready).await.is_ok_and(|seen| seen.is_ok()) {
+            return Ok(());
+        }
+        match self.condition() {
+            Some(condition) => anyhow::bail!("{} ({})", condition.message, condition.code),
+            None => anyhow::bail!("it was not read completely within {timeout:?}"),
+        }
+    }
+
+    /// Applies `steps` in the background and reports each.
+    pub(crate) fn apply(&self, steps: Vec<Step>, events: mpsc::Sender<Event>) {
+        let (kind, serial) = (self.kind.clone(), self.serial);
+        let stop = self.stop.clone();
+        let report = async move |applied| {
+            // Closed only when the daemon stops.
+            let _ = events.send(Event::Applied { sink: serial, applied }).await;
+        };
+        tokio::spawn(async move {
+            match kind {
+                Running::Kubernetes(sink) => sink.apply(&steps, &stop, report).await,
+                Running::Files(folder) => {
+                    for applied in folder.apply(steps).await {
+                        report(applied).await;
+                    }
+                }
+            }
+        });
+    }
+}
+
+impl Drop for RunningSink {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Folder {
+    async fn apply(&self, steps: Vec<Step>) -> Vec<Applied> {
+        let mut sink = Arc::clone(&self.sink).lock_owned().await;
+        let done = tokio::task::spawn_blocking(move || {
+            let applied = sink.apply(&steps, clock::now());
+            (applied, sink)
+        });
+        // A panic of the writer is the only way to an error; its steps are planned again.
+        let Ok((applied, sink)) = done.await else { return Vec::new() };
+        self.sighting.send_if_modified(|seen| {
+            for Applied { id, outcome, .. } in &applied {
+                match outcome {
+                    Outcome::Done(Some(object)) => {
+                        seen.observed.ours.insert(id.clone(), Arc::clone(object));
+                    }
+                    Outcome::Done(None) => {
+                        seen.observed.ours.remove(id);
+                    }
+                    _ => {}
+                }
+            }
+            true
+        });
+        drop(sink);
+        applied
+    }
+
+    /// Reads what is there. What did not change stays shared with the reading before.
+    async fn observe(&self) {
+        let mut sink = Arc::clone(&self.sink).lock_owned().await;
+        let read = tokio::task::spawn_blocking(move || {
+            let read = sink.observe();
+            (read, sink)
+        });
+        let Ok((read, sink)) = read.await else { return };
+        self.sighting.send_if_modified(|seen| match read {
+            Ok((observed, _)) => {
+                let changed = merge(&mut seen.observed, &observed);
+                let first = !std::mem::replace(&mut seen.ready, true);
+                let healed = seen.condition.take().is_some();
+                changed || first || healed
+            }
+            Err(error) => {
+                let condition =
+                    Condition { code: error.code(), message: crate::error_chain(&error) };
+                let differs = seen.condition.as_ref() != Some(&condition);
+                seen.condition = Some(condition);
+                differs
+            }
+        });
+        drop(sink);
+    }
+}
+
+async fn watch_folder(folder: Arc<Folder>, stop: CancellationToken) {
+    loop {
+        folder.observe().await;
+        tokio::select! {
+            () = tokio::time::sleep(FILES_POLL) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+/// Makes `known` equal to `seen`, keeping what is equal; says whether anything changed.
+fn merge(known: &mut Observed<Body>, seen: &Observed<Body>) -> bool {
+    let differing: Vec<ObjectId> = known
+        .ours
+        .keys()
+        .chain(seen.ours.keys())
+        .filter(|id| known.ours.get(*id) != seen.ours.get(*id))
+        .cloned()
+        .collect();
+    for id in &differing {
+        match seen.ours.get(id) {
+            Some(object) => known.ours.insert(id.clone(), Arc::clone(object)),
+            None => known.ours.remove(id),
+        };
+    }
+    let foreign_differs = known.foreign != seen.foreign;
+    known.foreign.clone_from(&seen.foreign);
+    foreign_differs || !differing.is_empty()
+}

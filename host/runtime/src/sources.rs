@@ -1,0 +1,119 @@
+//! Starts the configured sources and hands out what they publish.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use landfall_core::registry::{SourceName, SourceState};
+use landfall_registry::consul::{Consul, ConsulSettings, Kinds};
+use landfall_registry::file::{File, FileSettings};
+use landfall_registry::{Publisher, Source, SourceMetrics, TlsFiles};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock;
+use crate::config::{ConsulConfig, SourceConfig, SourceKind};
+
+/// A source at work. Stops when dropped.
+#[derive(Debug)]
+pub(crate) struct RunningSource {
+    /// What it was made from.
+    pub(crate) config: SourceConfig,
+    /// The kind of registry.
+    pub(crate) registry: &'static str,
+    /// What it publishes.
+    pub(crate) state: watch::Receiver<SourceState>,
+    /// Its counters.
+    pub(crate) metrics: Arc<SourceMetrics>,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+/// The sources at work, by name.
+pub(crate) type RunningSources = BTreeMap<SourceName, RunningSource>;
+
+impl RunningSource {
+    /// Starts the source that `config` describes.
+    #[must_use]
+    pub(crate) fn start(config: SourceConfig) -> Self {
+        let source: Box<dyn Source> = match &config.kind {
+            SourceKind::File { path } => Box::new(File::new(FileSettings::new(path))),
+            SourceKind::Consul(consul) => Box::new(Consul::new(consul_settings(consul))),
+        };
+        let (publisher, state) = Publisher::new(config.name.clone(), clock::now);
+        let metrics = Arc::clone(publisher.metrics());
+        let stop = CancellationToken::new();
+        let registry = source.registry();
+        let task = tokio::spawn(source.run(publisher, stop.clone()));
+        Self { config, registry, state, metrics, stop, task }
+    }
+}
+
+impl Drop for RunningSource {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        self.task.abort();
+    }
+}
+
+fn consul_settings(config: &ConsulConfig) -> ConsulSettings {
+    let mut settings = ConsulSettings::new(config.urls.clone());
+    settings.token_file.clone_from(&config.token_file);
+    settings.tls = TlsFiles {
+        ca_file: config.ca_file.clone(),
+        client_cert_file: config.cert_file.clone(),
+        client_key_file: config.key_file.clone(),
+    };
+    settings.datacenters.clone_from(&config.datacenters);
+    settings.partitions.clone_from(&config.partitions);
+    settings.namespaces.clone_from(&config.namespaces);
+    settings.kinds = Kinds { proxies: config.include_proxies, gateways: config.include_proxies };
+    if let Some(connections) = config.connections_max {
+        settings.connections_max = usize::from(connections);
+    }
+    if let Some(resync) = config.resync {
+        settings.resync = resync;
+    }
+    settings
+}
+
+/// Starts all of them.
+#[must_use]
+pub(crate) fn start(configs: &[SourceConfig]) -> RunningSources {
+    configs
+        .iter()
+        .map(|config| (config.name.clone(), RunningSource::start(config.clone())))
+        .collect()
+}
+
+/// What every source offers now.
+#[must_use]
+pub(crate) fn states(sources: &RunningSources) -> BTreeMap<SourceName, SourceState> {
+    sources.iter().map(|(name, source)| (name.clone(), source.state.borrow().clone())).collect()
+}
+
+/// Waits until every source has a complete listing.
+///
+/// # Errors
+/// One had none in time; says why it is in doubt.
+pub(crate) async fn wait_complete(
+    sources: &RunningSources,
+    timeout: Duration,
+) -> anyhow::Result<BTreeMap<SourceName, SourceState>> {
+    let deadline = tokio::time::Instant::now() + timeout;
+    for (name, source) in sources {
+        let mut state = source.state.clone();
+        let complete = state.wait_for(|state| state.snapshot.is_some());
+        let outcome = tokio::time::timeout_at(deadline, complete).await.map(|seen| seen.is_ok());
+        if outcome != Ok(true) {
+            let doubt = source.state.borrow().doubt.clone();
+            let why = doubt.map_or_else(
+                || "it has not answered yet".to_owned(),
+                |doubt| format!("{}: {}", doubt.code, doubt.message),
+            );
+            anyhow::bail!("source {name} gave no complete listing within {timeout:?}: {why}");
+        }
+    }
+    Ok(states(sources))
+}

@@ -1,0 +1,119 @@
+//! Whether the daemon is alive and ready, and if not, why.
+
+use std::sync::Mutex;
+
+use landfall_core::guard::Trust;
+use landfall_core::text::Text;
+use landfall_core::time::Time;
+
+use crate::clock;
+use crate::line::Line;
+use crate::line::sink::SinkLine;
+use crate::sinks::RunningSink;
+use crate::sources::RunningSources;
+
+/// A line that began no round for this long hangs: it ticks every five seconds.
+const ROUND_AGE_MAX: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// What the admin server tells. Written by the line, read by requests.
+#[derive(Debug, Default)]
+pub(crate) struct Status {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    last_round: Option<Time>,
+    /// What keeps it from being ready; empty when it is.
+    unready: Vec<String>,
+    /// What a person should know, a line each.
+    report: Vec<String>,
+}
+
+impl Status {
+    /// Takes the state after a round.
+    pub(crate) fn update(
+        &self,
+        line: &Line,
+        sources: &RunningSources,
+        policies: &[(Text, bool)],
+        sinks: &[(RunningSink, SinkLine)],
+    ) {
+        let mut unready = Vec::new();
+        let mut report = Vec::new();
+        for (name, trust) in line.evidence() {
+            if trust == Trust::Silent {
+                unready.push(format!("source {name} has not delivered a complete listing yet"));
+            }
+        }
+        for (name, source) in sources {
+            if let Some(doubt) = &source.state.borrow().doubt {
+                report.push(format!("source {name} in doubt ({}): {}", doubt.code, doubt.message));
+            }
+        }
+        for (name, loaded) in policies {
+            if !loaded {
+                unready.push(format!("policy {name} is not loaded yet"));
+            }
+        }
+        for (sink, state) in sinks {
+            if !state.is_ready() {
+                unready.push(format!("sink {} was not read completely yet", sink.name()));
+            }
+            if let Some(condition) = sink.condition() {
+                report.push(format!(
+                    "sink {} ({}): {}",
+                    sink.name(),
+                    condition.code,
+                    condition.message
+                ));
+            }
+            // Enough to see what it is about; the count is a metric.
+            const SHOWN_MAX: usize = 20;
+            for held in state.held().iter().take(SHOWN_MAX) {
+                report.push(format!(
+                    "sink {}: {} of {} held: {}",
+                    sink.name(),
+                    held.verb,
+                    held.id,
+                    held.why
+                ));
+            }
+            for id in state.blocked().iter().take(SHOWN_MAX) {
+                report.push(format!(
+                    "sink {}: {id} is somebody else's object and was left alone",
+                    sink.name()
+                ));
+            }
+        }
+        if let Ok(mut inner) = self.inner.lock() {
+            inner.last_round = Some(clock::now());
+            inner.unready = unready;
+            inner.report = report;
+        }
+    }
+
+    /// Why it is not alive, if so.
+    #[must_use]
+    pub(crate) fn hang(&self) -> Option<String> {
+        let inner = self.inner.lock().ok()?;
+        let age = clock::now().since(inner.last_round?);
+        (age > ROUND_AGE_MAX).then(|| format!("no round for {} s", age.as_secs()))
+    }
+
+    /// What keeps it from being ready; empty when it is.
+    #[must_use]
+    pub(crate) fn unready(&self) -> Vec<String> {
+        match self.inner.lock() {
+            Ok(inner) if inner.last_round.is_none() => vec!["no round yet".to_owned()],
+            Ok(inner) => inner.unready.clone(),
+            Err(_) => vec!["the line failed".to_owned()],
+        }
+    }
+
+    /// What a person should know, a line each.
+    #[must_use]
+    pub(crate) fn report(&self) -> Vec<String> {
+        self.inner.lock().map(|inner| inner.report.clone()).unwrap_or_default()
+    }
+}

@@ -1,0 +1,151 @@
+//! What happens, one struct each: a log line and a metric together.
+
+use std::path::Path;
+use std::time::Duration;
+
+use landfall_core::text::Text;
+use landfall_mesh::sink::{Applied, Outcome};
+use landfall_policy_host::Revision;
+use tracing::{debug, error, info, warn};
+
+use crate::line::sink::SinkLine;
+use crate::line::{Line, Round};
+use crate::metrics::{Metrics, ReloadLabels, StepLabels, SwapLabels};
+use crate::sinks::RunningSink;
+
+/// A round of the line is over.
+pub(crate) struct RoundDone<'a> {
+    /// What it changed.
+    pub(crate) round: &'a Round,
+    /// How long it took.
+    pub(crate) took: Duration,
+    /// The line after it.
+    pub(crate) line: &'a Line,
+    /// The sinks after it.
+    pub(crate) sinks: &'a [(RunningSink, SinkLine)],
+}
+
+/// A step was applied, or failed.
+pub(crate) struct StepDone<'a> {
+    /// At which sink.
+    pub(crate) sink: &'a str,
+    /// What became of it.
+    pub(crate) applied: &'a Applied,
+}
+
+/// A policy's new revision is at work.
+pub(crate) struct PolicyTaken<'a> {
+    /// Which policy.
+    pub(crate) policy: &'a Text,
+    /// The revision.
+    pub(crate) revision: &'a Revision,
+}
+
+/// A policy's new revision was refused; the one before stays at work.
+pub(crate) struct PolicyRefused<'a> {
+    /// Which policy.
+    pub(crate) policy: &'a Text,
+    /// At which stage, of a closed set.
+    pub(crate) code: &'static str,
+    /// For the policy's author.
+    pub(crate) message: &'a str,
+}
+
+/// A changed configuration is at work.
+pub(crate) struct ConfigurationTaken<'a> {
+    /// The file.
+    pub(crate) path: &'a Path,
+}
+
+/// A changed configuration was refused as a whole; the one before stays at work.
+pub(crate) struct ConfigurationRefused<'a> {
+    /// The file.
+    pub(crate) path: &'a Path,
+    /// Everything that is wrong with it.
+    pub(crate) error: &'a anyhow::Error,
+}
+
+impl RoundDone<'_> {
+    /// Logs and counts it.
+    pub(crate) fn emit(&self, metrics: &Metrics) {
+        metrics.round_seconds.observe(self.took.as_secs_f64());
+        metrics.decided_services.inc_by(self.round.services as u64);
+        metrics.set_line(self.line, self.sinks);
+        if self.round.services > 0 || !self.round.changed.is_empty() {
+            debug!(
+                services = self.round.services,
+                objects = self.round.changed.len(),
+                took_us = u64::try_from(self.took.as_micros()).unwrap_or(u64::MAX),
+                "Round done."
+            );
+        }
+    }
+}
+
+impl StepDone<'_> {
+    /// Logs and counts it.
+    pub(crate) fn emit(&self, metrics: &Metrics) {
+        let Applied { id, verb, outcome, attempts } = self.applied;
+        let labels = StepLabels { sink: self.sink.to_owned(), verb, outcome: outcome.code() };
+        metrics.steps.get_or_create(&labels).inc();
+        match outcome {
+            Outcome::Done(_) => info!(sink = self.sink, object = %id, verb, attempts, "Applied."),
+            Outcome::Conflict(_)
+            | Outcome::Refused { .. }
+            | Outcome::Forbidden(_)
+            | Outcome::NotFound(_)
+            | Outcome::Unavailable(_) => warn!(
+                sink = self.sink,
+                object = %id,
+                verb,
+                attempts,
+                code = outcome.code(),
+                error = outcome.message(),
+                "Step failed; it is tried again."
+            ),
+        }
+    }
+}
+
+impl PolicyTaken<'_> {
+    /// Logs and counts it.
+    pub(crate) fn emit(&self, metrics: &Metrics) {
+        let labels = SwapLabels { policy: self.policy.to_string(), result: "taken" };
+        metrics.policy_swaps.get_or_create(&labels).inc();
+        info!(policy = %self.policy, revision = self.revision.digest(), "Policy at work.");
+    }
+}
+
+impl PolicyRefused<'_> {
+    /// Logs and counts it.
+    pub(crate) fn emit(&self, metrics: &Metrics) {
+        let labels = SwapLabels { policy: self.policy.to_string(), result: self.code };
+        metrics.policy_swaps.get_or_create(&labels).inc();
+        warn!(
+            policy = %self.policy,
+            code = self.code,
+            error = self.message,
+            "Policy refused; what stood before stays at work."
+        );
+    }
+}
+
+impl ConfigurationTaken<'_> {
+    /// Logs and counts it.
+    pub(crate) fn emit(&self, metrics: &Metrics) {
+        metrics.reloads.get_or_create(&ReloadLabels { result: "taken" }).inc();
+        info!(path = %self.path.display(), "Configuration taken up.");
+    }
+}
+
+impl ConfigurationRefused<'_> {
+    /// Logs and counts it.
+    pub(crate) fn emit(&self, metrics: &Metrics) {
+        metrics.reloads.get_or_create(&ReloadLabels { result: "refused" }).inc();
+        error!(
+            path = %self.path.display(),
+            error = format!("{:#}", self.error),
+            "Configuration refused; the one before stays at work."
+        );
+    }
+}

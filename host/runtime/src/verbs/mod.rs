@@ -1,0 +1,28 @@
+//! The subcommands that look once and end.
+
+pub(crate) mod check;
+pub(crate) mod explain;
+pub(crate) mod plan;
+pub(crate) mod policy;
+pub(crate) mod snapshot;
+
+use std::io::Write;
+
+use anyhow::Context;
+
+/// What a subcommand ends with when nothing failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// Exit code 0.
+    Done,
+    /// Exit code 2: there is a difference, and the caller asked to be told so.
+    Differs,
+}
+
+/// Writes to standard output, which belongs to what was asked for.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .context("failed to write to standard output")
+}
