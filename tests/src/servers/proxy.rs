@@ -1,0 +1,210 @@
+//! Stands between Landfall and a registry: counts what is asked, and fails as registries fail.
+
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The end of a request's head. Registries are only read, so no request has a body.
+const HEAD_END: &[u8] = b"\r\n\r\n";
+
+/// What goes wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing.
+    None,
+    /// Nobody answers: every connection is closed.
+    Down,
+    /// Every request is answered with this status.
+    Status(u16),
+    /// Every request reaches the registry so much later.
+    Slow(Duration),
+}
+
+/// One request.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// When it came.
+    pub at: Instant,
+    /// Path and query.
+    pub path: String,
+}
+
+/// A proxy to one server. Closes when dropped.
+#[derive(Debug)]
+pub struct Proxy {
+    port: u16,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    upstream: u16,
+    state: Mutex<State>,
+    stopped: AtomicBool,
+}
+
+#[derive(Debug)]
+struct State {
+    fault: Fault,
+    asked: Vec<Asked>,
+    connections: Vec<TcpStream>,
+}
+
+// === impl Proxy ===
+
+impl Proxy {
+    /// A proxy to this port of 127.0.0.1.
+    ///
+    /// # Panics
+    /// It cannot listen.
+    #[must_use]
+    pub fn start(upstream: u16) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let state = State { fault: Fault::None, asked: Vec::new(), connections: Vec::new() };
+        let stopped = AtomicBool::new(false);
+        let shared = Arc::new(Shared { upstream, state: Mutex::new(state), stopped });
+        let accepting = Arc::clone(&shared);
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                if accepting.stopped.load(Ordering::Relaxed) {
+                    return;
+                }
+                let (Ok(stream), shared) = (stream, Arc::clone(&accepting)) else { continue };
+                // A connection that breaks is what faults are about.
+                thread::spawn(move || drop(shared.serve(stream)));
+            }
+        });
+        Self { port, shared }
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// From now on this goes wrong. What is under way breaks, unless nothing goes wrong any more.
+    pub fn set(&self, fault: Fault) {
+        let mut state = self.shared.state();
+        let heals = fault == Fault::None;
+        state.fault = fault;
+        if !heals {
+            for connection in state.connections.drain(..) {
+                // It may be closed.
+                let _ = connection.shutdown(Shutdown::Both);
+            }
+        }
+    }
+
+    /// What was asked so far.
+    #[must_use]
+    pub fn asked(&self) -> Vec<Asked> {
+        self.shared.state().asked.clone()
+    }
+
+    /// Waits until nothing was asked for `quiet`; says whether that came within `limit`.
+    #[must_use]
+    pub fn is_quiet(&self, quiet: Duration, limit: Duration) -> bool {
+        let began = Instant::now();
+        let mut last = self.shared.state().asked.last().map(|asked| asked.at);
+        while began.elapsed() < limit {
+            if last.is_none_or(|last| last.elapsed() >= quiet) {
+                return true;
+            }
+            thread::sleep(Duration::from_millis(20));
+            last = self.shared.state().asked.last().map(|asked| asked.at);
+        }
+        false
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.shared.stopped.store(true, Ordering::Relaxed);
+        self.set(Fault::Down);
+        // The listener sees that it is over with the next connection.
+        let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port));
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Serves one connection to its end.
+    fn serve(&self, mut client: TcpStream) -> io::Result<()> {
+        client.set_nodelay(true)?;
+        self.state().connections.push(client.try_clone()?);
+        let mut upstream: Option<TcpStream> = None;
+        let mut rest = Vec::new();
+        while let Some(head) = next_head(&mut client, &mut rest)? {
+            let fault = {
+                let mut state = self.state();
+                state.asked.push(Asked { at: Instant::now(), path: path(&head) });
+                state.fault.clone()
+            };
+            match fault {
+                Fault::None => {}
+                Fault::Slow(delay) => thread::sleep(delay),
+                Fault::Down => return client.shutdown(Shutdown::Both),
+                Fault::Status(status) => {
+                    write!(client, "HTTP/1.1 {status} Fault\r\ncontent-length: 5\r\n\r\nfault")?;
+                    continue;
+                }
+            }
+            let server = match &mut upstream {
+                Some(server) => server,
+                None => upstream.insert(self.connect(&client)?),
+            };
+            server.write_all(&head)?;
+        }
+        if let Some(server) = upstream {
+            // The client hung up, so nobody waits for what it asked.
+            let _ = server.shutdown(Shutdown::Both);
+        }
+        Ok(())
+    }
+
+    /// A connection to the server, whose answers go to `client`.
+    fn connect(&self, client: &TcpStream) -> io::Result<TcpStream> {
+        let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, self.upstream)) else {
+            client.shutdown(Shutdown::Both)?;
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        };
+        server.set_nodelay(true)?;
+        let (mut from, mut to) = (server.try_clone()?, client.try_clone()?);
+        thread::spawn(move || {
+            // Either side may hang up.
+            let _ = io::copy(&mut from, &mut to);
+            let _ = to.shutdown(Shutdown::Both);
+        });
+        Ok(server)
+    }
+}
+
+/// The head of the next request; `None` when there is none.
+fn next_head(client: &mut TcpStream, rest: &mut Vec<u8>) -> io::Result<Option<Vec<u8>>> {
+    let mut part = [0; 4096];
+    loop {
+        if let Some(at) = rest.windows(HEAD_END.len()).position(|bytes| bytes == HEAD_END) {
+            return Ok(Some(rest.drain(..at + HEAD_END.len()).collect()));
+        }
+        match client.read(&mut part)? {
+            0 => return Ok(None),
+            count => rest.extend_from_slice(&part[..count]),
+        }
+    }
+}
+
+/// Path and query of a request.
+fn path(head: &[u8]) -> String {
+    let head = String::from_utf8_lossy(head);
+    head.split(' ').nth(1).unwrap_or_default().to_owned()
+}

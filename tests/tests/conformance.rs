@@ -1,0 +1,328 @@
+//! The conformance suite, over files and over a fake Consul in both of the ways it is watched.
+
+#![allow(clippy::unwrap_used, reason = "a failure ends the test")]
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use landfall_core::registry::Health;
+use landfall_registry::Source;
+use landfall_registry::consul::{Consul, ConsulSettings};
+use landfall_registry::file::{File, FileSettings};
+use landfall_tests::conformance::{self as cases, BREAKS, Break, Facts, Registry};
+use landfall_tests::fake_consul::{FakeConsul, Fault, entry};
+use serde_json::{Value, json};
+
+// === Files ===
+
+/// A folder with one file for each service.
+struct Files {
+    folder: tempfile::TempDir,
+    services: std::collections::BTreeMap<String, Vec<Value>>,
+    reversed: bool,
+    broken: bool,
+}
+
+impl Files {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut files =
+            Self { folder, services: Default::default(), reversed: false, broken: false };
+        fs::create_dir(files.path()).unwrap();
+        files.write_all();
+        files
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("registry")
+    }
+
+    fn replace(&self, name: &str, text: &str) {
+        let beside = self.folder.path().join("new");
+        fs::write(&beside, text).unwrap();
+        fs::rename(beside, self.path().join(name)).unwrap();
+    }
+
+    fn write_all(&mut self) {
+        if self.broken {
+            return;
+        }
+        // So that a folder without services is a listing.
+        self.replace("0.yaml", "services: []\n");
+        for (n, (name, instances)) in self.services.iter().enumerate() {
+            let mut instances = instances.clone();
+            let mut file = format!("{}.yaml", name);
+            if self.reversed {
+                instances.reverse();
+                file = format!("{}.yaml", 100 - n);
+            }
+            let listing = json!({"services": [{"name": name, "instances": instances}]});
+            self.replace(&file, &listing.to_string());
+        }
+        for file in fs::read_dir(self.path()).unwrap() {
+            let path = file.unwrap().path();
+            let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+            let is_number = name.parse::<u32>().is_ok();
+            let stale = if self.reversed { !is_number } else { !self.services.contains_key(&name) };
+            if stale && name != "0" {
+                fs::remove_file(path).unwrap();
+            }
+        }
+    }
+}
+
+impl Registry for Files {
+    fn source(&self) -> Box<dyn Source> {
+        Box::new(File::new(FileSettings { path: self.path(), poll: Duration::from_millis(200) }))
+    }
+
+    fn put(&mut self, service: &str, id: &str, facts: &Facts) {
+        let instance = json!({
+            "id": id, "address": facts.address, "port": facts.port,
+            "health": facts.health.as_str(), "meta": {"version": facts.version},
+        });
+        let instances = self.services.entry(service.to_owned()).or_default();
+        instances.retain(|known| known["id"] != id);
+        instances.push(instance);
+        self.write_all();
+    }
+
+    fn remove(&mut self, service: &str, id: &str) {
+        let instances = self.services.entry(service.to_owned()).or_default();
+        instances.retain(|known| known["id"] != id);
+        if instances.is_empty() {
+            self.services.remove(service);
+        }
+        self.write_all();
+    }
+
+    fn put_malformed(&mut self, service: &str) -> bool {
+        let instance = json!({"id": "bad", "address": "10.0.0.99", "port": 99999});
+        self.services.entry(service.to_owned()).or_default().push(instance);
+        self.write_all();
+        true
+    }
+
+    fn reorder(&mut self) -> bool {
+        self.reversed = true;
+        self.write_all();
+        true
+    }
+
+    fn break_down(&mut self, how: Break) -> bool {
+        match how {
+            Break::Cut => self.replace("c.yaml", r#"{"services": [{"name": "c", "instances": ["#),
+            Break::Gone => fs::rename(self.path(), self.folder.path().join("elsewhere")).unwrap(),
+            Break::Errors => {
+                fs::remove_file(self.path().join("c.yaml")).unwrap();
+                fs::create_dir(self.path().join("c")).unwrap();
+                self.replace("c.yaml", "\u{0}\u{1}");
+            }
+            Break::Unreachable
+            | Break::Refused
+            | Break::Hidden
+            | Break::Leaderless
+            | Break::Slow
+            | Break::Oversize
+            | Break::Silent => return false,
+        }
+        self.broken = true;
+        true
+    }
+
+    fn break_service(&mut self, _service: &str) -> bool {
+        false
+    }
+
+    fn mend(&mut self) {
+        if !self.path().exists() {
+            fs::rename(self.folder.path().join("elsewhere"), self.path()).unwrap();
+        }
+        let _not_there = fs::remove_dir(self.path().join("c"));
+        self.broken = false;
+        self.write_all();
+    }
+
+    fn restart(&mut self) -> bool {
+        false
+    }
+}
+
+// === Consul ===
+
+struct FakeRegistry {
+    consul: FakeConsul,
+    connections_max: usize,
+    _token: tempfile::NamedTempFile,
+}
+
+impl FakeRegistry {
+    /// With 64 connections each of a few services has a long poll of its own; with 4 the views
+    /// must tell what to read.
+    fn new(connections_max: usize) -> Self {
+        let token = tempfile::NamedTempFile::new().unwrap();
+        fs::write(token.path(), "secret\n").unwrap();
+        let consul = FakeConsul::start();
+        consul.set_token(Some("secret"));
+        Self { consul, connections_max, _token: token }
+    }
+
+    fn without(connections_max: usize, endpoints: &str) -> Self {
+        let registry = Self::new(connections_max);
+        registry.consul.set_missing(endpoints);
+        registry
+    }
+}
+
+impl Registry for FakeRegistry {
+    fn source(&self) -> Box<dyn Source> {
+        let settings = ConsulSettings {
+            connections_max: self.connections_max,
+            token_file: Some(self._token.path().to_owned()),
+            wait: Duration::from_secs(2),
+            timeout: Duration::from_millis(700),
+            body_bytes_max: 64 << 10,
+            ..ConsulSettings::new(vec![self.consul.url().parse().unwrap()])
+        };
+        Box::new(Consul::new(settings))
+    }
+
+    fn put(&mut self, service: &str, id: &str, facts: &Facts) {
+        let mut entry = entry("n1", service, id, &facts.address, facts.port);
+        entry["Service"]["Meta"] = json!({"version": facts.version});
+        match facts.health {
+            Health::Maintenance => {
+                entry["Checks"][0]["CheckID"] = json!(format!("_service_maintenance:{id}"));
+                entry["Checks"][0]["Status"] = json!("critical");
+            }
+            health => entry["Checks"][0]["Status"] = json!(health.as_str()),
+        }
+        self.consul.register(entry);
+    }
+
+    fn remove(&mut self, _service: &str, id: &str) {
+        self.consul.deregister("n1", id);
+    }
+
+    fn put_malformed(&mut self, service: &str) -> bool {
+        let mut entry = entry("n1", service, "bad", "10.0.0.99", 80);
+        entry["Service"]["Port"] = json!("eighty");
+        self.consul.register(entry);
+        true
+    }
+
+    fn reorder(&mut self) -> bool {
+        self.consul.reverse();
+        true
+    }
+
+    fn break_down(&mut self, how: Break) -> bool {
+        let fault = match how {
+            Break::Unreachable => {
+                self.consul.stop();
+                return true;
+            }
+            Break::Refused => {
+                self.consul.set_token(Some("another"));
+                return true;
+            }
+            Break::Errors => Fault::Status(500, "rpc error making call: EOF".to_owned()),
+            Break::Hidden => Fault::HiddenByAcl,
+            Break::Leaderless => Fault::NoLeader,
+            Break::Slow => Fault::SlowBodies,
+            Break::Oversize => Fault::Oversize(100 << 10),
+            Break::Cut => Fault::CutBodies,
+            Break::Silent => Fault::Silence,
+            Break::Gone => Fault::Status(404, "no such page".to_owned()),
+        };
+        self.consul.set_fault(Some(fault));
+        true
+    }
+
+    fn break_service(&mut self, service: &str) -> bool {
+        self.consul.set_fault(Some(Fault::OnlyPath(service.to_owned())));
+        true
+    }
+
+    fn mend(&mut self) {
+        self.consul.set_fault(None);
+        self.consul.set_token(Some("secret"));
+        if !self.consul.is_listening() {
+            self.consul.listen();
+        }
+    }
+
+    fn restart(&mut self) -> bool {
+        self.consul.stop();
+        self.consul.lose_indexes();
+        self.consul.listen();
+        true
+    }
+}
+
+// === The suite ===
+
+macro_rules! suite {
+    ($($name:ident: $registry:expr;)*) => {$(
+        mod $name {
+            use super::*;
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn lists_and_sees_changes() {
+                cases::lists_and_sees_changes(&mut $registry).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn an_emptied_registry_is_empty() {
+                cases::an_emptied_registry_is_empty(&mut $registry).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn a_broken_registry_loses_nothing() {
+                // At once, for each mostly waits.
+                join_all(BREAKS.map(|how| async move {
+                    cases::a_broken_registry_loses_nothing(&mut $registry, how).await;
+                }))
+                .await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn nothing_is_listed_before_all_is() {
+                // At once, for each mostly waits.
+                join_all(BREAKS.map(|how| async move {
+                    cases::nothing_is_listed_before_all_is(&mut $registry, how).await;
+                }))
+                .await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn a_restarted_registry_is_followed() {
+                cases::a_restarted_registry_is_followed(&mut $registry).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn a_broken_service_harms_no_other() {
+                cases::a_broken_service_harms_no_other(&mut $registry).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn a_malformed_instance_harms_no_other() {
+                cases::a_malformed_instance_harms_no_other(&mut $registry).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn order_means_nothing() {
+                cases::order_means_nothing(&mut $registry).await;
+            }
+        }
+    )*};
+}
+
+suite! {
+    files: Files::new();
+    consul_narrow: FakeRegistry::new(64);
+    consul_wide: FakeRegistry::new(4);
+    consul_wide_without_summary: FakeRegistry::without(4, "internal/ui");
+}

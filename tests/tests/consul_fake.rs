@@ -1,0 +1,260 @@
+//! What is promised of the watch over Consul, on a fake that counts.
+
+#![allow(clippy::unwrap_used, reason = "a failure ends the test")]
+
+use std::fs;
+use std::time::Duration;
+
+use landfall_registry::consul::{Consul, ConsulSettings};
+use landfall_tests::conformance::Running;
+use landfall_tests::fake_consul::{FakeConsul, Fault, entry};
+use serde_json::json;
+use tokio::time::{sleep, timeout};
+
+const CONNECTIONS: usize = 64;
+
+/// A Consul with `services` services of two instances each.
+fn filled(services: usize) -> FakeConsul {
+    let consul = FakeConsul::start();
+    for service in 0..services {
+        for instance in 0..2 {
+            consul.register(an_entry(service, instance));
+        }
+    }
+    consul
+}
+
+fn an_entry(service: usize, instance: usize) -> serde_json::Value {
+    let address = format!("10.{}.{}.{instance}", service / 250, service % 250);
+    let id = format!("s{service}-{instance}");
+    entry(&format!("node-{instance}"), &format!("s{service}"), &id, &address, 8080)
+}
+
+fn settings(consul: &FakeConsul) -> ConsulSettings {
+    ConsulSettings {
+        connections_max: CONNECTIONS,
+        wait: Duration::from_secs(3),
+        timeout: Duration::from_secs(10),
+        ..ConsulSettings::new(vec![consul.url().parse().unwrap()])
+    }
+}
+
+fn start(settings: ConsulSettings) -> Running {
+    Running::start(Box::new(Consul::new(settings)))
+}
+
+async fn until_services(running: &mut Running, count: usize) {
+    let what = format!("{count} services are listed");
+    running
+        .until(&what, |state| {
+            state.snapshot.as_ref().is_some_and(|s| s.services.len() == count)
+                && state.doubt.is_none()
+        })
+        .await;
+}
+
+/// The paths asked for since there were `before` requests.
+fn asked_since(consul: &FakeConsul, before: usize) -> Vec<String> {
+    consul.requests().split_off(before)
+}
+
+/// Waits until nothing but long polls is under way.
+async fn until_quiet(consul: &FakeConsul) {
+    let mut known = 0;
+    loop {
+        sleep(Duration::from_millis(300)).await;
+        let now = consul.requests().iter().filter(|request| !request.contains("index=")).count();
+        if now == known {
+            return;
+        }
+        known = now;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_among_a_thousand_services_costs_three_requests() {
+    let consul = filled(1000);
+    let mut running = start(settings(&consul));
+    until_services(&mut running, 1000).await;
+    until_quiet(&consul).await;
+    let before = consul.requests().len();
+    running.state.mark_unchanged();
+    consul.register(an_entry(500, 7));
+    timeout(Duration::from_secs(10), running.state.changed()).await.unwrap().unwrap();
+    sleep(Duration::from_millis(200)).await;
+    let asked = asked_since(&consul, before);
+    // The service, its long poll, the summary again.
+    assert_eq!(asked.len(), 3, "{asked:#?}");
+    assert!(consul.waiting_max() <= CONNECTIONS, "{}", consul.waiting_max());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listing_takes_no_more_connections_than_allowed() {
+    let consul = filled(300);
+    let mut running = start(ConsulSettings { connections_max: 8, ..settings(&consul) });
+    until_services(&mut running, 300).await;
+    assert!(consul.waiting_max() <= 8, "{}", consul.waiting_max());
+    // The names, the summary, the two revisions, and each service once.
+    assert!(consul.requests().len() < 310, "{}", consul.requests().len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edit_in_place_is_found() {
+    let consul = filled(200);
+    let mut running = start(settings(&consul));
+    until_services(&mut running, 200).await;
+    until_quiet(&consul).await;
+    let mut edited = an_entry(123, 1);
+    edited["Service"]["Port"] = json!(9);
+    consul.register(edited);
+    running
+        .until("the new port is listed", |state| {
+            state.snapshot.iter().flat_map(|s| s.services.values()).any(|service| {
+                service.instances().iter().any(|i| i.ports.iter().any(|port| port.number == 9))
+            })
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_output_of_checks_makes_nothing_be_read() {
+    let consul = filled(200);
+    let mut running = start(settings(&consul));
+    until_services(&mut running, 200).await;
+    until_quiet(&consul).await;
+    running.state.mark_unchanged();
+    let before = consul.requests().len();
+    for _ in 0..20 {
+        consul.touch_checks();
+        sleep(Duration::from_millis(30)).await;
+    }
+    sleep(Duration::from_millis(300)).await;
+    let asked = asked_since(&consul, before);
+    assert!(!asked.iter().any(|request| request.contains("/health/service/")), "{asked:#?}");
+    assert!(!running.state.has_changed().unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn indexes_that_went_back_unseen_are_noticed() {
+    for connections_max in [4, 64] {
+        let consul = filled(20);
+        let mut running = start(ConsulSettings { connections_max, ..settings(&consul) });
+        until_services(&mut running, 20).await;
+        until_quiet(&consul).await;
+        // As behind a load balancer: no connection breaks.
+        consul.lose_indexes();
+        consul.register(an_entry(50, 0));
+        until_services(&mut running, 21).await;
+        consul.deregister("node-0", "s50-0");
+        until_services(&mut running, 20).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewed_token_is_taken_up() {
+    let consul = filled(3);
+    consul.set_token(Some("first"));
+    let token = tempfile::NamedTempFile::new().unwrap();
+    fs::write(token.path(), "first").unwrap();
+    let token_file = Some(token.path().to_owned());
+    let mut running = start(ConsulSettings { token_file, ..settings(&consul) });
+    until_services(&mut running, 3).await;
+    consul.set_token(Some("second"));
+    running.until_doubted().await;
+    assert_eq!(running.state.borrow().doubt.as_ref().map(|d| d.code), Some("consul_forbidden"));
+    fs::write(token.path(), "second\n").unwrap();
+    until_services(&mut running, 3).await;
+    fs::write(token.path(), "").unwrap();
+    consul.register(an_entry(4, 0));
+    running
+        .until("the empty file is told", |s| {
+            s.doubt.as_ref().is_some_and(|d| d.code == "consul_credentials")
+        })
+        .await;
+    fs::write(token.path(), "second").unwrap();
+    until_services(&mut running, 4).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn access_rules_that_hide_everything_remove_nothing() {
+    let token = tempfile::NamedTempFile::new().unwrap();
+    fs::write(token.path(), "reader").unwrap();
+    let token_file = Some(token.path().to_owned());
+    for (token_file, code) in [(token_file, "consul_filtered"), (None, "consul_nothing_listed")] {
+        // With a long poll for each service, and with the summary.
+        for connections_max in [64, 4] {
+            let consul = filled(20);
+            consul.set_token(token_file.as_ref().map(|_| "reader"));
+            let wait = Duration::from_millis(300);
+            let token_file = token_file.clone();
+            let settings = ConsulSettings { connections_max, wait, token_file, ..settings(&consul) };
+            let mut running = start(settings);
+            until_services(&mut running, 20).await;
+            consul.set_fault(Some(Fault::HiddenByAcl));
+            running.until_doubted().await;
+            sleep(4 * wait).await;
+            let state = running.state.borrow().clone();
+            assert_eq!(state.snapshot.map(|s| s.services.len()), Some(20));
+            assert_eq!(state.doubt.map(|doubt| doubt.code), Some(code));
+            // What is gone meanwhile goes once it can be seen again that it is.
+            consul.deregister("node-0", "s7-0");
+            consul.deregister("node-1", "s7-1");
+            consul.set_fault(None);
+            until_services(&mut running, 19).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_address_takes_over() {
+    let (mut first, second) = (filled(3), filled(3));
+    let nobody = "http://127.0.0.1:1/".parse().unwrap();
+    let urls = vec![nobody, first.url().parse().unwrap(), second.url().parse().unwrap()];
+    let mut running = start(ConsulSettings { urls, ..settings(&first) });
+    until_services(&mut running, 3).await;
+    assert!(second.requests().is_empty());
+    first.stop();
+    second.register(an_entry(4, 0));
+    until_services(&mut running, 4).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_namespace_is_watched() {
+    let consul = FakeConsul::start();
+    consul.set_namespaces(&["default", "team"]);
+    for (n, namespace) in ["default", "team"].into_iter().enumerate() {
+        let mut entry = an_entry(n, 0);
+        entry["Service"]["Namespace"] = json!(namespace);
+        consul.register(entry);
+    }
+    let namespaces = vec!["*".to_owned()];
+    let mut running = start(ConsulSettings { namespaces, ..settings(&consul) });
+    until_services(&mut running, 2).await;
+    let keys: Vec<String> = {
+        let state = running.state.borrow();
+        state.snapshot.iter().flat_map(|s| s.services.keys()).map(ToString::to_string).collect()
+    };
+    assert_eq!(keys, ["dc1/default/s0", "dc1/team/s1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_without_namespaces_says_so() {
+    let consul = filled(1);
+    let namespaces = vec!["*".to_owned()];
+    let mut running = start(ConsulSettings { namespaces, ..settings(&consul) });
+    running.until_doubted().await;
+    let message = running.state.borrow().doubt.clone().unwrap().message;
+    assert!(message.contains("Consul Enterprise"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_summary_falls_back_to_the_other_views() {
+    let consul = filled(200);
+    let mut running = start(settings(&consul));
+    until_services(&mut running, 200).await;
+    consul.set_fault(Some(Fault::OnlyPath("internal".to_owned())));
+    consul.register(an_entry(300, 0));
+    until_services(&mut running, 201).await;
+    consul.deregister("node-0", "s300-0");
+    until_services(&mut running, 200).await;
+}

@@ -1,0 +1,330 @@
+//! Hostile policies against the host: each fails no more than its own instances, and says why.
+
+#![allow(clippy::unwrap_used, reason = "a helper of a test fails the test")]
+#![expect(clippy::disallowed_methods, reason = "budgets of time are measured")]
+#![expect(
+    clippy::print_stdout,
+    reason = "figures and messages are for who runs it with --nocapture"
+)]
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use landfall_core::decision::{DecidedService, DropReason, Fault, Outcome};
+use landfall_core::defaults::Defaults;
+use landfall_core::pairs::Pairs;
+use landfall_core::pattern::Pattern;
+use landfall_core::registry::{
+    Health, Instance, InstancePort, Service, ServiceId, ServiceKey, SourceName,
+};
+use landfall_core::template::Template;
+use landfall_core::text::Text;
+use landfall_policy_host::{
+    AdmissionError, Candidate, EngineSettings, Limits, Link, PolicyEngine, Revision, Rules, Work,
+    Workers,
+};
+use landfall_tests::hostile::{ALL, Stage, hostile};
+
+/// The budget for stopping a runaway policy, beyond its limit.
+const STOP_MAX: Duration = Duration::from_millis(10);
+
+/// One engine and some threads, as a daemon has them.
+struct Host {
+    engine: Arc<PolicyEngine>,
+    workers: Arc<Workers>,
+    harmless: Arc<Revision>,
+}
+
+impl Host {
+    fn start() -> Self {
+        let engine = PolicyEngine::start(EngineSettings::default()).unwrap();
+        let workers = Workers::start(2).unwrap();
+        let harmless = admit(&engine, "harmless", Limits::default()).unwrap();
+        Self { engine, workers, harmless }
+    }
+
+    fn admit(&self, name: &str) -> Result<Arc<Revision>, AdmissionError> {
+        admit(&self.engine, name, limits())
+    }
+
+    /// Service `bad` passes the policy, service `good` a harmless one beside it.
+    fn rules(&self, policy: &Arc<Revision>) -> Arc<Rules> {
+        let link = |revision: &Arc<Revision>, service: &str| Link {
+            revision: Arc::clone(revision),
+            sources: Vec::new(),
+            services: vec![Pattern::new(service)],
+        };
+        Rules::new(defaults(), vec![link(policy, "bad"), link(&self.harmless, "good")])
+    }
+
+    fn decide(&self, rules: &Arc<Rules>, work: Work) -> DecidedService {
+        self.workers.decide(rules, vec![work]).remove(0)
+    }
+}
+
+/// Long enough for what is slow but ends, in a debug build on a busy machine.
+fn limits() -> Limits {
+    Limits {
+        time_max: Duration::from_millis(100),
+        configure_time_max: Duration::from_millis(100),
+        ..Limits::default()
+    }
+}
+
+fn admit(
+    engine: &Arc<PolicyEngine>,
+    name: &str,
+    limits: Limits,
+) -> Result<Arc<Revision>, AdmissionError> {
+    let bytes = hostile(name);
+    let name = Text::from(name);
+    Revision::admit(engine, Candidate { name, bytes: &bytes, settings_json: "{}", limits })
+}
+
+fn defaults() -> Defaults {
+    Defaults {
+        host: Template::parse("{service}.{source}.mesh").unwrap(),
+        namespace: Template::parse("mesh").unwrap(),
+        labels: Vec::new(),
+        health: vec![Health::Passing],
+    }
+}
+
+fn work(service: &str, ids: &[String], before: Option<&DecidedService>) -> Work {
+    let key = ServiceKey { name: Text::from(service), ..ServiceKey::default() };
+    let instances = ids.iter().map(|id| {
+        Arc::new(Instance {
+            id: Text::from(id.as_str()),
+            address: Text::from("10.0.0.1"),
+            ports: vec![InstancePort { name: "http".into(), number: 80, protocol: "http".into() }],
+            health: Health::Passing,
+            weight: 1,
+            tags: Vec::new(),
+            meta: Pairs::default(),
+            ext: Pairs::default(),
+            locality: None,
+        })
+    });
+    let (service, _) =
+        Service::new(key.clone(), Pairs::default(), Pairs::default(), instances.collect());
+    Work {
+        id: Arc::new(ServiceId { source: SourceName::parse("dc1").unwrap(), key }),
+        registry: "file",
+        service: Arc::new(service),
+        before: before.cloned().map(Arc::new),
+    }
+}
+
+fn ids(count: usize) -> Vec<String> {
+    (0..count).map(|n| format!("instance-{n:04}")).collect()
+}
+
+fn faults(decided: &DecidedService) -> Vec<&Fault> {
+    decided.decisions.iter().filter_map(|decision| decision.fault.as_deref()).collect()
+}
+
+fn published(decided: &DecidedService) -> usize {
+    let is_published = |outcome: &Outcome| matches!(outcome, Outcome::Published(_));
+    decided.decisions.iter().filter(|decision| is_published(&decision.outcome)).count()
+}
+
+#[test]
+fn what_fails_before_it_decides_is_refused() {
+    let host = Host::start();
+    for guest in ALL {
+        let allowed: &[&str] = match guest.fails {
+            Stage::Load => &[
+                "world_mismatch",
+                "imports_denied",
+                "memory",
+                "structure",
+                "compile_failed",
+                "instantiate_failed",
+            ],
+            Stage::Start => &["instantiate_failed", "deadline"],
+            Stage::Describe => &["describe_failed", "deadline"],
+            Stage::Configure => &["configure_failed", "config_invalid", "deadline"],
+            Stage::Decide | Stage::Poison | Stage::Judgement => continue,
+        };
+        let error = host.admit(guest.name).expect_err(guest.name);
+        println!("{}: {}: {error}", guest.name, error.code());
+        assert!(allowed.contains(&error.code()), "{}: {}: {error}", guest.name, error.code());
+    }
+}
+
+#[test]
+fn a_refusal_names_what_it_is_about() {
+    let host = Host::start();
+    for (name, word) in [
+        ("unknown-import", "evil:host/shell@1.0.0"),
+        ("unknown-wasi", "wasi:http/egress@0.2.6"),
+        ("unknown-function", "erase"),
+        ("missing-export", "landfall:policy/instances"),
+        ("unknown-reads", "there are tags, meta, ext, mapping"),
+        ("memory-at-start", "memory"),
+        ("configure-refuses", "/"),
+        ("configure-refuses-silently", "does not say why"),
+    ] {
+        let message = host.admit(name).expect_err(name).to_string();
+        assert!(message.contains(word), "{name}: no {word:?} in {message:?}");
+    }
+    assert_eq!(host.admit("configure-refuses").unwrap_err().problems().len(), 1);
+    assert!(host.admit("configure-refuses-silently").unwrap_err().problems().is_empty());
+}
+
+#[test]
+fn a_policy_that_fails_keeps_what_stood_and_harms_nobody_else() {
+    let host = Host::start();
+    let none = Rules::new(defaults(), Vec::new());
+    let before = host.decide(&none, work("bad", &ids(20), None));
+    for guest in ALL.iter().filter(|guest| guest.fails == Stage::Decide) {
+        let policy = host.admit(guest.name).expect(guest.name);
+        let rules = host.rules(&policy);
+        let services = vec![work("bad", &ids(20), Some(&before)), work("good", &ids(500), None)];
+        let decided = host.workers.decide(&rules, services);
+        let (bad, good) = (&decided[0], &decided[1]);
+        assert_eq!((published(good), faults(good).len()), (500, 0), "{}", guest.name);
+        // It failed on all of them, they stay as they were, and it is told.
+        let codes: BTreeSet<&str> = faults(bad).iter().map(|fault| fault.code).collect();
+        println!("{}: {codes:?}: {}", guest.name, faults(bad)[0].message);
+        assert_eq!((faults(bad).len(), published(bad)), (20, 20), "{}", guest.name);
+        assert!(!bad.findings.is_empty(), "{}", guest.name);
+        for (was, is) in before.decisions.iter().zip(&bad.decisions) {
+            assert_eq!(was.outcome, is.outcome, "{}", guest.name);
+        }
+        // Where nothing stood nothing is published.
+        let fresh = host.decide(&rules, work("bad", &ids(3), None));
+        assert_eq!(
+            fresh.decisions[0].outcome,
+            Outcome::Dropped(DropReason::Fault),
+            "{}",
+            guest.name
+        );
+    }
+}
+
+#[test]
+fn the_reason_of_a_failure_is_the_real_one() {
+    let host = Host::start();
+    for (name, code) in [
+        ("loop-decide", "deadline"),
+        ("post-loop", "deadline"),
+        ("trap-decide", "trap"),
+        ("post-trap", "trap"),
+        ("memory-growth", "memory"),
+        ("table-growth", "memory"),
+        ("deep-recursion", "stack"),
+        ("giant-list", "output"),
+        ("giant-string", "output"),
+        ("aliased-split", "output"),
+        ("too-few-verdicts", "verdict_count"),
+        ("decide-error", "policy_error"),
+    ] {
+        // Some fill 32 MiB before they fail.
+        let limits = Limits { time_max: Duration::from_secs(1), ..Limits::default() };
+        let policy = admit(&host.engine, name, limits).expect(name);
+        let decided = host.decide(&host.rules(&policy), work("bad", &ids(1), None));
+        assert_eq!(faults(&decided)[0].code, code, "{name}: {}", faults(&decided)[0]);
+    }
+}
+
+#[test]
+fn only_the_poisonous_instance_fails() {
+    let host = Host::start();
+    let none = Rules::new(defaults(), Vec::new());
+    for guest in ALL.iter().filter(|guest| guest.fails == Stage::Poison) {
+        let policy = host.admit(guest.name).expect(guest.name);
+        let rules = host.rules(&policy);
+        let mut all = ids(700);
+        all.push("poison".to_owned());
+        let before = host.decide(&none, work("bad", &all, None));
+        let decided = host.decide(&rules, work("bad", &all, Some(&before)));
+        assert_eq!((faults(&decided).len(), published(&decided)), (1, 701), "{}", guest.name);
+        let (_, poison) = decided.decision("poison").unwrap();
+        assert!(poison.fault.is_some(), "{}", guest.name);
+        // Equal data is not tried again: the decision stands, to the same allocation.
+        let again = host.decide(&rules, work("bad", &all, Some(&decided)));
+        let (_, stands) = again.decision("poison").unwrap();
+        assert!(Arc::ptr_eq(stands.fault.as_ref().unwrap(), poison.fault.as_ref().unwrap()));
+    }
+}
+
+#[test]
+fn a_runaway_policy_is_stopped_within_its_budget() {
+    let host = Host::start();
+    let limits = Limits::default();
+    let policy = admit(&host.engine, "loop-decide", limits.clone()).unwrap();
+    let rules = host.rules(&policy);
+    let mut overruns = Vec::new();
+    for _ in 0..10 {
+        let steps = host.workers.trace(&rules, &work("bad", &ids(1), None), "instance-0000");
+        assert_eq!(steps[0].verdicts.as_ref().unwrap_err().code, "deadline");
+        overruns
+            .push(steps[0].elapsed.checked_sub(limits.time_max).expect("it had its whole time"));
+    }
+    overruns.sort();
+    println!("stopped after its limit of {:?} + {overruns:?}", limits.time_max);
+    // The median: on a machine that does something else besides, single ones tell of that.
+    assert!(overruns[5] <= STOP_MAX, "{overruns:?}");
+}
+
+#[test]
+fn a_policy_that_always_fails_costs_a_bounded_time() {
+    let host = Host::start();
+    let limits = Limits { time_max: Duration::from_millis(20), ..Limits::default() };
+    let policy = admit(&host.engine, "loop-decide", limits).unwrap();
+    let rules = host.rules(&policy);
+    let start = std::time::Instant::now();
+    let services = vec![work("bad", &ids(20_000), None), work("good", &ids(1000), None)];
+    let decided = host.workers.decide(&rules, services);
+    let elapsed = start.elapsed();
+    println!("20,000 instances of a looping policy with a limit of 20 ms: {elapsed:?}");
+    assert_eq!((faults(&decided[0]).len(), published(&decided[1])), (20_000, 1000));
+    assert!(elapsed < Duration::from_secs(2), "{elapsed:?}");
+}
+
+#[test]
+fn illegal_edits_are_altered_or_refused_and_told() {
+    let host = Host::start();
+    let policy = host.admit("illegal-names").unwrap();
+    let letters: Vec<String> = ('a'..='q').map(|letter| letter.to_string()).collect();
+    let decided = host.decide(&host.rules(&policy), work("bad", &letters, None));
+    for id in &letters {
+        let (_, decision) = decided.decision(id).unwrap();
+        // Names are made legal; numbers, addresses and protocols have no legal form nearby.
+        let refused = ["e", "f", "g", "i", "m"].contains(&id.as_str());
+        let code = decision.fault.as_ref().map(|fault| fault.code);
+        assert_eq!(code, refused.then_some("verdict_illegal"), "{id}");
+        let told =
+            decided.findings.iter().any(|finding| finding.subject.ends_with(&format!("/{id}")));
+        let legal = ["b", "o", "q"].contains(&id.as_str());
+        // The one that no version names is told of once for the service.
+        let of_service = id == "n";
+        assert_eq!(told, !refused && !legal && !of_service, "{id}: {:?}", decided.findings);
+    }
+    assert!(decided.findings.iter().any(|finding| finding.message.contains("does not know")));
+}
+
+#[test]
+fn answers_that_are_merely_bad_are_answers() {
+    let host = Host::start();
+    let decide = |name: &str, count: usize| {
+        let policy = host.admit(name).expect(name);
+        host.decide(&host.rules(&policy), work("bad", &ids(count), None))
+    };
+    // It is the guard that holds back deletions on such a scale.
+    let dropped = decide("drop-all", 10);
+    assert_eq!((published(&dropped), faults(&dropped).len()), (0, 0));
+    assert_eq!(published(&decide("leak", 20_000)), 20_000);
+    // The lines are dropped and counted; writing so many may take longer than the limit.
+    assert!(faults(&decide("log-flood", 10)).iter().all(|fault| fault.code == "deadline"));
+    let giant = decide("log-giant-line", 10);
+    assert!(faults(&giant).iter().all(|fault| ["output", "deadline"].contains(&fault.code)));
+
+    let policy = host.admit("counts-calls").unwrap();
+    let rules = host.rules(&policy);
+    let first = host.decide(&rules, work("bad", &ids(10), None));
+    let second = host.decide(&rules, work("bad", &ids(10), Some(&first)));
+    assert_eq!(first.decisions, second.decisions, "it flaps");
+}
