@@ -59,7 +59,7 @@ fn line(rules: Arc<Rules>) -> Line {
 
 /// A sink that holds all that is desired.
 fn settled(line: &Line, held: &Observed<Body>) -> SinkLine {
-    let mut sink = SinkLine::new(Mode::Sync);
+    let mut sink = SinkLine::new(Mode::Sync, Vec::new());
     sink.observe(held, line.desired());
     assert!(plan(line, &mut sink).is_empty());
     sink

@@ -53,7 +53,7 @@ fn main() {
         let read = api::from_json(json).expect("what is printed is read");
         observed.ours.insert(id.clone(), Arc::new(read.object));
     }
-    let mut sink = SinkLine::new(Mode::Sync);
+    let mut sink = SinkLine::new(Mode::Sync, Vec::new());
     sink.observe(&observed, line.desired());
     drop(observed);
     let peak = status_kib("VmHWM");

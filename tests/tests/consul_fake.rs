@@ -187,7 +187,8 @@ async fn access_rules_that_hide_everything_remove_nothing() {
             consul.set_token(token_file.as_ref().map(|_| "reader"));
             let wait = Duration::from_millis(300);
             let token_file = token_file.clone();
-            let settings = ConsulSettings { connections_max, wait, token_file, ..settings(&consul) };
+            let settings =
+                ConsulSettings { connections_max, wait, token_file, ..settings(&consul) };
             let mut running = start(settings);
             until_services(&mut running, 20).await;
             consul.set_fault(Some(Fault::HiddenByAcl));

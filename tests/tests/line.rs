@@ -38,7 +38,7 @@ impl World {
         let options = LineOptions { render: Default::default(), grace: GRACE };
         let mut line = Line::new(workers, rules, options);
         line.add_source(world::source(), "file");
-        let sink = SinkLine::new(Mode::Sync);
+        let sink = SinkLine::new(Mode::Sync, Vec::new());
         Self { line, sink, held, guard, now: Time::from_millis(1_000_000) }
     }
 
@@ -48,7 +48,7 @@ impl World {
             BTreeMap::from([(world::source(), state.clone())]);
         let round = self.line.round(&states, self.now);
         self.sink.observe(&self.held, self.line.desired());
-        self.sink.desire(&round.changed);
+        self.sink.desire(&round, self.now);
         let evidence = self.line.evidence();
         let options =
             SinkOptions { evidence: &evidence, guard: &self.guard, grace: GRACE, now: self.now };
@@ -58,7 +58,7 @@ impl World {
                 Some(object) => self.held.ours.insert(step.id().clone(), Arc::clone(object)),
                 None => self.held.ours.remove(step.id()),
             };
-            self.sink.applied(step.id());
+            self.sink.applied(step.id(), self.now);
         }
         self.sink.observe(&self.held, self.line.desired());
         due.steps

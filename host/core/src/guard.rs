@@ -1,19 +1,22 @@
-//! What may hold steps back: sources that have not spoken or are in doubt, and a budget for how
-//! much may go at once.
+//! What may hold steps back: sources that have not spoken or are in doubt, services that are not
+//! decided, and a budget for how much may go at once.
 //!
 //! Invariant: only steps that lose something are ever held.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use imbl::OrdSet;
+
 use crate::mesh::{Body, Object, ObjectId};
 use crate::plan::Step;
 use crate::registry::SourceName;
+use crate::text::Text;
 use crate::time::Time;
 
-/// How far a configured source can be trusted. One that is not configured has no say.
+/// How far a configured source can be trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trust {
     /// No complete listing in this process's life yet.
@@ -24,8 +27,16 @@ pub enum Trust {
     Current,
 }
 
-/// What each configured source is worth.
-pub type Evidence = BTreeMap<SourceName, Trust>;
+/// What proves that something is gone.
+#[derive(Clone, Debug, Default)]
+pub struct Evidence {
+    /// What each configured source is worth.
+    pub sources: BTreeMap<SourceName, Trust>,
+    /// Services that are listed but not wholly decided in this process's life, as
+    /// [`crate::registry::ServiceId`] prints them. What an earlier process published of them is
+    /// not in what is desired.
+    pub undecided: OrdSet<Text>,
+}
 
 /// How much may go at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,12 +52,31 @@ pub struct GuardSettings {
 /// What is meant by "at once": a mass removal reaches us in many small changes.
 pub const BUDGET_WINDOW: Duration = Duration::from_secs(60);
 
+/// What the guard judges by.
+#[derive(Clone, Copy, Debug)]
+pub struct GuardOptions<'a> {
+    /// Endpoints that the sink holds now.
+    pub total_endpoints: usize,
+    /// What proves that something is gone.
+    pub evidence: &'a Evidence,
+    /// How much may go at once.
+    pub settings: &'a GuardSettings,
+    /// Objects whose endpoints are published elsewhere by now, and since when: what goes with
+    /// them is not lost.
+    pub moved: &'a BTreeMap<ObjectId, Time>,
+    /// Whether the sink does not take everything, so that "elsewhere" may not be there.
+    pub is_failing: bool,
+    /// The time now.
+    pub now: Time,
+}
+
 /// What the guard remembers of one sink.
 #[derive(Clone, Debug, Default)]
 pub struct GuardState {
-    /// What was let go within the window. By object, so that a step that is tried again does not
-    /// count twice.
-    spent: BTreeMap<ObjectId, (Time, usize)>,
+    /// Endpoints that went within the window, the latest last.
+    spent: VecDeque<(Time, usize)>,
+    /// Endpoints that go by steps under way.
+    under_way: BTreeMap<ObjectId, usize>,
     held_since: Option<Time>,
     released: bool,
 }
@@ -76,10 +106,17 @@ pub struct Held {
 /// What a held step waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HeldFor {
-    /// The first complete listing of a source that fed the object.
+    /// The first complete listing of a source that fed the object, or may have.
     FirstListing(SourceName),
     /// The end of a source's doubt.
     EndOfDoubt(SourceName),
+    /// A decision on a service that feeds the object.
+    Decision(Text),
+    /// The place that the endpoints moved to: the sink does not take everything.
+    Successor {
+        /// When it goes all the same.
+        until: Time,
+    },
     /// Too much would go at once.
     Budget {
         /// Endpoints that would go, with those that went within the window.
@@ -91,96 +128,167 @@ pub enum HeldFor {
     },
 }
 
-/// Holds back steps that lose something without evidence or beyond the budget. `total_endpoints`
-/// is how many the sink holds now.
+/// Holds back steps that lose something without evidence or beyond the budget.
 #[must_use]
 pub fn guard<B: Body>(
     steps: Vec<Step<B>>,
-    total_endpoints: usize,
-    evidence: &Evidence,
-    settings: &GuardSettings,
+    options: &GuardOptions<'_>,
     state: &mut GuardState,
-    now: Time,
 ) -> Guarded<B> {
-    state.spent.retain(|_, (at, _)| now.since(*at) < BUDGET_WINDOW);
     let mut guarded = Guarded { steps: Vec::new(), held: Vec::new(), wake: None };
-    let mut losing = Vec::new();
-    let mut gains = 0;
+    let mut proven = Vec::with_capacity(steps.len());
     for step in steps {
-        let (gain, _) = step.endpoint_change();
-        match unproven(&step, evidence) {
-            Some(why) => guarded.held.push(Held { id: step.id().clone(), verb: step.verb(), why }),
-            None => {
-                gains += gain;
-                losing.push(step);
-            }
+        match unproven(&step, options.evidence).or_else(|| without_successor(&step, options)) {
+            Some(why) => guarded.hold(&step, why),
+            None => proven.push(step),
         }
     }
-    let losses: usize = losing.iter().map(|step| step.endpoint_change().1).sum();
-    let spent: usize = state.spent.values().map(|(_, count)| count).sum();
-    // What moves from one object to another, as when a service changes its shape, is not lost.
-    let removals = losses.saturating_sub(gains) + spent;
-    let total = total_endpoints + spent;
-    let over = losses > gains
-        && removals >= settings.removal_min
-        && removals * 100 > total * usize::from(settings.removal_share_percent);
-    let pass = if over {
-        let since = *state.held_since.get_or_insert(now);
-        let until = since.plus(settings.hold);
-        let pass = state.released || until <= now;
-        if !pass {
-            guarded.wake = Some(until);
-            let why = HeldFor::Budget { removals, total, until };
-            for step in &losing {
-                if step.endpoint_change().1 > 0 {
-                    let (id, verb) = (step.id().clone(), step.verb());
-                    guarded.held.push(Held { id, verb, why: why.clone() });
-                }
-            }
-        }
-        pass
-    } else {
-        state.held_since = None;
-        state.released = false;
-        true
-    };
-    for step in losing {
-        let (_, loss) = step.endpoint_change();
-        if loss > 0 && !pass {
+    let losses = Losses::of(&proven, options.moved);
+    let over = state.is_over(losses.total(), options);
+    for step in proven {
+        if let Some(why) = &over
+            && losses.includes(&step)
+        {
+            guarded.hold(&step, why.clone());
             continue;
         }
-        if loss > 0 {
-            state.spent.insert(step.id().clone(), (now, loss));
+        if let Some(loss) = losses.charged_to(&step) {
+            state.under_way.insert(step.id().clone(), loss);
         }
         guarded.steps.push(step);
+    }
+    if let Some(HeldFor::Budget { until, .. }) = over {
+        guarded.wake_at(until);
     }
     guarded
 }
 
 /// What evidence `step` lacks, if any.
 //
-//  source       create   update, none lost   anything that loses
-//  silent       pass     held                held
-//  doubtful     pass     pass                held
-//  current      pass     pass                pass
+//  source or service     create   keeps every endpoint   loses one, empties, deletes
+//  silent or doubtful    pass     pass                   held
+//  undecided             pass     pass                   held
+//  current and decided   pass     pass                   pass
 //
-// An update is held for a silent source even where counts do not fall: the endpoints that the
-// object has from that source are not in what is desired.
+// An object that names no source, or one that is not configured, may be of any source under an
+// earlier name. So it waits for the first listing of all.
 fn unproven<B: Body>(step: &Step<B>, evidence: &Evidence) -> Option<HeldFor> {
     let from: &Arc<Object<B>> = step.from()?;
-    let loses = step.endpoint_change().1 > 0
-        || step.to().is_none()
-        || from.removal.is_none() && matches!(step, Step::Empty { .. });
-    from.sources.iter().find_map(|source| match evidence.get(source) {
-        Some(Trust::Silent) => Some(HeldFor::FirstListing(source.clone())),
-        Some(Trust::Doubtful) if loses => Some(HeldFor::EndOfDoubt(source.clone())),
-        Some(Trust::Doubtful | Trust::Current) | None => None,
-    })
+    if step.endpoint_change().1 == 0 && matches!(step, Step::Update { .. }) {
+        return None;
+    }
+    let mut is_known = !from.sources.is_empty();
+    for source in from.sources.iter() {
+        match evidence.sources.get(source) {
+            Some(Trust::Silent) => return Some(HeldFor::FirstListing(source.clone())),
+            Some(Trust::Doubtful) => return Some(HeldFor::EndOfDoubt(source.clone())),
+            Some(Trust::Current) => {}
+            None => is_known = false,
+        }
+    }
+    if !is_known {
+        let mut silent = evidence.sources.iter().filter(|(_, trust)| **trust == Trust::Silent);
+        if let Some((source, _)) = silent.next() {
+            return Some(HeldFor::FirstListing(source.clone()));
+        }
+    }
+    undecided(from, evidence, is_known).map(HeldFor::Decision)
+}
+
+/// A service that feeds `object`, or may, and is not decided.
+fn undecided<B: Body>(object: &Object<B>, evidence: &Evidence, is_known: bool) -> Option<Text> {
+    let all = &evidence.undecided;
+    if all.is_empty() {
+        return None;
+    }
+    match object.body.origins() {
+        Some(origins) if is_known => {
+            origins.into_iter().find_map(|origin| all.get(origin).map(Text::clone))
+        }
+        // It is not known which services feed it.
+        Some(_) | None => {
+            let may_feed = |service: &&Text| {
+                let of = |source: &SourceName| {
+                    service.strip_prefix(source.as_str()).is_some_and(|rest| rest.starts_with('/'))
+                };
+                !is_known || object.sources.iter().any(of)
+            };
+            all.iter().find(may_feed).map(Text::clone)
+        }
+    }
+}
+
+/// Whether the endpoints of a step moved to somewhere that may not be there.
+fn without_successor<B: Body>(step: &Step<B>, options: &GuardOptions<'_>) -> Option<HeldFor> {
+    let since = options.moved.get(step.id()).filter(|_| options.is_failing)?;
+    let until = since.plus(options.settings.hold);
+    let loses = step.endpoint_change().1 > 0;
+    (loses && options.now < until).then_some(HeldFor::Successor { until })
+}
+
+/// What steps lose. Objects of one mesh service are taken together, so that what goes from one
+/// to another, as when a service changes its shape, and what is replaced by something else at the
+/// same service is not lost. What comes to another service makes up for nothing.
+struct Losses {
+    net: BTreeMap<ServiceTie, usize>,
+    /// The object that stands for the losses of its service.
+    first: BTreeMap<ServiceTie, ObjectId>,
+}
+
+/// What ties the objects of a mesh service together: a namespace and a name.
+type ServiceTie = (Text, Text);
+
+impl Losses {
+    fn of<B: Body>(steps: &[Step<B>], moved: &BTreeMap<ObjectId, Time>) -> Self {
+        let mut changes: BTreeMap<ServiceTie, (usize, usize)> = BTreeMap::new();
+        let mut first = BTreeMap::new();
+        for step in steps.iter().filter(|step| !moved.contains_key(step.id())) {
+            let (gain, loss) = step.endpoint_change();
+            let sum = changes.entry(step.tie()).or_default();
+            *sum = (sum.0 + gain, sum.1 + loss);
+            if loss > 0 {
+                first.entry(step.tie()).or_insert_with(|| step.id().clone());
+            }
+        }
+        let net = changes
+            .into_iter()
+            .filter_map(|(tie, (gain, loss))| Some((tie, loss.checked_sub(gain)?)))
+            .filter(|(_, net)| *net > 0)
+            .collect();
+        Self { net, first }
+    }
+
+    fn total(&self) -> usize {
+        self.net.values().sum()
+    }
+
+    /// Whether the step takes part in a loss.
+    fn includes<B: Body>(&self, step: &Step<B>) -> bool {
+        step.endpoint_change().1 > 0 && self.net.contains_key(&step.tie())
+    }
+
+    /// The loss of a whole service, for the first of its steps that loses something.
+    fn charged_to<B: Body>(&self, step: &Step<B>) -> Option<usize> {
+        let tie = step.tie();
+        self.first.get(&tie).filter(|id| *id == step.id()).and_then(|_| self.net.get(&tie)).copied()
+    }
 }
 
 // === impl GuardState ===
 
 impl GuardState {
+    /// The step for `id` was applied: what it took counts for the length of the window.
+    pub fn applied(&mut self, id: &ObjectId, now: Time) {
+        if let Some(loss) = self.under_way.remove(id) {
+            self.spent.push_back((now, loss));
+        }
+    }
+
+    /// The step for `id` failed, and took nothing.
+    pub fn failed(&mut self, id: &ObjectId) {
+        self.under_way.remove(id);
+    }
+
     /// Lets go what the budget holds: an operator said so.
     pub fn release(&mut self) {
         self.released = self.held_since.is_some();
@@ -190,6 +298,43 @@ impl GuardState {
     #[must_use]
     pub fn held_since(&self) -> Option<Time> {
         self.held_since
+    }
+
+    /// Why `losses` more endpoints may not go now, if so.
+    fn is_over(&mut self, losses: usize, options: &GuardOptions<'_>) -> Option<HeldFor> {
+        let GuardOptions { settings, now, .. } = options;
+        while self.spent.front().is_some_and(|(at, _)| now.since(*at) >= BUDGET_WINDOW) {
+            self.spent.pop_front();
+        }
+        let spent: usize = self.spent.iter().map(|(_, count)| count).sum();
+        let removals = losses + spent + self.under_way.values().sum::<usize>();
+        let total = options.total_endpoints + spent;
+        let is_over = losses > 0
+            && removals >= settings.removal_min
+            && removals * 100 > total * usize::from(settings.removal_share_percent);
+        if !is_over {
+            self.held_since = None;
+            self.released = false;
+            return None;
+        }
+        let until = self.held_since.get_or_insert(*now).plus(settings.hold);
+        let may_go = self.released || until <= *now;
+        (!may_go).then_some(HeldFor::Budget { removals, total, until })
+    }
+}
+
+// === impl Guarded ===
+
+impl<B: Body> Guarded<B> {
+    fn hold(&mut self, step: &Step<B>, why: HeldFor) {
+        if let HeldFor::Successor { until } = why {
+            self.wake_at(until);
+        }
+        self.held.push(Held { id: step.id().clone(), verb: step.verb(), why });
+    }
+
+    fn wake_at(&mut self, at: Time) {
+        self.wake = Some(self.wake.map_or(at, |known| known.min(at)));
     }
 }
 
@@ -202,6 +347,14 @@ impl fmt::Display for HeldFor {
             Self::EndOfDoubt(source) => {
                 write!(f, "source {source} is in doubt, its listing may be out of date")
             }
+            Self::Decision(service) => write!(
+                f,
+                "a policy has not decided every instance of {service} yet, so what is published \
+                 of it stays"
+            ),
+            Self::Successor { .. } => f.write_str(
+                "its endpoints moved to another host, and the sink does not take everything now",
+            ),
             Self::Budget { removals, total, .. } => write!(
                 f,
                 "{removals} of {total} endpoints would go at once, more than the guard allows"

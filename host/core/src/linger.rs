@@ -28,21 +28,41 @@ struct Linger {
     until: Time,
 }
 
+/// What happened to services of the mesh.
+#[derive(Debug)]
+pub struct Change<'a> {
+    /// The services as they were.
+    pub before: &'a MeshServices,
+    /// The services as they are.
+    pub now: &'a MeshServices,
+    /// The hosts that differ between the two.
+    pub touched: &'a BTreeSet<HostKey>,
+    /// The services of registries that were decided anew, or are gone.
+    pub redecided: &'a BTreeSet<Arc<ServiceId>>,
+}
+
+/// What changed among the hosts that linger.
+#[derive(Debug, Default)]
+pub struct Advanced {
+    /// Hosts that linger in another way than before, or no more.
+    pub differ: BTreeSet<HostKey>,
+    /// Of those, hosts whose time is over: what they had is published elsewhere.
+    pub ended: BTreeSet<HostKey>,
+}
+
 impl Lingering {
-    /// Takes up the hosts of `touched` that were in `before` and are not in `now`, lets go those
-    /// whose time is over or that came back, and forgets endpoints for which `published` no
-    /// longer holds. Returns the lingering hosts that differ from before.
+    /// Takes up the hosts of `change` that are gone, lets go those whose time is over or that
+    /// came back, and forgets endpoints that are published nowhere any more.
     pub fn advance(
         &mut self,
-        before: &MeshServices,
-        now: &MeshServices,
-        touched: &BTreeSet<HostKey>,
+        change: &Change<'_>,
         published: impl Fn(&ServiceId, &Endpoint) -> bool,
         grace: Duration,
         time: Time,
-    ) -> BTreeSet<HostKey> {
+    ) -> Advanced {
+        let Change { before, now, touched, redecided } = change;
         let mut differ = BTreeSet::new();
-        for key in touched {
+        for key in *touched {
             if now.contains_key(key) {
                 if self.hosts.remove(key).is_some() {
                     differ.insert(key.clone());
@@ -55,22 +75,30 @@ impl Lingering {
                 differ.insert(key.clone());
             }
         }
+        let mut ended = BTreeSet::new();
         let mut left = Vec::new();
         for (key, linger) in &self.hosts {
-            let still = (time < linger.until).then(|| remaining(&linger.service, &published));
-            match still.flatten() {
-                Some(service) if *service == *linger.service => {}
-                changed => left.push((key.clone(), linger.until, changed)),
+            if linger.until <= time {
+                ended.insert(key.clone());
+            } else if linger.service.parts.iter().any(|part| redecided.contains(&part.origin)) {
+                let remaining = remaining(&linger.service, &published);
+                if remaining.as_ref().is_none_or(|service| **service != *linger.service) {
+                    left.push((key.clone(), linger.until, remaining));
+                }
             }
         }
-        for (key, until, changed) in left {
-            match changed {
+        for key in &ended {
+            self.hosts.remove(key);
+        }
+        differ.extend(ended.iter().cloned());
+        for (key, until, remaining) in left {
+            match remaining {
                 Some(service) => self.hosts.insert(key.clone(), Linger { service, until }),
                 None => self.hosts.remove(&key),
             };
             differ.insert(key);
         }
-        differ
+        Advanced { differ, ended }
     }
 
     /// The service that lingers at `key`.

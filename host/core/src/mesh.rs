@@ -116,8 +116,20 @@ pub trait Body: PartialEq + Sized {
     /// How many endpoints it holds.
     fn endpoint_count(&self) -> usize;
 
+    /// How many of its endpoints are not in `other`: an endpoint is where something listens, and
+    /// stays the same whatever is said of it besides.
+    fn endpoints_missing_in(&self, other: &Self) -> usize;
+
     /// The same without endpoints; `None` when it cannot be without, as a WorkloadEntry.
     fn without_endpoints(&self) -> Option<Self>;
+
+    /// The services of registries that feed it, as [`ServiceId`] prints them; `None` when they
+    /// are not all known.
+    fn origins(&self) -> Option<Vec<&str>>;
+
+    /// What ties it to the other objects of its mesh service in its namespace; `None` when it
+    /// stands for itself.
+    fn tie(&self) -> Option<Text>;
 }
 
 // === impl MeshService ===

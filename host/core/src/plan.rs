@@ -8,6 +8,7 @@ use std::time::Duration;
 use imbl::{OrdMap, OrdSet};
 
 use crate::mesh::{Body, Kind, Object, ObjectId};
+use crate::text::Text;
 use crate::time::Time;
 
 /// What a sink should hold.
@@ -224,9 +225,24 @@ impl<B: Body> Step<B> {
     /// Endpoints that come and endpoints that go by it.
     #[must_use]
     pub fn endpoint_change(&self) -> (usize, usize) {
-        let count = |object: Option<&Arc<Object<B>>>| object.map_or(0, |o| o.body.endpoint_count());
-        let (before, after) = (count(self.from()), count(self.to()));
-        (after.saturating_sub(before), before.saturating_sub(after))
+        match (self.from(), self.to()) {
+            (None, None) => (0, 0),
+            (None, Some(to)) => (to.body.endpoint_count(), 0),
+            (Some(from), None) => (0, from.body.endpoint_count()),
+            (Some(from), Some(to)) => {
+                (to.body.endpoints_missing_in(&from.body), from.body.endpoints_missing_in(&to.body))
+            }
+        }
+    }
+
+    /// The namespace and the name that tie the objects of one mesh service together; an object
+    /// that stands for itself has its own name there.
+    #[must_use]
+    pub fn tie(&self) -> (Text, Text) {
+        let id = self.id();
+        let object = self.to().or_else(|| self.from());
+        let tie = object.and_then(|object| object.body.tie());
+        (Text::clone(&id.namespace), tie.unwrap_or_else(|| Text::clone(&id.name)))
     }
 }
 

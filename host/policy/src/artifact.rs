@@ -13,7 +13,7 @@ use crate::refusal::AdmissionError;
 use crate::wasi;
 
 /// What a registry or a ConfigMap may hand over.
-const PACKED_BYTES_MAX: usize = 32 << 20;
+pub const PACKED_BYTES_MAX: usize = 32 << 20;
 /// A component. The largest honest ones are Python's, 18 MiB.
 const COMPONENT_BYTES_MAX: usize = 64 << 20;
 /// Honest components shrink to a fourth; a bomb of zeros to a thousandth.

@@ -37,6 +37,7 @@ mod trace;
 mod wasi;
 
 pub use abi::{Descriptor, Problem};
+pub use artifact::PACKED_BYTES_MAX;
 pub use chain::{MAPPINGS_PER_INSTANCE_MAX, Work};
 pub use engine::{AddressSpace, EngineError, EngineSettings, PolicyEngine};
 pub use fault::{Failure, FaultCode};

@@ -1,12 +1,12 @@
-//! Health, readiness and metrics over HTTP.
+//! Health, readiness and metrics over HTTP, and the release of what the guard holds.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Context;
 use axum::Router;
-use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::extract::{ConnectInfo, State};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tokio::net::TcpListener;
@@ -55,7 +55,8 @@ impl Admin {
             .with_state(Shared { status, metrics, events });
         let task = tokio::spawn(async move {
             // Ends only with the process; accept errors are handled within.
-            let _ = axum::serve(listener, router).await;
+            let service = router.into_make_service_with_connect_info::<SocketAddr>();
+            let _ = axum::serve(listener, service).await;
         });
         Ok(Self { task })
     }
@@ -99,8 +100,17 @@ async fn metrics_text(State(shared): State<Shared>) -> Response {
     }
 }
 
-/// Lets go what the deletion budget holds.
-async fn release(State(shared): State<Shared>) -> Response {
+/// Lets go what the deletion budget holds. For who is on the same machine or in the same pod only,
+/// whatever address is served, and not for pages in a browser: this disarms the guard.
+async fn release(
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    State(shared): State<Shared>,
+    headers: HeaderMap,
+) -> Response {
+    if !peer.ip().to_canonical().is_loopback() || headers.contains_key(header::ORIGIN) {
+        let told = "only taken from the same machine or pod: use kubectl exec or port-forward\n";
+        return (StatusCode::FORBIDDEN, told).into_response();
+    }
     match shared.events.send(Event::Release).await {
         Ok(()) => "released\n".into_response(),
         Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "stopping\n").into_response(),

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use landfall_core::text::Text;
 use landfall_mesh::sink::Applied;
 use landfall_policy_host::{AdmissionError, Revision};
 
+use crate::daemon::Prepared;
 use crate::policies::Offered;
 
 /// What wakes the line.
@@ -14,15 +14,23 @@ pub(crate) enum Event {
     /// A source published.
     Source,
     /// A policy's origin offers something else.
-    Offer(Text),
+    Offer {
+        /// The serial number of the policy's slot.
+        slot: u64,
+    },
     /// A candidate was compiled and asked, or refused.
     Admitted {
-        /// Which policy.
-        policy: Text,
+        /// The serial number of the policy's slot.
+        slot: u64,
         /// What was offered.
         offered: Arc<Offered>,
         /// What became of it.
         outcome: Result<Arc<Revision>, AdmissionError>,
+    },
+    /// A candidate that was refused for what may pass is due again.
+    AdmitAgain {
+        /// The serial number of the policy's slot.
+        slot: u64,
     },
     /// A sink was seen to be different.
     Observed,
@@ -35,6 +43,13 @@ pub(crate) enum Event {
     },
     /// The configuration file changed.
     Configuration,
+    /// A changed configuration can be taken up, or not.
+    Prepared {
+        /// Which reload.
+        number: u64,
+        /// What is new in it.
+        outcome: anyhow::Result<Box<Prepared>>,
+    },
     /// An operator lets go what the deletion budget holds.
     Release,
 }

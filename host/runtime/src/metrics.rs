@@ -33,9 +33,12 @@ pub(crate) struct Metrics {
     services: Gauge,
     hosts: Gauge,
     lingering: Gauge,
+    findings: Family<FindingLabels, Gauge>,
+    undecided: Gauge,
     objects: Family<SinkLabels, Gauge>,
     held: Family<SinkLabels, Gauge>,
     blocked: Family<SinkLabels, Gauge>,
+    failed: Family<SinkLabels, Gauge>,
     in_flight: Family<SinkLabels, Gauge>,
 }
 
@@ -72,6 +75,11 @@ struct SourceLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FindingLabels {
+    code: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct SinkLabels {
     sink: String,
 }
@@ -91,9 +99,12 @@ impl Default for Metrics {
             services: Gauge::default(),
             hosts: Gauge::default(),
             lingering: Gauge::default(),
+            findings: Family::default(),
+            undecided: Gauge::default(),
             objects: Family::default(),
             held: Family::default(),
             blocked: Family::default(),
+            failed: Family::default(),
             in_flight: Family::default(),
         };
         metrics.register();
@@ -122,15 +133,23 @@ impl Metrics {
         r.register("services", "Services of registries", self.services.clone());
         r.register("hosts", "Services of the mesh", self.hosts.clone());
         r.register("hosts_lingering", "Hosts in their grace time", self.lingering.clone());
+        r.register("findings", "Findings by kind, as they stand", self.findings.clone());
+        r.register(
+            "services_undecided",
+            "Services that a policy has not decided in this process's life",
+            self.undecided.clone(),
+        );
         r.register("sink_objects", "Objects of ours in a sink", self.objects.clone());
         r.register("sink_steps_held", "Steps that the guard holds", self.held.clone());
         r.register("sink_objects_blocked", "Places taken by foreign objects", self.blocked.clone());
+        r.register("sink_objects_failed", "Objects whose last step failed", self.failed.clone());
         r.register("sink_steps_in_flight", "Steps under way", self.in_flight.clone());
     }
 
     /// Brings the gauges up to date.
     pub(crate) fn set_line(&self, line: &Line, sinks: &[(RunningSink, SinkLine)]) {
-        for (source, trust) in line.evidence() {
+        let evidence = line.evidence();
+        for (source, trust) in evidence.sources {
             let current = i64::from(trust == Trust::Current);
             let labels = SourceLabels { source: source.to_string() };
             self.source_current.get_or_create(&labels).set(current);
@@ -139,11 +158,17 @@ impl Metrics {
         self.services.set(count(line.decided().len()));
         self.hosts.set(count(line.services().len()));
         self.lingering.set(count(line.lingering()));
+        self.undecided.set(count(evidence.undecided.len()));
+        for (code, findings) in line.finding_counts() {
+            let labels = FindingLabels { code: code.as_str() };
+            self.findings.get_or_create(&labels).set(count(*findings));
+        }
         for (sink, state) in sinks {
             let labels = SinkLabels { sink: sink.name().to_owned() };
             self.objects.get_or_create(&labels).set(count(state.object_count()));
             self.held.get_or_create(&labels).set(count(state.held().len()));
             self.blocked.get_or_create(&labels).set(count(state.blocked().len()));
+            self.failed.get_or_create(&labels).set(count(state.failed_count()));
             self.in_flight.get_or_create(&labels).set(count(state.in_flight()));
         }
     }

@@ -8,8 +8,7 @@ use anyhow::Context;
 use landfall_core::pattern::Selector;
 use landfall_core::text::Text;
 use landfall_mesh::kube::configmap::{ConfigMap, ConfigMapRef, ConfigMapState};
-use landfall_policy_host::PolicyEngine;
-use landfall_policy_host::{AdmissionError, Candidate, Revision};
+use landfall_policy_host::{AdmissionError, Candidate, PACKED_BYTES_MAX, PolicyEngine, Revision};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -31,8 +30,13 @@ pub(crate) enum Offer {
     Pending,
     /// A component with its settings.
     Component(Arc<Offered>),
-    /// Nothing usable, and why.
-    Nothing(String),
+    /// Nothing usable.
+    Nothing {
+        /// Why.
+        why: String,
+        /// The ConfigMap that should have it, to tell its owner.
+        config_map: Option<Arc<ConfigMap>>,
+    },
 }
 
 /// A component with its settings. Equal when a policy made of it would be.
@@ -102,7 +106,9 @@ impl PolicyFeed {
         let seen = tokio::time::timeout(timeout, offer.wait_for(|o| *o != Offer::Pending)).await;
         match seen.ok().and_then(Result::ok).as_deref() {
             Some(Offer::Component(offered)) => Ok(Arc::clone(offered)),
-            Some(Offer::Nothing(why)) => anyhow::bail!("failed to load policy {name}: {why}"),
+            Some(Offer::Nothing { why, .. }) => {
+                anyhow::bail!("failed to load policy {name}: {why}")
+            }
             Some(Offer::Pending) | None => {
                 anyhow::bail!("failed to load policy {name}: nothing was read in {timeout:?}")
             }
@@ -164,23 +170,44 @@ async fn watch_file(
     }
 }
 
-/// What changes when a file does; `None` while it is not there.
-async fn file_stamp(path: &Path) -> Option<(std::time::SystemTime, u64)> {
+/// What changes when a file does: its inode when it is replaced, even by one that claims the same
+/// age, else the time of the last change of anything about it.
+#[derive(Debug, PartialEq, Eq)]
+struct FileStamp {
+    inode: u64,
+    changed_at: (i64, i64),
+    len: u64,
+}
+
+/// `None` while the file is not there.
+async fn file_stamp(path: &Path) -> Option<FileStamp> {
+    use std::os::unix::fs::MetadataExt as _;
     let metadata = tokio::fs::metadata(path).await.ok()?;
-    Some((metadata.modified().ok()?, metadata.len()))
+    let changed_at = (metadata.ctime(), metadata.ctime_nsec());
+    Some(FileStamp { inode: metadata.ino(), changed_at, len: metadata.len() })
 }
 
 async fn read_file(path: &Path, settings: Option<&serde_json::Value>) -> Offer {
-    match tokio::fs::read(path).await {
+    match read_bounded(path).await {
         Ok(bytes) => Offer::Component(Arc::new(Offered {
             bytes,
             settings_json: settings_json(settings),
             config_map: None,
         })),
         Err(error) => {
-            Offer::Nothing(format!("failed to read component {}: {error}", path.display()))
+            let why = format!("failed to read component {}: {error}", path.display());
+            Offer::Nothing { why, config_map: None }
         }
     }
+}
+
+/// One byte more than a component may have is enough to have it refused.
+async fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
+    use tokio::io::AsyncReadExt as _;
+    let mut bytes = Vec::new();
+    let most = PACKED_BYTES_MAX as u64 + 1;
+    tokio::fs::File::open(path).await?.take(most).read_to_end(&mut bytes).await?;
+    Ok(bytes)
 }
 
 async fn watch_config_map(
@@ -205,10 +232,16 @@ fn offered_by(
     key: Option<&str>,
     settings: Option<&serde_json::Value>,
 ) -> Offer {
+    let nothing = |why: String, map: Option<&Arc<ConfigMap>>| Offer::Nothing {
+        why,
+        config_map: map.map(Arc::clone),
+    };
     let map = match state {
         ConfigMapState::Pending => return Offer::Pending,
-        ConfigMapState::Absent => return Offer::Nothing("the ConfigMap does not exist".to_owned()),
-        ConfigMapState::Unreadable(condition) => return Offer::Nothing(condition.message.clone()),
+        ConfigMapState::Absent => {
+            return nothing("the ConfigMap does not exist".to_owned(), None);
+        }
+        ConfigMapState::Unreadable(condition) => return nothing(condition.message.clone(), None),
         ConfigMapState::Present(map) => map,
     };
     let bytes = match key {
@@ -217,13 +250,13 @@ fn offered_by(
     };
     let Some(bytes) = bytes else {
         let wanted = key.map_or_else(|| COMPONENT_KEYS.join(", "), str::to_owned);
-        return Offer::Nothing(format!("the ConfigMap has no binaryData under {wanted}"));
+        return nothing(format!("the ConfigMap has no binaryData under {wanted}"), Some(map));
     };
     let settings_json = match map.data.get(SETTINGS_KEY) {
         None => settings_json(settings),
         Some(text) => match config::yaml_to_json(text) {
             Ok(value) => value.to_string(),
-            Err(problem) => return Offer::Nothing(format!("{SETTINGS_KEY}:{problem}")),
+            Err(problem) => return nothing(format!("{SETTINGS_KEY}:{problem}"), Some(map)),
         },
     };
     Offer::Component(Arc::new(Offered {

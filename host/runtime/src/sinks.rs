@@ -106,6 +106,23 @@ impl RunningSink {
         self.serial
     }
 
+    /// Its side of the line, of which nothing is known yet.
+    #[must_use]
+    pub(crate) fn new_line(&self) -> SinkLine {
+        let namespaces = match &self.config.kind {
+            SinkKind::Kubernetes { namespaces, .. } => {
+                namespaces.iter().map(|name| Text::from(name.as_str())).collect()
+            }
+            SinkKind::Files { .. } => Vec::new(),
+        };
+        SinkLine::new(self.config.mode, namespaces)
+    }
+
+    /// Begins no further step; those under way are finished.
+    pub(crate) fn stop(&self) {
+        self.stop.cancel();
+    }
+
     /// For logs and metrics.
     #[must_use]
     pub(crate) fn name(&self) -> &str {
@@ -184,12 +201,13 @@ impl Drop for RunningSink {
 impl Folder {
     async fn apply(&self, steps: Vec<Step>) -> Vec<Applied> {
         let mut sink = Arc::clone(&self.sink).lock_owned().await;
+        let unfinished: Vec<Applied> = steps.iter().map(unfinished).collect();
         let done = tokio::task::spawn_blocking(move || {
             let applied = sink.apply(&steps, clock::now());
             (applied, sink)
         });
         // A panic of the writer is the only way to an error; its steps are planned again.
-        let Ok((applied, sink)) = done.await else { return Vec::new() };
+        let Ok((applied, sink)) = done.await else { return unfinished };
         self.sighting.send_if_modified(|seen| {
             for Applied { id, outcome, .. } in &applied {
                 match outcome {
@@ -233,6 +251,12 @@ impl Folder {
         });
         drop(sink);
     }
+}
+
+/// A step of which it is not known what became.
+fn unfinished(step: &Step) -> Applied {
+    let outcome = Outcome::Unavailable("writing the folder failed half-way".to_owned());
+    Applied { id: step.id().clone(), verb: step.verb(), outcome, attempts: 1 }
 }
 
 async fn watch_folder(folder: Arc<Folder>, stop: CancellationToken) {

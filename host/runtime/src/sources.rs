@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use landfall_core::registry::{SourceName, SourceState};
+use landfall_core::registry::{Doubt, SourceName, SourceState};
 use landfall_registry::consul::{Consul, ConsulSettings, Kinds};
 use landfall_registry::file::{File, FileSettings};
 use landfall_registry::{Publisher, Source, SourceMetrics, TlsFiles};
@@ -87,10 +87,22 @@ pub(crate) fn start(configs: &[SourceConfig]) -> RunningSources {
         .collect()
 }
 
-/// What every source offers now.
+/// What every source offers now. One whose task ended, which is a defect of Landfall, is in doubt.
 #[must_use]
 pub(crate) fn states(sources: &RunningSources) -> BTreeMap<SourceName, SourceState> {
-    sources.iter().map(|(name, source)| (name.clone(), source.state.borrow().clone())).collect()
+    let state = |source: &RunningSource| {
+        let mut state = source.state.borrow().clone();
+        if source.task.is_finished() {
+            state.doubt.get_or_insert_with(|| Doubt {
+                code: "source_ended",
+                message: "the source ended early; restart Landfall and report this, with its log"
+                    .to_owned(),
+                since: clock::now(),
+            });
+        }
+        state
+    };
+    sources.iter().map(|(name, source)| (name.clone(), state(source))).collect()
 }
 
 /// Waits until every source has a complete listing.

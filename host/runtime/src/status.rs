@@ -41,7 +41,8 @@ impl Status {
     ) {
         let mut unready = Vec::new();
         let mut report = Vec::new();
-        for (name, trust) in line.evidence() {
+        let evidence = line.evidence();
+        for (name, trust) in evidence.sources {
             if trust == Trust::Silent {
                 unready.push(format!("source {name} has not delivered a complete listing yet"));
             }
@@ -55,6 +56,16 @@ impl Status {
             if !loaded {
                 unready.push(format!("policy {name} is not loaded yet"));
             }
+        }
+        if let Some(first) = evidence.undecided.iter().next() {
+            report.push(format!(
+                "{} services are not wholly decided by a policy yet, the first of them {first}; \
+                 what is published of them stays",
+                evidence.undecided.len()
+            ));
+        }
+        for (code, count) in line.finding_counts().iter().filter(|(_, count)| **count > 0) {
+            report.push(format!("{count} findings {}; `landfall plan` lists them", code.as_str()));
         }
         for (sink, state) in sinks {
             if !state.is_ready() {
@@ -77,6 +88,21 @@ impl Status {
                     held.verb,
                     held.id,
                     held.why
+                ));
+            }
+            if state.failed_count() > 0 {
+                report.push(format!(
+                    "sink {}: the last step for {} objects failed and is tried again; the log says \
+                     why",
+                    sink.name(),
+                    state.failed_count()
+                ));
+            }
+            for id in state.outside().iter().take(SHOWN_MAX) {
+                report.push(format!(
+                    "sink {}: {id} is in a namespace that the sink does not watch and is not \
+                     written; add it to the sink's namespaces, or map it elsewhere",
+                    sink.name()
                 ));
             }
             for id in state.blocked().iter().take(SHOWN_MAX) {

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use landfall_core::finding::Finding;
 use landfall_core::text::Text;
 use landfall_mesh::sink::{Applied, Outcome};
 use landfall_policy_host::Revision;
@@ -31,7 +32,18 @@ pub(crate) struct StepDone<'a> {
     pub(crate) sink: &'a str,
     /// What became of it.
     pub(crate) applied: &'a Applied,
+    /// Whether it failed and had not failed the time before.
+    pub(crate) is_first_failure: bool,
 }
+
+/// Things came up that a person should know.
+pub(crate) struct FindingsSeen<'a> {
+    /// Those that were not there before.
+    pub(crate) findings: &'a [Finding],
+}
+
+/// More findings of one round are counted in the log, not listed: `landfall plan` lists them all.
+const FINDINGS_LISTED_MAX: usize = 50;
 
 /// A policy's new revision is at work.
 pub(crate) struct PolicyTaken<'a> {
@@ -94,15 +106,48 @@ impl StepDone<'_> {
             | Outcome::Refused { .. }
             | Outcome::Forbidden(_)
             | Outcome::NotFound(_)
-            | Outcome::Unavailable(_) => warn!(
+            | Outcome::Unavailable(_)
+                if self.is_first_failure =>
+            {
+                warn!(
+                    sink = self.sink,
+                    object = %id,
+                    verb,
+                    attempts,
+                    code = outcome.code(),
+                    error = outcome.message(),
+                    "Step failed; it is tried again until it succeeds."
+                );
+            }
+            Outcome::Conflict(_)
+            | Outcome::Refused { .. }
+            | Outcome::Forbidden(_)
+            | Outcome::NotFound(_)
+            | Outcome::Unavailable(_) => debug!(
                 sink = self.sink,
                 object = %id,
-                verb,
-                attempts,
                 code = outcome.code(),
                 error = outcome.message(),
-                "Step failed; it is tried again."
+                "Step failed again."
             ),
+        }
+    }
+}
+
+impl FindingsSeen<'_> {
+    /// Logs them; how many there are is a metric of the line.
+    pub(crate) fn emit(&self) {
+        let (listed, more) = self.findings.split_at(self.findings.len().min(FINDINGS_LISTED_MAX));
+        for finding in listed {
+            warn!(
+                code = finding.code.as_str(),
+                subject = finding.subject,
+                message = finding.message,
+                "Finding."
+            );
+        }
+        if !more.is_empty() {
+            warn!(count = more.len(), "More findings; `landfall plan` lists them all.");
         }
     }
 }

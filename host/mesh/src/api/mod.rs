@@ -11,6 +11,7 @@ mod spec;
 mod wire;
 mod yaml;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -138,7 +139,7 @@ pub struct WorkloadEntry {
 }
 
 /// The address of an endpoint.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum EndpointAddress {
     /// An IP address in its canonical text.
     Ip(IpAddr),
@@ -240,14 +241,49 @@ impl Body {
     }
 }
 
+impl Body {
+    /// Where its endpoints are.
+    fn addresses(&self) -> impl Iterator<Item = &EndpointAddress> {
+        let endpoints = match &self.spec {
+            Spec::WorkloadEntry(entry) => std::slice::from_ref(entry),
+            Spec::ServiceEntry(ServiceEntry { endpoints: Endpoints::Inline(list), .. }) => list,
+            Spec::ServiceEntry(ServiceEntry { endpoints: Endpoints::Selected(_), .. }) => &[],
+        };
+        endpoints.iter().map(|endpoint| &endpoint.address)
+    }
+}
+
 impl mesh::Body for Body {
     fn endpoint_count(&self) -> usize {
-        match &self.spec {
-            Spec::WorkloadEntry(_) => 1,
-            Spec::ServiceEntry(ServiceEntry { endpoints: Endpoints::Inline(list), .. }) => {
-                list.len()
+        self.addresses().count()
+    }
+
+    fn endpoints_missing_in(&self, other: &Self) -> usize {
+        let mut left: BTreeMap<&EndpointAddress, usize> = BTreeMap::new();
+        for address in other.addresses() {
+            *left.entry(address).or_default() += 1;
+        }
+        let is_missing = |address: &&EndpointAddress| match left.get_mut(*address) {
+            Some(count) if *count > 0 => {
+                *count -= 1;
+                false
             }
-            Spec::ServiceEntry(ServiceEntry { endpoints: Endpoints::Selected(_), .. }) => 0,
+            Some(_) | None => true,
+        };
+        self.addresses().filter(is_missing).count()
+    }
+
+    fn origins(&self) -> Option<Vec<&str>> {
+        None
+    }
+
+    fn tie(&self) -> Option<Text> {
+        match &self.spec {
+            Spec::WorkloadEntry(_) => self.labels.get(SERVICE_LABEL).map(Text::clone),
+            Spec::ServiceEntry(entry) => {
+                let host = name::Hostname::parse(entry.hosts.first()?).ok()?;
+                Some(crate::name::service_label(&host))
+            }
         }
     }
 

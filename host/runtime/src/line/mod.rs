@@ -5,6 +5,7 @@
 //! Nothing here waits for anything but the workers; time is an argument.
 
 pub mod sink;
+mod undecided;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,8 +17,8 @@ use landfall_core::diff::changed_services;
 use landfall_core::finding::{Finding, FindingCode};
 use landfall_core::group::{MeshServices, Redecided, group};
 use landfall_core::guard::{Evidence, Trust};
-use landfall_core::linger::Lingering;
-use landfall_core::mesh::{HostKey, MeshService, ObjectId};
+use landfall_core::linger::{Change, Lingering};
+use landfall_core::mesh::{Endpoint, HostKey, MeshService, ObjectId, Setting};
 use landfall_core::pattern::Selector;
 use landfall_core::plan::Desired;
 use landfall_core::registry::{Doubt, Service, ServiceId, Snapshot, SourceName, SourceState};
@@ -26,6 +27,8 @@ use landfall_core::time::Time;
 use landfall_mesh::api::Body;
 use landfall_mesh::render::{RenderOptions, render};
 use landfall_policy_host::{Origin, Rules, Work, Workers};
+
+use self::undecided::Undecided;
 
 /// The state of the line between rounds.
 #[derive(Debug)]
@@ -36,19 +39,19 @@ pub struct Line {
     waiting: Vec<Selector>,
     options: LineOptions,
     sources: BTreeMap<SourceName, SourceLine>,
-    decided: OrdMap<Arc<ServiceId>, Arc<DecidedService>>,
+    decided: DecidedServices,
     services: MeshServices,
     lingering: Lingering,
     rendered: BTreeMap<HostKey, RenderedHost>,
     desired: Desired<Body>,
-    /// Services whose instances a policy failed on without an earlier outcome to keep.
-    missing: BTreeSet<Arc<ServiceId>>,
+    undecided: Undecided,
     setting_faults: BTreeMap<HostKey, Arc<Fault>>,
-    /// Sources that the configuration no longer has; the next round takes them out.
-    removed: BTreeSet<SourceName>,
+    finding_counts: BTreeMap<FindingCode, usize>,
     /// Whether the next round renders everything anew.
     render_all: bool,
 }
+
+type DecidedServices = OrdMap<Arc<ServiceId>, Arc<DecidedService>>;
 
 /// What the line needs of the configuration besides the rules.
 #[derive(Clone, Debug)]
@@ -64,6 +67,10 @@ struct SourceLine {
     registry: &'static str,
     /// As of the last round; `None` until the first complete listing.
     snapshot: Option<Snapshot>,
+    /// Whether the source as it is configured now has given a complete listing.
+    has_spoken: bool,
+    /// Whether the configuration no longer has it: the next round takes its services out.
+    is_removed: bool,
     doubt: Option<Doubt>,
     findings: Arc<[Finding]>,
 }
@@ -79,8 +86,13 @@ struct RenderedHost {
 pub struct Round {
     /// Objects whose desired state differs from before.
     pub changed: BTreeSet<ObjectId>,
+    /// Of those, objects that are gone and whose endpoints have been published elsewhere for the
+    /// grace time.
+    pub moved: BTreeSet<ObjectId>,
     /// Services decided anew.
     pub services: usize,
+    /// Findings that were not there before.
+    pub findings: Vec<Finding>,
     /// When to run the next round though nothing changes.
     pub wake: Option<Time>,
 }
@@ -88,15 +100,15 @@ pub struct Round {
 /// Why new rules were not taken.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "policy {policy} failed on {instances} instances, the first of them {first}; the rules before \
-     stay at work"
+    "policy {policy} failed on {count} instances or hosts, the first of them {first}; the rules \
+     before stay at work"
 )]
 pub struct RulesRefused {
     /// The policy that failed.
     pub policy: Text,
-    /// On how many instances.
-    pub instances: usize,
-    /// The first of them, as `source/service/instance`.
+    /// On how many instances, or hosts.
+    pub count: usize,
+    /// The first of them, as `source/service/instance` or `namespace/host`.
     pub first: String,
     /// How it failed.
     #[source]
@@ -108,6 +120,31 @@ pub struct RulesRefused {
 #[error("{0}")]
 pub struct FaultError(pub Arc<Fault>);
 
+/// What the line would be after a change. Nothing is changed yet: persistent maps share what is
+/// equal.
+struct Draft {
+    changes: Vec<DecidedChange>,
+    decided: DecidedServices,
+    services: MeshServices,
+    touched: BTreeSet<HostKey>,
+    answers: Vec<(HostKey, Result<Arc<[Setting]>, Arc<Fault>>)>,
+}
+
+struct DecidedChange {
+    id: Arc<ServiceId>,
+    before: Option<Arc<DecidedService>>,
+    now: Option<Arc<DecidedService>>,
+}
+
+/// About which hosts service policies are asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    /// Those whose endpoints, or the facts of whose origins, changed.
+    Touched,
+    /// All: the policies changed.
+    All,
+}
+
 impl Line {
     /// A line without sources yet.
     #[must_use]
@@ -118,14 +155,14 @@ impl Line {
             waiting: Vec::new(),
             options,
             sources: BTreeMap::new(),
-            decided: OrdMap::new(),
+            decided: DecidedServices::new(),
             services: MeshServices::new(),
             lingering: Lingering::default(),
             rendered: BTreeMap::new(),
             desired: Desired::new(),
-            missing: BTreeSet::new(),
+            undecided: Undecided::default(),
             setting_faults: BTreeMap::new(),
-            removed: BTreeSet::new(),
+            finding_counts: BTreeMap::new(),
             render_all: false,
         }
     }
@@ -139,19 +176,25 @@ impl Line {
     /// Takes a source out that the configuration no longer has; its services go with the next
     /// round.
     pub fn remove_source(&mut self, name: &SourceName) {
-        self.sources.remove(name);
-        self.removed.insert(name.clone());
+        if let Some(source) = self.sources.get_mut(name) {
+            source.is_removed = true;
+        }
     }
 
-    /// Adds a source; until its first complete listing nothing that it fed is removed.
+    /// Adds a source, or replaces the one of this name. Until its first complete listing nothing
+    /// that a source of this name fed is removed.
     pub fn add_source(&mut self, name: SourceName, registry: &'static str) {
-        self.removed.remove(&name);
-        self.sources.entry(name).or_insert(SourceLine {
+        // What the one before listed stays known, so that only what differs is decided.
+        let snapshot = self.sources.remove(&name).and_then(|source| source.snapshot);
+        let source = SourceLine {
             registry,
-            snapshot: None,
+            snapshot,
+            has_spoken: false,
+            is_removed: false,
             doubt: None,
             findings: Arc::from([]),
-        });
+        };
+        self.sources.insert(name, source);
     }
 
     /// Says which services wait for a policy that could not be loaded yet: they keep what stands.
@@ -162,11 +205,23 @@ impl Line {
     /// Takes up what sources offer and works out what follows.
     pub fn round(&mut self, states: &BTreeMap<SourceName, SourceState>, now: Time) -> Round {
         let mut changes: Vec<(ServiceId, Option<Arc<Service>>)> = Vec::new();
+        let mut findings = Vec::new();
         for (name, line) in &mut self.sources {
-            let Some(state) = states.get(name) else { continue };
-            line.doubt.clone_from(&state.doubt);
-            line.findings = Arc::clone(&state.findings);
-            let Some(snapshot) = &state.snapshot else { continue };
+            let nothing = Snapshot::default();
+            let snapshot = if line.is_removed {
+                &nothing
+            } else {
+                let Some(state) = states.get(name) else { continue };
+                line.doubt.clone_from(&state.doubt);
+                if !Arc::ptr_eq(&line.findings, &state.findings) {
+                    count(&mut self.finding_counts, &line.findings, &state.findings);
+                    findings.extend(appeared(&line.findings, &state.findings));
+                    line.findings = Arc::clone(&state.findings);
+                }
+                let Some(snapshot) = &state.snapshot else { continue };
+                line.has_spoken = true;
+                snapshot
+            };
             let before = line.snapshot.get_or_insert_with(Snapshot::default);
             changes.extend(
                 changed_services(before, snapshot)
@@ -175,30 +230,33 @@ impl Line {
             );
             *before = snapshot.clone();
         }
-        changes.extend(self.removals());
+        self.forget_removed();
         let redecided = self.decide(changes, &Arc::clone(&self.rules));
-        self.settle(redecided, now)
+        let draft = self.draft(redecided, &Arc::clone(&self.rules), Asked::Touched);
+        let mut round = self.settle(draft, now);
+        round.findings.append(&mut findings);
+        round
     }
 
-    /// The services of sources that were removed.
-    fn removals(&mut self) -> Vec<(ServiceId, Option<Arc<Service>>)> {
-        let removed = std::mem::take(&mut self.removed);
-        if removed.is_empty() {
-            return Vec::new();
-        }
-        let ids = self.decided.keys().filter(|id| removed.contains(&id.source));
-        ids.map(|id| (ServiceId::clone(id), None)).collect()
+    fn forget_removed(&mut self) {
+        let counts = &mut self.finding_counts;
+        self.sources.retain(|_, source| {
+            if source.is_removed {
+                count(counts, &source.findings, &[]);
+            }
+            !source.is_removed
+        });
     }
 
-    /// Decides everything by `rules` and takes them, unless `policy`, when named, failed on any
-    /// instance: then everything stays as it is.
+    /// Decides everything by `rules` and takes them, unless one of the policies in `judged` failed
+    /// on anything: then everything stays as it is.
     ///
     /// # Errors
-    /// The policy failed.
+    /// A policy failed.
     pub fn change_rules(
         &mut self,
         rules: &Arc<Rules>,
-        policy: Option<&Text>,
+        judged: &BTreeSet<Text>,
         now: Time,
     ) -> Result<Round, RulesRefused> {
         let all = self
@@ -213,16 +271,15 @@ impl Line {
             })
             .collect();
         let redecided = self.decide(all, rules);
-        if let Some(policy) = policy {
-            refuse_faults(&redecided, policy)?;
-        }
+        let draft = self.draft(redecided, rules, Asked::All);
+        judge(&draft, judged)?;
         self.rules = Arc::clone(rules);
-        Ok(self.settle(redecided, now))
+        Ok(self.settle(draft, now))
     }
 
     /// Decides the changed services by `rules`; those that wait for a policy are left as they are.
     fn decide(
-        &self,
+        &mut self,
         changes: Vec<(ServiceId, Option<Arc<Service>>)>,
         rules: &Arc<Rules>,
     ) -> Vec<(Arc<ServiceId>, Option<DecidedService>)> {
@@ -234,11 +291,14 @@ impl Line {
                 gone.push((id, None));
                 continue;
             };
+            let before = self.decided.get(&id).map(Arc::clone);
             if self.waiting.iter().any(|selector| selector.matches(&id)) {
+                if before.is_none() {
+                    self.undecided.add_service(id);
+                }
                 continue;
             }
-            let registry = self.sources.get(&id.source).map_or("", |source| source.registry);
-            let before = self.decided.get(&id).map(Arc::clone);
+            let registry = self.registry(&id.source);
             work.push(Work { id, registry, service, before });
         }
         let decided = self.workers.decide(rules, work);
@@ -247,106 +307,185 @@ impl Line {
             .collect()
     }
 
-    /// Groups, lingers and renders what was redecided.
-    fn settle(
-        &mut self,
+    /// Groups what was redecided, and asks service policies about it.
+    fn draft(
+        &self,
         redecided: Vec<(Arc<ServiceId>, Option<DecidedService>)>,
-        now: Time,
-    ) -> Round {
-        let services = redecided.len();
-        let mut before = Vec::with_capacity(services);
-        let mut after = Vec::with_capacity(services);
-        for (id, decided) in redecided {
-            let old = match decided {
-                Some(decided) => {
-                    let decided = Arc::new(decided);
-                    if lacks_outcome(&decided) {
-                        self.missing.insert(Arc::clone(&id));
-                    } else {
-                        self.missing.remove(&id);
-                    }
-                    after.push(Some(Arc::clone(&decided)));
-                    self.decided.insert(id, decided)
-                }
-                None => {
-                    self.missing.remove(&id);
-                    after.push(None);
-                    self.decided.remove(&id)
-                }
+        rules: &Arc<Rules>,
+        asked: Asked,
+    ) -> Draft {
+        let mut decided = self.decided.clone();
+        let mut changes = Vec::with_capacity(redecided.len());
+        for (id, now) in redecided {
+            let now = now.map(Arc::new);
+            let before = match &now {
+                Some(now) => decided.insert(Arc::clone(&id), Arc::clone(now)),
+                None => decided.remove(&id),
             };
-            before.push(old);
+            changes.push(DecidedChange { id, before, now });
         }
-        let pairs: Vec<Redecided<'_>> = before
+        let pairs: Vec<Redecided<'_>> = changes
             .iter()
-            .zip(&after)
-            .map(|(before, now)| Redecided { before: before.as_deref(), now: now.as_deref() })
+            .map(|change| Redecided {
+                before: change.before.as_deref(),
+                now: change.now.as_deref(),
+            })
             .collect();
-        let old_services = self.services.clone();
-        let (services_now, mut touched) = group(old_services.clone(), &pairs);
-        self.services = services_now;
-        self.apply_settings(&touched);
-        let decided = &self.decided;
-        let published = |id: &ServiceId, instance_id: &str| {
-            decided
-                .get(id)
-                .and_then(|service| service.decision(instance_id))
-                .is_some_and(|(_, d)| matches!(d.outcome, Outcome::Published(_)))
+        let (services, touched) = group(self.services.clone(), &pairs);
+        let mut draft = Draft { changes, decided, services, touched, answers: Vec::new() };
+        self.ask_service_policies(&mut draft, rules, asked);
+        draft
+    }
+
+    /// Asks service policies about hosts and takes their answers up. Where one fails a host keeps
+    /// the settings that it has.
+    fn ask_service_policies(&self, draft: &mut Draft, rules: &Arc<Rules>, asked: Asked) {
+        let has_policies = rules.links().iter().any(|link| link.revision.decides_services());
+        let services: Vec<Arc<MeshService>> = match asked {
+            Asked::All => draft.services.values().map(Arc::clone).collect(),
+            Asked::Touched if has_policies => {
+                let hosts: BTreeSet<HostKey> =
+                    draft.touched.iter().cloned().chain(draft.hosts_with_other_facts()).collect();
+                hosts.iter().filter_map(|host| draft.services.get(host)).map(Arc::clone).collect()
+            }
+            Asked::Touched => return,
         };
-        let differ = self.lingering.advance(
-            &old_services,
-            &self.services,
-            &touched,
-            |id, endpoint| published(id, &endpoint.instance.id),
+        let answers = if has_policies {
+            let origin = |id: &ServiceId| Origin {
+                registry: self.registry(&id.source),
+                service: draft.decided.get(id).map(|decided| Arc::clone(&decided.service)),
+            };
+            self.workers.settings(rules, services.clone(), &origin)
+        } else {
+            services.iter().map(|_| Ok(Arc::from([]))).collect()
+        };
+        for (service, answer) in services.into_iter().zip(answers) {
+            if let Ok(settings) = &answer
+                && *settings != service.settings
+            {
+                let mut changed = (*service).clone();
+                changed.settings = Arc::clone(settings);
+                draft.services.insert(service.key.clone(), Arc::new(changed));
+                draft.touched.insert(service.key.clone());
+            }
+            draft.answers.push((service.key.clone(), answer));
+        }
+    }
+
+    /// Takes a draft: lingers and renders what it touched.
+    fn settle(&mut self, draft: Draft, now: Time) -> Round {
+        let Draft { changes, decided, services, mut touched, answers } = draft;
+        let mut round = Round { services: changes.len(), ..Round::default() };
+        let redecided: BTreeSet<Arc<ServiceId>> =
+            changes.iter().map(|change| Arc::clone(&change.id)).collect();
+        for change in &changes {
+            self.note_decided(change, &mut round.findings);
+        }
+        self.decided = decided;
+        let services_before = std::mem::replace(&mut self.services, services);
+        for (host, answer) in answers {
+            self.note_answer(host, answer, &mut touched, &mut round.findings);
+        }
+        let advanced = self.lingering.advance(
+            &Change {
+                before: &services_before,
+                now: &self.services,
+                touched: &touched,
+                redecided: &redecided,
+            },
+            is_published_in(&self.decided),
             self.options.grace,
             now,
         );
-        touched.extend(differ);
+        for host in &touched {
+            let findings = |services: &MeshServices| -> Vec<Finding> {
+                services.get(host).map(|service| service.findings.clone()).unwrap_or_default()
+            };
+            let (before, now) = (findings(&services_before), findings(&self.services));
+            count(&mut self.finding_counts, &before, &now);
+            round.findings.extend(appeared(&before, &now));
+            if !self.services.contains_key(host) {
+                self.undecided.remove_host(host);
+                if let Some(fault) = self.setting_faults.remove(host) {
+                    count(&mut self.finding_counts, &[setting_finding(host, &fault)], &[]);
+                }
+            }
+        }
+        touched.extend(advanced.differ);
         if std::mem::take(&mut self.render_all) {
             touched.extend(self.rendered.keys().cloned());
         }
-        let mut changed = BTreeSet::new();
-        for host in touched {
-            self.render_host(&host, &mut changed);
+        for host in &touched {
+            self.render_host(host, &mut round, advanced.ended.contains(host));
         }
-        Round { changed, services, wake: self.lingering.wake() }
+        round.wake = self.lingering.wake();
+        round
     }
 
-    /// Asks service policies about the touched hosts. One that fails leaves the settings as they
-    /// were.
-    fn apply_settings(&mut self, touched: &BTreeSet<HostKey>) {
-        if !self.rules.links().iter().any(|link| link.revision.decides_services()) {
-            return;
+    /// Takes up what became of one service of a registry.
+    fn note_decided(&mut self, change: &DecidedChange, findings: &mut Vec<Finding>) {
+        let DecidedChange { id, before, now } = change;
+        match now {
+            // An instance that came later is not among what an earlier process published.
+            Some(now) if lacks_outcome(now) => {
+                if before.is_none() {
+                    self.undecided.add_service(Arc::clone(id));
+                }
+            }
+            Some(_) | None => self.undecided.remove_service(id),
         }
-        let services: Vec<Arc<MeshService>> =
-            touched.iter().filter_map(|host| self.services.get(host)).map(Arc::clone).collect();
-        let origin = |id: &ServiceId| Origin {
-            registry: self.registry(&id.source),
-            service: self.decided.get(id).map(|decided| Arc::clone(&decided.service)),
+        let of = |service: &Option<Arc<DecidedService>>| -> Vec<Finding> {
+            service.as_ref().map(|service| service.findings.clone()).unwrap_or_default()
         };
-        let answers = self.workers.settings(&self.rules, services.clone(), &origin);
-        for (service, answer) in services.into_iter().zip(answers) {
-            match answer {
-                Ok(settings) => {
-                    self.setting_faults.remove(&service.key);
-                    if settings != service.settings {
-                        let mut changed = (*service).clone();
-                        changed.settings = settings;
-                        self.services.insert(service.key.clone(), Arc::new(changed));
-                    }
+        let (before, now) = (of(before), of(now));
+        count(&mut self.finding_counts, &before, &now);
+        findings.extend(appeared(&before, &now));
+    }
+
+    /// Takes up what service policies say of `host`. One that was never answered for is not
+    /// rendered, for its settings may be what keeps others from seeing it.
+    fn note_answer(
+        &mut self,
+        host: HostKey,
+        answer: Result<Arc<[Setting]>, Arc<Fault>>,
+        touched: &mut BTreeSet<HostKey>,
+        findings: &mut Vec<Finding>,
+    ) {
+        let finding = |fault: &Arc<Fault>| setting_finding(&host, fault);
+        let before: Vec<Finding> =
+            self.setting_faults.get(&host).map(finding).into_iter().collect();
+        let now: Vec<Finding> = answer.as_ref().err().map(finding).into_iter().collect();
+        count(&mut self.finding_counts, &before, &now);
+        findings.extend(appeared(&before, &now));
+        match answer {
+            Ok(_) => {
+                self.setting_faults.remove(&host);
+                if self.undecided.remove_host(&host) {
+                    touched.insert(host);
                 }
-                Err(fault) => {
-                    self.setting_faults.insert(service.key.clone(), fault);
+            }
+            Err(fault) => {
+                if !self.rendered.contains_key(&host)
+                    && let Some(service) = self.services.get(&host)
+                {
+                    let origins = service.parts.iter().map(|part| Arc::clone(&part.origin));
+                    self.undecided.set_host(host.clone(), origins.collect());
                 }
+                self.setting_faults.insert(host, fault);
             }
         }
     }
 
-    /// Renders the service at `host`, or what lingers there, and notes the objects that differ.
-    fn render_host(&mut self, host: &HostKey, changed: &mut BTreeSet<ObjectId>) {
-        let service = self.services.get(host).or_else(|| self.lingering.get(host));
+    /// Renders the service at `host`, or what lingers there, and notes what differs. With `moved`
+    /// what is gone is published elsewhere.
+    fn render_host(&mut self, host: &HostKey, round: &mut Round, moved: bool) {
+        let service = self.services.get(host).filter(|_| !self.undecided.has_host(host));
+        let service = service.or_else(|| self.lingering.get(host));
         let old = self.rendered.remove(host);
-        let mut gone: BTreeSet<ObjectId> =
-            old.into_iter().flat_map(|rendered| rendered.objects).collect();
+        let (objects_before, findings_before) =
+            old.map_or_else(Default::default, |rendered| (rendered.objects, rendered.findings));
+        let mut gone: BTreeSet<ObjectId> = objects_before.into_iter().collect();
+        let mut findings = Vec::new();
         if let Some(service) = service {
             let rendered = render(service, &self.options.render);
             let mut objects = Vec::with_capacity(rendered.objects.len());
@@ -355,16 +494,22 @@ impl Line {
                 objects.push(object.id.clone());
                 let known = self.desired.get(&object.id);
                 if known.is_none_or(|known| **known != object) {
-                    changed.insert(object.id.clone());
+                    round.changed.insert(object.id.clone());
                     self.desired.insert(object.id.clone(), Arc::new(object));
                 }
             }
+            findings.clone_from(&rendered.findings);
             let rendered = RenderedHost { objects, findings: rendered.findings };
             self.rendered.insert(host.clone(), rendered);
         }
+        count(&mut self.finding_counts, &findings_before, &findings);
+        round.findings.extend(appeared(&findings_before, &findings));
         for id in gone {
             self.desired.remove(&id);
-            changed.insert(id);
+            if moved {
+                round.moved.insert(id.clone());
+            }
+            round.changed.insert(id);
         }
     }
 
@@ -374,25 +519,18 @@ impl Line {
         &self.desired
     }
 
-    /// How far each source can be trusted. One is doubtful, too, while some of its services wait
-    /// for a policy, or a policy failed on them without an earlier outcome: what was published of
-    /// them before this process began is then not in what is desired.
+    /// What proves that something is gone.
     #[must_use]
     pub fn evidence(&self) -> Evidence {
-        let missing: BTreeSet<&SourceName> = self.missing.iter().map(|id| &id.source).collect();
-        self.sources
-            .iter()
-            .map(|(name, source)| {
-                let waits = !self.waiting.is_empty();
-                let trust = match (&source.snapshot, &source.doubt) {
-                    (None, _) => Trust::Silent,
-                    (Some(_), Some(_)) => Trust::Doubtful,
-                    (Some(_), None) if waits || missing.contains(name) => Trust::Doubtful,
-                    (Some(_), None) => Trust::Current,
-                };
-                (name.clone(), trust)
-            })
-            .collect()
+        let trust = |source: &SourceLine| match (source.has_spoken, &source.doubt) {
+            (false, _) => Trust::Silent,
+            (true, Some(_)) => Trust::Doubtful,
+            (true, None) => Trust::Current,
+        };
+        Evidence {
+            sources: self.sources.iter().map(|(name, line)| (name.clone(), trust(line))).collect(),
+            undecided: self.undecided.printed().clone(),
+        }
     }
 
     /// Why sources are in doubt, by name.
@@ -436,7 +574,13 @@ impl Line {
         self.sources.get(source).map_or("", |source| source.registry)
     }
 
-    /// Everything that a person should know, in order.
+    /// How many findings there are of each kind.
+    #[must_use]
+    pub fn finding_counts(&self) -> &BTreeMap<FindingCode, usize> {
+        &self.finding_counts
+    }
+
+    /// Everything that a person should know, in order. Walks everything: for who looks once.
     #[must_use]
     pub fn findings(&self) -> Vec<Finding> {
         let of_sources = self.sources.values().flat_map(|source| source.findings.iter().cloned());
@@ -444,10 +588,8 @@ impl Line {
             self.decided.values().flat_map(|decided| decided.findings.iter().cloned());
         let of_hosts = self.services.values().flat_map(|service| service.findings.iter().cloned());
         let of_objects = self.rendered.values().flat_map(|host| host.findings.iter().cloned());
-        let of_settings = self
-            .setting_faults
-            .iter()
-            .map(|(host, fault)| Finding::new(FindingCode::PolicyFault, host, fault.to_string()));
+        let of_settings =
+            self.setting_faults.iter().map(|(host, fault)| setting_finding(host, fault));
         let mut all: Vec<Finding> = of_sources
             .chain(of_services)
             .chain(of_hosts)
@@ -460,34 +602,83 @@ impl Line {
     }
 }
 
-fn refuse_faults(
-    redecided: &[(Arc<ServiceId>, Option<DecidedService>)],
-    policy: &Text,
-) -> Result<(), RulesRefused> {
-    let mut first = None;
-    let mut instances = 0;
-    for (id, decided) in redecided {
-        let Some(decided) = decided else { continue };
-        for (instance, decision) in decided.service.instances().iter().zip(&decided.decisions) {
-            let Some(fault) = decision.fault.as_ref().filter(|f| f.policy == *policy) else {
-                continue;
-            };
-            instances += 1;
-            first.get_or_insert_with(|| (format!("{id}/{}", instance.id), Arc::clone(fault)));
-        }
+// === impl Draft ===
+
+impl Draft {
+    /// The hosts of services of which something else is said than before.
+    fn hosts_with_other_facts(&self) -> impl Iterator<Item = HostKey> {
+        self.changes
+            .iter()
+            .filter_map(|change| {
+                let (before, now) = (change.before.as_ref()?, change.now.as_ref()?);
+                (!now.service.same_facts(&before.service)).then(|| now.endpoints().into_keys())
+            })
+            .flatten()
     }
-    match first {
-        None => Ok(()),
-        Some((first, fault)) => Err(RulesRefused {
-            policy: Text::clone(policy),
-            instances,
-            first,
-            fault: FaultError(fault),
-        }),
+}
+
+/// Refuses a draft if one of the policies in `judged` failed.
+fn judge(draft: &Draft, judged: &BTreeSet<Text>) -> Result<(), RulesRefused> {
+    let of_instances =
+        draft.changes.iter().filter_map(|change| change.now.as_ref()).flat_map(|now| {
+            let decided = now.service.instances().iter().zip(&now.decisions);
+            decided.filter_map(|(instance, decision)| {
+                let fault = decision.fault.as_ref()?;
+                Some((fault, format!("{}/{}", now.id, instance.id)))
+            })
+        });
+    let of_hosts = draft.answers.iter().filter_map(|(host, answer)| {
+        let fault = answer.as_ref().err()?;
+        Some((fault, host.to_string()))
+    });
+    let mut faults =
+        of_instances.chain(of_hosts).filter(|(fault, _)| judged.contains(&fault.policy));
+    let Some((fault, first)) = faults.next() else { return Ok(()) };
+    let fault = Arc::clone(fault);
+    let same_policy = faults.filter(|(other, _)| other.policy == fault.policy).count();
+    Err(RulesRefused {
+        policy: Text::clone(&fault.policy),
+        count: 1 + same_policy,
+        first,
+        fault: FaultError(fault),
+    })
+}
+
+/// Whether an endpoint that was published somewhere still is the instance's, wherever that is
+/// published now.
+fn is_published_in(decided: &DecidedServices) -> impl Fn(&ServiceId, &Endpoint) -> bool {
+    |id, endpoint| {
+        let known = decided.get(id).and_then(|service| service.decision(&endpoint.instance.id));
+        known.is_some_and(|(instance, decision)| {
+            matches!(decision.outcome, Outcome::Published(_))
+                && instance.address == endpoint.instance.address
+                && instance.ports == endpoint.instance.ports
+        })
     }
 }
 
 fn lacks_outcome(decided: &DecidedService) -> bool {
     let dropped = |outcome: &Outcome| matches!(outcome, Outcome::Dropped(DropReason::Fault));
     decided.decisions.iter().any(|decision| decision.fault.is_some() && dropped(&decision.outcome))
+}
+
+fn setting_finding(host: &HostKey, fault: &Arc<Fault>) -> Finding {
+    Finding::new(FindingCode::PolicyFault, host, fault.to_string())
+}
+
+/// Replaces findings in the counts.
+fn count(counts: &mut BTreeMap<FindingCode, usize>, before: &[Finding], now: &[Finding]) {
+    for finding in before {
+        if let Some(count) = counts.get_mut(&finding.code) {
+            *count -= 1;
+        }
+    }
+    for finding in now {
+        *counts.entry(finding.code).or_default() += 1;
+    }
+}
+
+/// The findings that were not there before.
+fn appeared(before: &[Finding], now: &[Finding]) -> impl Iterator<Item = Finding> {
+    now.iter().filter(|finding| !before.contains(finding)).cloned()
 }

@@ -9,32 +9,55 @@ use std::time::Duration;
 
 use imbl::ordmap::DiffItem;
 use imbl::ordset::DiffItem as SetDiffItem;
-use landfall_core::guard::{Evidence, GuardSettings, GuardState, Held, guard};
-use landfall_core::mesh::{Body as _, Object, ObjectId};
+use landfall_core::guard::{Evidence, GuardOptions, GuardSettings, GuardState, Held, guard};
+use landfall_core::mesh::{Body as _, Kind, Object, ObjectId};
 use landfall_core::plan::{Desired, Mode, Observed, PlanOptions, Step, plan};
+use landfall_core::text::Text;
 use landfall_core::time::Time;
 use landfall_mesh::api::Body;
 
-/// How long a failed step waits before it is planned again. Apply has its own, quicker retries
-/// for what may pass; what reaches us lasts longer.
-const RETRY: Duration = Duration::from_secs(5);
+use super::Round;
+
+/// How long a step that failed waits before it is planned again, the first time and at most: a
+/// namespace that is missing, or a right, is there soon after somebody gives it, and 10,000
+/// objects that wait for it cost 170 requests a second. Apply has its own, quicker retries for
+/// what may pass; what reaches us lasts longer.
+const RETRY_MIN: Duration = Duration::from_secs(5);
+const RETRY_MAX: Duration = Duration::from_secs(60);
 
 /// What is known of one sink.
 #[derive(Debug)]
 pub struct SinkLine {
     mode: Mode,
+    /// The namespaces that the sink watches; all when empty. What it does not watch it could
+    /// write, and then neither find again nor remove.
+    namespaces: Vec<Text>,
     observed: Observed<Body>,
     /// Endpoints in `observed`.
     endpoints: usize,
     /// Whether `observed` is complete. Nothing is planned before.
     ready: bool,
     unsettled: BTreeSet<ObjectId>,
-    in_flight: BTreeSet<ObjectId>,
-    /// Objects whose step failed, and when it is planned again.
-    failed: BTreeMap<ObjectId, Time>,
+    in_flight: BTreeMap<ObjectId, Tie>,
+    failed: BTreeMap<ObjectId, Failed>,
+    /// Objects whose endpoints are published elsewhere by now, and since when.
+    moved: BTreeMap<ObjectId, Time>,
     guard: GuardState,
     held: Vec<Held>,
     blocked: BTreeSet<ObjectId>,
+    /// Desired objects in namespaces that the sink does not watch.
+    outside: BTreeSet<ObjectId>,
+}
+
+/// What ties the objects of one mesh service together: its namespace and a name in it.
+type Tie = (Text, Text);
+
+/// An object whose step failed.
+#[derive(Debug)]
+struct Failed {
+    attempts: u32,
+    retry_at: Time,
+    tie: Tie,
 }
 
 /// Steps that are due now.
@@ -49,7 +72,7 @@ pub struct Due {
 /// How to plan.
 #[derive(Clone, Copy, Debug)]
 pub struct SinkOptions<'a> {
-    /// What sources are worth.
+    /// What proves that something is gone.
     pub evidence: &'a Evidence,
     /// The deletion budget.
     pub guard: &'a GuardSettings,
@@ -60,20 +83,23 @@ pub struct SinkOptions<'a> {
 }
 
 impl SinkLine {
-    /// A sink of which nothing is known yet.
+    /// A sink of which nothing is known yet, that watches `namespaces`, or all when there are none.
     #[must_use]
-    pub fn new(mode: Mode) -> Self {
+    pub fn new(mode: Mode, namespaces: Vec<Text>) -> Self {
         Self {
             mode,
+            namespaces,
             observed: Observed::default(),
             endpoints: 0,
             ready: false,
             unsettled: BTreeSet::new(),
-            in_flight: BTreeSet::new(),
+            in_flight: BTreeMap::new(),
             failed: BTreeMap::new(),
+            moved: BTreeMap::new(),
             guard: GuardState::default(),
             held: Vec::new(),
             blocked: BTreeSet::new(),
+            outside: BTreeSet::new(),
         }
     }
 
@@ -115,12 +141,14 @@ impl SinkLine {
         self.observed.clone_from(seen);
     }
 
-    /// Notes that the desired state of `changed` is another.
-    pub fn desire(&mut self, changed: &BTreeSet<ObjectId>) {
-        for id in changed {
+    /// Takes up what a round of the line changed.
+    pub fn desire(&mut self, round: &Round, now: Time) {
+        for id in &round.changed {
             self.failed.remove(id);
+            self.moved.remove(id);
         }
-        self.unsettled.extend(changed.iter().cloned());
+        self.moved.extend(round.moved.iter().map(|id| (id.clone(), now)));
+        self.unsettled.extend(round.changed.iter().cloned());
     }
 
     /// The steps that are due. They count as in flight until [`SinkLine::applied`] or
@@ -129,11 +157,11 @@ impl SinkLine {
         if !self.ready {
             return Due { steps: Vec::new(), wake: None };
         }
-        self.failed.retain(|_, retry_at| *retry_at > options.now);
+        self.leave_outside(desired);
         let scope: Vec<ObjectId> = self
             .unsettled
             .iter()
-            .filter(|id| !self.in_flight.contains(id) && !self.failed.contains_key(id))
+            .filter(|id| !self.in_flight.contains_key(id) && !self.waits(id, options.now))
             .cloned()
             .collect();
         let plan_options = PlanOptions { mode: self.mode, grace: options.grace, now: options.now };
@@ -141,35 +169,125 @@ impl SinkLine {
         for id in &planned.settled {
             self.unsettled.remove(id);
             self.blocked.remove(id);
+            self.failed.remove(id);
+            self.moved.remove(id);
         }
         for step in &planned.steps {
             self.blocked.remove(step.id());
         }
         self.blocked.extend(planned.blocked);
-        let guarded = guard(
-            planned.steps,
-            self.endpoints,
-            options.evidence,
-            options.guard,
-            &mut self.guard,
-            options.now,
-        );
+        let guard_options = GuardOptions {
+            total_endpoints: self.endpoints,
+            evidence: options.evidence,
+            settings: options.guard,
+            moved: &self.moved,
+            is_failing: !self.failed.is_empty(),
+            now: options.now,
+        };
+        let services: BTreeSet<Tie> = planned
+            .steps
+            .iter()
+            .filter(|step| step.id().kind == Kind::ServiceEntry)
+            .map(Step::tie)
+            .collect();
+        let guarded = guard(planned.steps, &guard_options, &mut self.guard);
         self.held = guarded.held;
-        self.in_flight.extend(guarded.steps.iter().map(|step| step.id().clone()));
-        let retry = self.failed.values().min().copied();
+        let steps = self.without_overtaking(guarded.steps, services);
+        self.in_flight.extend(steps.iter().map(|step| (step.id().clone(), step.tie())));
+        let retry = self.failed.values().map(|failed| failed.retry_at);
+        let retry = retry.filter(|at| *at > options.now).min();
         let wake = [planned.wake, guarded.wake, retry].into_iter().flatten().min();
-        Due { steps: guarded.steps, wake }
+        Due { steps, wake }
+    }
+
+    /// Leaves out what would be written where the sink does not look.
+    fn leave_outside(&mut self, desired: &Desired<Body>) {
+        if self.namespaces.is_empty() {
+            return;
+        }
+        let namespaces = &self.namespaces;
+        let outside: Vec<ObjectId> =
+            self.unsettled.extract_if(.., |id| !namespaces.contains(&id.namespace)).collect();
+        for id in outside {
+            if desired.contains_key(&id) {
+                self.outside.insert(id);
+            } else {
+                self.outside.remove(&id);
+            }
+        }
+    }
+
+    fn waits(&self, id: &ObjectId, now: Time) -> bool {
+        self.failed.get(id).is_some_and(|failed| failed.retry_at > now)
+    }
+
+    /// Keeps back steps that would leave a service without endpoints if they came before others
+    /// of the same service, which are under way, failed, or are held. `services` are those whose
+    /// ServiceEntry is to change.
+    ///
+    /// ```text
+    /// step                          waits while, of the same service,
+    /// ServiceEntry loses endpoints  a WorkloadEntry is not written yet
+    /// WorkloadEntry is deleted      the ServiceEntry is not written yet, and so still selects it
+    /// ```
+    fn without_overtaking(
+        &mut self,
+        steps: Vec<Step<Body>>,
+        services: BTreeSet<Tie>,
+    ) -> Vec<Step<Body>> {
+        let of_kind = |kind: Kind| {
+            let in_flight = self.in_flight.iter().map(|(id, tie)| (id, tie));
+            let failed = self.failed.iter().map(|(id, failed)| (id, &failed.tie));
+            let stuck = in_flight.chain(failed).filter(move |(id, _)| id.kind == kind);
+            stuck.map(|(_, tie)| tie.clone()).collect::<BTreeSet<Tie>>()
+        };
+        let unwritten_workloads = of_kind(Kind::WorkloadEntry);
+        let mut unwritten_services = of_kind(Kind::ServiceEntry);
+        unwritten_services.extend(services);
+        let mut due = Vec::with_capacity(steps.len());
+        // In the order of phases, so that the ServiceEntry of a service is looked at before the
+        // WorkloadEntries that go.
+        for step in steps {
+            let tie = step.tie();
+            let waits = match step.id().kind {
+                Kind::ServiceEntry => {
+                    step.endpoint_change().1 > 0 && unwritten_workloads.contains(&tie)
+                }
+                Kind::WorkloadEntry => {
+                    matches!(step, Step::Delete(_)) && unwritten_services.contains(&tie)
+                }
+            };
+            if waits {
+                continue;
+            }
+            if step.id().kind == Kind::ServiceEntry {
+                unwritten_services.remove(&tie);
+            }
+            due.push(step);
+        }
+        due
     }
 
     /// Notes that the step for `id` was applied. What the sink holds now is in its next reading.
-    pub fn applied(&mut self, id: &ObjectId) {
+    pub fn applied(&mut self, id: &ObjectId, now: Time) {
         self.in_flight.remove(id);
+        self.failed.remove(id);
+        self.guard.applied(id, now);
     }
 
-    /// Notes that the step for `id` failed; it is planned again after a while.
-    pub fn failed(&mut self, id: &ObjectId, now: Time) {
-        self.in_flight.remove(id);
-        self.failed.insert(id.clone(), now.plus(RETRY));
+    /// Notes that the step for `id` failed; it is planned again after a while, which grows. Says
+    /// whether it is the first failure in a row.
+    pub fn failed(&mut self, id: &ObjectId, now: Time) -> bool {
+        let tie =
+            self.in_flight.remove(id).unwrap_or_else(|| (id.namespace.clone(), id.name.clone()));
+        self.guard.failed(id);
+        let attempts = self.failed.get(id).map_or(0, |failed| failed.attempts);
+        // More doublings than these lead far beyond the longest pause.
+        let pause = (RETRY_MIN * (1 << attempts.min(8))).min(RETRY_MAX);
+        let failed =
+            Failed { attempts: attempts.saturating_add(1), retry_at: now.plus(pause), tie };
+        self.failed.insert(id.clone(), failed);
+        attempts == 0
     }
 
     /// Lets go what the deletion budget holds.
@@ -187,6 +305,18 @@ impl SinkLine {
     #[must_use]
     pub fn blocked(&self) -> &BTreeSet<ObjectId> {
         &self.blocked
+    }
+
+    /// Desired objects in namespaces that the sink does not watch; they are not written.
+    #[must_use]
+    pub fn outside(&self) -> &BTreeSet<ObjectId> {
+        &self.outside
+    }
+
+    /// How many objects wait because their step failed.
+    #[must_use]
+    pub fn failed_count(&self) -> usize {
+        self.failed.len()
     }
 
     /// Whether everything is as it should be and no step is under way.

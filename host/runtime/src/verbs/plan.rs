@@ -13,7 +13,7 @@ use super::Ending;
 use crate::args::{PlanArgs, PlanOutput};
 use crate::clock;
 use crate::config::{self, Configuration};
-use crate::line::sink::{SinkLine, SinkOptions};
+use crate::line::sink::SinkOptions;
 use crate::once::{Once, gather, report};
 use crate::sinks::RunningSink;
 
@@ -66,7 +66,7 @@ async fn steps(
         let running = RunningSink::start(sink.clone(), &config.owner, &once.clients).await?;
         let name = running.name().to_owned();
         running.wait_ready(timeout).await.with_context(|| format!("failed to read sink {name}"))?;
-        let mut line = SinkLine::new(sink.mode);
+        let mut line = running.new_line();
         let desired = once.line.desired();
         running.take_sighting(&mut line, desired);
         let options = SinkOptions {

@@ -1,0 +1,258 @@
+//! `landfall run`: the one task that owns the line, and the closed set of events that wake it.
+//!
+//! Level-triggered: an event says that something changed, never what. The round reads the newest
+//! state of everything, so that events may be joined or come twice.
+
+mod policies;
+mod reload;
+
+pub(crate) use self::reload::Prepared;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use landfall_core::time::Time;
+use landfall_mesh::sink::{Applied, Outcome};
+use landfall_policy_host::{EngineSettings, PolicyEngine, Rules, Workers};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use self::policies::PolicySlot;
+use self::reload::Reloading;
+use crate::admin::Admin;
+use crate::clock;
+use crate::config::{self, Configuration};
+use crate::event::Event;
+use crate::kubernetes::Clients;
+use crate::line::sink::{SinkLine, SinkOptions};
+use crate::line::{Line, Round};
+use crate::metrics::Metrics;
+use crate::once::{line_options, worker_count};
+use crate::sinks::RunningSink;
+use crate::sources::{self, RunningSource, RunningSources};
+use crate::status::Status;
+use crate::telemetry::{FindingsSeen, RoundDone, StepDone};
+
+/// Rounds begin at least this far apart: the first change is taken up at once, the next ones
+/// together. Far below the 100 ms that Istio waits for quiet itself.
+const ROUND_SPACING: Duration = Duration::from_millis(20);
+/// How long to sleep when nothing is due. Bounds what a lost wake-up costs.
+const TICK: Duration = Duration::from_secs(5);
+/// How long steps under way may take when stopping.
+const STOP_WAIT: Duration = Duration::from_secs(5);
+// When full, senders wait: each of them offers a newest state that does not go away.
+const EVENTS_LEN: usize = 1024;
+
+struct Daemon {
+    path: PathBuf,
+    config: Configuration,
+    events: mpsc::Sender<Event>,
+    clients: Clients,
+    engine: Arc<PolicyEngine>,
+    sources: RunningSources,
+    policies: Vec<PolicySlot>,
+    sinks: Vec<(RunningSink, SinkLine)>,
+    line: Line,
+    reloading: Reloading,
+    status: Arc<Status>,
+    metrics: Arc<Metrics>,
+}
+
+/// Runs until `stop`.
+///
+/// # Errors
+/// It cannot begin: the configuration is illegal, an address is taken, a source cannot be set up.
+pub(crate) async fn run(path: PathBuf, stop: CancellationToken) -> anyhow::Result<()> {
+    let config = config::load(&path)?;
+    let (events, mut inbox) = mpsc::channel(EVENTS_LEN);
+    let metrics = Arc::new(Metrics::default());
+    let status = Arc::new(Status::default());
+    let admin = Admin::start(
+        config.admin_listen,
+        Arc::clone(&status),
+        Arc::clone(&metrics),
+        events.clone(),
+    )
+    .await?;
+    let workers = Workers::start(worker_count()).context("failed to start worker threads")?;
+    let rules = Rules::new(config.defaults.clone(), Vec::new());
+    let line = Line::new(workers, rules, line_options(&config));
+    let mut daemon = Daemon {
+        path: path.clone(),
+        events: events.clone(),
+        clients: Clients::default(),
+        engine: PolicyEngine::start(EngineSettings::default())?,
+        sources: RunningSources::new(),
+        policies: Vec::new(),
+        sinks: Vec::new(),
+        line,
+        reloading: Reloading::default(),
+        status,
+        metrics,
+        config,
+    };
+    daemon.start_all().await?;
+    tokio::spawn(reload::watch(path, events, stop.clone()));
+    daemon.serve(&mut inbox, &stop).await;
+    drop(admin);
+    Ok(())
+}
+
+impl Daemon {
+    async fn start_all(&mut self) -> anyhow::Result<()> {
+        for config in self.config.sources.clone() {
+            self.start_source(RunningSource::start(config));
+        }
+        for config in self.config.policies.clone() {
+            let slot = PolicySlot::start(config, &self.clients).await?;
+            slot.listen(&self.events);
+            self.policies.push(slot);
+        }
+        self.update_waiting();
+        for config in self.config.sinks.clone() {
+            let sink = RunningSink::start(config, &self.config.owner, &self.clients).await?;
+            self.start_sink(sink);
+        }
+        Ok(())
+    }
+
+    fn start_source(&mut self, source: RunningSource) {
+        let name = source.config.name.clone();
+        self.line.add_source(name.clone(), source.registry);
+        forward(source.state.clone(), self.events.clone(), || Event::Source);
+        self.sources.insert(name, source);
+    }
+
+    fn start_sink(&mut self, sink: RunningSink) {
+        forward(sink.sighting(), self.events.clone(), || Event::Observed);
+        let line = sink.new_line();
+        self.sinks.push((sink, line));
+    }
+
+    async fn serve(&mut self, inbox: &mut mpsc::Receiver<Event>, stop: &CancellationToken) {
+        let mut wake = Instant::now();
+        let mut last_round = Instant::now();
+        loop {
+            let first = tokio::select! {
+                event = inbox.recv() => event,
+                () = tokio::time::sleep_until(wake) => None,
+                () = stop.cancelled() => break,
+            };
+            if first.is_some() {
+                tokio::time::sleep_until(last_round + ROUND_SPACING).await;
+            }
+            let mut next = first;
+            while let Some(event) = next {
+                self.handle(event);
+                next = inbox.try_recv().ok();
+            }
+            last_round = Instant::now();
+            let due = tokio::task::block_in_place(|| self.round());
+            wake = Instant::now() + due;
+        }
+        self.finish(inbox).await;
+    }
+
+    /// Waits for the requests under way; steps that wait for their turn are not begun any more.
+    async fn finish(&mut self, inbox: &mut mpsc::Receiver<Event>) {
+        self.sources.clear();
+        self.sinks.iter().for_each(|(sink, _)| sink.stop());
+        let deadline = Instant::now() + STOP_WAIT;
+        while self.sinks.iter().any(|(_, line)| line.in_flight() > 0) {
+            match tokio::time::timeout_at(deadline, inbox.recv()).await {
+                Ok(Some(Event::Applied { sink, applied })) => self.applied(sink, &applied),
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => break,
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Source | Event::Observed => {}
+            Event::Offer { slot } => self.consider(slot),
+            Event::Admitted { slot, offered, outcome } => self.admitted(slot, &offered, outcome),
+            Event::AdmitAgain { slot } => self.admit_again(slot),
+            Event::Applied { sink, applied } => self.applied(sink, &applied),
+            Event::Configuration => self.reload(),
+            Event::Prepared { number, outcome } => self.prepared(number, outcome),
+            Event::Release => self.sinks.iter_mut().for_each(|(_, line)| line.release()),
+        }
+    }
+
+    /// One round: from what sources offer to steps under way. Returns how long nothing is due.
+    fn round(&mut self) -> Duration {
+        let began = Instant::now();
+        let now = clock::now();
+        let round = self.line.round(&sources::states(&self.sources), now);
+        let wake = self.spread(&round, now);
+        self.status.update(&self.line, &self.sources, &self.policy_states(), &self.sinks);
+        RoundDone { round: &round, took: began.elapsed(), line: &self.line, sinks: &self.sinks }
+            .emit(&self.metrics);
+        wake.map_or(TICK, |wake| wake.since(now).min(TICK))
+    }
+
+    /// Tells sinks what a round changed and sends the steps that are due. Says when something is
+    /// due next.
+    fn spread(&mut self, round: &Round, now: Time) -> Option<Time> {
+        FindingsSeen { findings: &round.findings }.emit();
+        let evidence = self.line.evidence();
+        let desired = self.line.desired();
+        let mut wake = round.wake;
+        for (sink, line) in &mut self.sinks {
+            sink.take_sighting(line, desired);
+            line.desire(round, now);
+            let options = SinkOptions {
+                evidence: &evidence,
+                guard: &self.config.guard,
+                grace: self.config.grace,
+                now,
+            };
+            let due = line.due(desired, options);
+            wake = [wake, due.wake].into_iter().flatten().min();
+            if !due.steps.is_empty() {
+                sink.apply(due.steps, self.events.clone());
+            }
+        }
+        wake
+    }
+
+    fn applied(&mut self, serial: u64, applied: &Applied) {
+        // A sink that a reload replaced may still report.
+        let Some((sink, line)) = self.sinks.iter_mut().find(|(sink, _)| sink.serial() == serial)
+        else {
+            return;
+        };
+        let now = clock::now();
+        let is_first_failure = match &applied.outcome {
+            Outcome::Done(_) => {
+                line.applied(&applied.id, now);
+                false
+            }
+            Outcome::Conflict(_)
+            | Outcome::Refused { .. }
+            | Outcome::Forbidden(_)
+            | Outcome::NotFound(_)
+            | Outcome::Unavailable(_) => line.failed(&applied.id, now),
+        };
+        StepDone { sink: sink.name(), applied, is_first_failure }.emit(&self.metrics);
+    }
+}
+
+/// Sends an event for each change of `state`, and one for what is there already.
+fn forward<T: Send + Sync + 'static>(
+    mut state: tokio::sync::watch::Receiver<T>,
+    events: mpsc::Sender<Event>,
+    event: impl Fn() -> Event + Send + 'static,
+) {
+    tokio::spawn(async move {
+        loop {
+            if events.send(event()).await.is_err() || state.changed().await.is_err() {
+                return;
+            }
+        }
+    });
+}

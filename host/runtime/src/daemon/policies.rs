@@ -1,0 +1,236 @@
+//! Policies between what their origins offer and what is at work.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use landfall_core::pattern::Selector;
+use landfall_core::text::Text;
+use landfall_mesh::kube::configmap::ConfigMap;
+use landfall_mesh::kube::events::Note;
+use landfall_policy_host::{AdmissionError, Link, Revision, Rules};
+use tokio::sync::mpsc;
+
+use super::{Daemon, forward};
+use crate::clock;
+use crate::config::{ComponentOrigin, Configuration, PolicyConfig};
+use crate::event::Event;
+use crate::kubernetes::Clients;
+use crate::line::RulesRefused;
+use crate::policies::{Offer, Offered, PolicyFeed, admit};
+use crate::telemetry::{PolicyRefused, PolicyTaken};
+
+/// How long a candidate waits that was refused for what may pass, such as a machine too busy to
+/// answer in time.
+const ADMIT_AGAIN: Duration = Duration::from_secs(30);
+
+/// A policy between what is offered and what is at work.
+#[derive(Debug)]
+pub(super) struct PolicySlot {
+    /// Tells it apart from another of the same name that a reload put in its place.
+    pub(super) serial: u64,
+    pub(super) feed: PolicyFeed,
+    /// At work; `None` until the first was admitted.
+    pub(super) revision: Option<Arc<Revision>>,
+    /// Being compiled.
+    pub(super) admitting: bool,
+    /// What was tried last, so that the same is not tried again.
+    pub(super) tried: Option<Arc<Offered>>,
+}
+
+impl PolicySlot {
+    /// Begins to watch the policy's origin.
+    ///
+    /// # Errors
+    /// The Kubernetes API that it names cannot be reached by any configuration.
+    pub(super) async fn start(config: PolicyConfig, clients: &Clients) -> anyhow::Result<Self> {
+        static SERIAL: AtomicU64 = AtomicU64::new(0);
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        let feed = PolicyFeed::start(config, clients).await?;
+        Ok(Self { serial, feed, revision: None, admitting: false, tried: None })
+    }
+
+    /// Sends an event for what is offered now and for whatever is offered from now on.
+    pub(super) fn listen(&self, events: &mpsc::Sender<Event>) {
+        let slot = self.serial;
+        forward(self.feed.offer.clone(), events.clone(), move || Event::Offer { slot });
+    }
+
+    pub(super) fn name(&self) -> &Text {
+        &self.feed.config.name
+    }
+}
+
+impl Daemon {
+    /// Compiles what a policy's origin offers, unless it was tried before.
+    pub(super) fn consider(&mut self, serial: u64) {
+        let Some(slot) = self.policies.iter_mut().find(|slot| slot.serial == serial) else {
+            return;
+        };
+        let offer = slot.feed.offer.borrow().clone();
+        let offered = match offer {
+            Offer::Pending => return,
+            Offer::Nothing { why, config_map } => {
+                return self.refuse(serial, config_map.as_deref(), "not_readable", &why);
+            }
+            Offer::Component(offered) => offered,
+        };
+        if slot.admitting || slot.tried.as_ref() == Some(&offered) {
+            return;
+        }
+        slot.admitting = true;
+        slot.tried = Some(Arc::clone(&offered));
+        let (engine, config) = (Arc::clone(&self.engine), slot.feed.config.clone());
+        let events = self.events.clone();
+        tokio::task::spawn_blocking(move || {
+            let outcome = admit(&engine, &config, &offered);
+            // Closed only when the daemon stops.
+            let _ = events.blocking_send(Event::Admitted { slot: serial, offered, outcome });
+        });
+    }
+
+    /// Takes a revision up, if it answers for everything that is there.
+    pub(super) fn admitted(
+        &mut self,
+        serial: u64,
+        offered: &Offered,
+        outcome: Result<Arc<Revision>, AdmissionError>,
+    ) {
+        // A reload may have put another in its place.
+        let Some(index) = self.policies.iter().position(|slot| slot.serial == serial) else {
+            return;
+        };
+        self.policies[index].admitting = false;
+        let config_map = offered.config_map.as_deref();
+        match outcome {
+            Ok(revision) => self.take_revision(index, revision, config_map),
+            Err(error) => {
+                self.refuse(serial, config_map, error.code(), &crate::error_chain(&error));
+                self.try_again_if(is_transient(error.code()), serial);
+            }
+        }
+        self.consider(serial);
+    }
+
+    fn take_revision(
+        &mut self,
+        index: usize,
+        revision: Arc<Revision>,
+        config_map: Option<&ConfigMap>,
+    ) {
+        let slot = &mut self.policies[index];
+        let (serial, name) = (slot.serial, Text::clone(slot.name()));
+        let before = slot.revision.replace(Arc::clone(&revision));
+        // The first one is not judged: nothing stands that would be better.
+        let judged = before.iter().map(|_| Text::clone(&name)).collect();
+        let rules = rules(&self.config, &self.policies);
+        match tokio::task::block_in_place(|| self.take_rules(&rules, &judged)) {
+            Ok(()) => {
+                PolicyTaken { policy: &name, revision: &revision }.emit(&self.metrics);
+                let message = format!("revision {} is at work", revision.digest());
+                let note = Note { warning: false, reason: "PolicyTaken", message };
+                self.tell(serial, config_map, note);
+            }
+            Err(refused) => {
+                self.policies[index].revision = before;
+                self.update_waiting();
+                let code = refused.fault.0.code;
+                self.refuse(serial, config_map, code, &crate::error_chain(&refused));
+                self.try_again_if(is_transient(code), serial);
+            }
+        }
+    }
+
+    /// Puts rules to work, and sends what follows from them.
+    fn take_rules(
+        &mut self,
+        rules: &Arc<Rules>,
+        judged: &BTreeSet<Text>,
+    ) -> Result<(), RulesRefused> {
+        self.update_waiting();
+        let now = clock::now();
+        let round = self.line.change_rules(rules, judged, now)?;
+        self.spread(&round, now);
+        Ok(())
+    }
+
+    fn try_again_if(&self, is_transient: bool, slot: u64) {
+        if is_transient {
+            let events = self.events.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(ADMIT_AGAIN).await;
+                // Closed only when the daemon stops.
+                let _ = events.send(Event::AdmitAgain { slot }).await;
+            });
+        }
+    }
+
+    /// Tries once more what was refused.
+    pub(super) fn admit_again(&mut self, serial: u64) {
+        if let Some(slot) = self.policies.iter_mut().find(|slot| slot.serial == serial) {
+            slot.tried = None;
+            self.consider(serial);
+        }
+    }
+
+    /// Tells the line which services wait for a policy.
+    pub(super) fn update_waiting(&mut self) {
+        self.line.set_waiting(waiting(&self.policies));
+    }
+
+    fn refuse(
+        &self,
+        serial: u64,
+        config_map: Option<&ConfigMap>,
+        code: &'static str,
+        message: &str,
+    ) {
+        if let Some(slot) = self.policies.iter().find(|slot| slot.serial == serial) {
+            PolicyRefused { policy: slot.name(), code, message }.emit(&self.metrics);
+        }
+        let note = Note { warning: true, reason: "PolicyRefused", message: message.to_owned() };
+        self.tell(serial, config_map, note);
+    }
+
+    /// Tells the owner of a ConfigMap what became of it.
+    fn tell(&self, serial: u64, config_map: Option<&ConfigMap>, note: Note) {
+        let slot = self.policies.iter().find(|slot| slot.serial == serial);
+        if let Some(map) = config_map
+            && let Some(ComponentOrigin::ConfigMap(origin)) = slot.map(|s| &s.feed.config.origin)
+        {
+            self.clients.post(&origin.access, map, note);
+        }
+    }
+
+    /// Each policy, and whether it is at work.
+    pub(super) fn policy_states(&self) -> Vec<(Text, bool)> {
+        self.policies
+            .iter()
+            .map(|slot| (Text::clone(slot.name()), slot.revision.is_some()))
+            .collect()
+    }
+}
+
+/// The services that wait for a policy that was not admitted yet.
+pub(super) fn waiting<'a>(slots: impl IntoIterator<Item = &'a PolicySlot>) -> Vec<Selector> {
+    let without = slots.into_iter().filter(|slot| slot.revision.is_none());
+    without.map(|slot| slot.feed.selector()).collect()
+}
+
+/// The rules that `config` and the revisions of `slots` make.
+pub(super) fn rules<'a>(
+    config: &Configuration,
+    slots: impl IntoIterator<Item = &'a PolicySlot>,
+) -> Arc<Rules> {
+    let link = |slot: &PolicySlot| {
+        let revision = Arc::clone(slot.revision.as_ref()?);
+        let Selector { sources, services } = slot.feed.selector();
+        Some(Link { revision, sources, services })
+    };
+    Rules::new(config.defaults.clone(), slots.into_iter().filter_map(link).collect())
+}
+
+fn is_transient(code: &str) -> bool {
+    matches!(code, "deadline" | "host_panic")
+}

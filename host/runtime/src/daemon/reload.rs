@@ -1,0 +1,228 @@
+//! Takes a changed configuration up while Landfall runs, or refuses it as a whole.
+//!
+//! What may take long or fail is prepared beside the line: policies are loaded, sinks connected.
+//! Then the new policies answer for everything that is there, and only then anything is replaced.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use landfall_core::registry::SourceName;
+use landfall_core::text::Text;
+use landfall_policy_host::PolicyEngine;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::Daemon;
+use super::policies::{PolicySlot, rules, waiting};
+use crate::clock;
+use crate::config::{self, Configuration, PolicyConfig};
+use crate::event::Event;
+use crate::kubernetes::Clients;
+use crate::once::line_options;
+use crate::policies::admit;
+use crate::sinks::RunningSink;
+use crate::sources::RunningSource;
+use crate::telemetry::{ConfigurationRefused, ConfigurationTaken};
+
+/// How often the configuration file is looked at.
+const CONFIG_POLL: Duration = Duration::from_millis(500);
+/// How long a policy's origin may take to offer something.
+const OFFER_WAIT: Duration = Duration::from_secs(10);
+/// How long a configuration waits that is legal but was refused, as for a ConfigMap that is not
+/// there yet.
+const TRY_AGAIN: Duration = Duration::from_secs(30);
+
+/// The reload under way.
+#[derive(Debug, Default)]
+pub(super) struct Reloading {
+    /// Counts reloads, so that one that was overtaken is told apart.
+    number: u64,
+    preparing: Option<AbortHandle>,
+}
+
+/// A configuration, with what is new in it and can fail.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    config: Configuration,
+    policies: Vec<PolicySlot>,
+    /// `None` when they stay.
+    sinks: Option<Vec<RunningSink>>,
+}
+
+impl Daemon {
+    /// Begins to take a changed configuration file up.
+    pub(super) fn reload(&mut self) {
+        if let Some(preparing) = self.reloading.preparing.take() {
+            preparing.abort();
+        }
+        let config = match config::load(&self.path) {
+            Ok(config) if config == self.config => return,
+            Ok(config) => config,
+            Err(error) => return self.refuse_configuration(&error.into()),
+        };
+        if config.admin_listen != self.config.admin_listen || config.owner != self.config.owner {
+            let why = "admin.listen and owner cannot change while Landfall runs; restart it";
+            return self.refuse_configuration(&anyhow::anyhow!(why));
+        }
+        self.reloading.number += 1;
+        let number = self.reloading.number;
+        let is_known =
+            |policy: &&PolicyConfig| self.policies.iter().any(|slot| slot.feed.config == **policy);
+        let policies = config.policies.iter().filter(|policy| !is_known(policy)).cloned().collect();
+        let with_sinks = config.sinks != self.config.sinks;
+        let (engine, clients) = (Arc::clone(&self.engine), self.clients.clone());
+        let events = self.events.clone();
+        let preparing = tokio::spawn(async move {
+            let outcome = prepare(config, policies, with_sinks, &engine, &clients).await;
+            // Closed only when the daemon stops.
+            let _ = events.send(Event::Prepared { number, outcome: outcome.map(Box::new) }).await;
+        });
+        self.reloading.preparing = Some(preparing.abort_handle());
+    }
+
+    /// Takes up what was prepared, unless another reload overtook it.
+    pub(super) fn prepared(&mut self, number: u64, outcome: anyhow::Result<Box<Prepared>>) {
+        if number != self.reloading.number {
+            return;
+        }
+        self.reloading.preparing = None;
+        let switched =
+            outcome.and_then(|prepared| tokio::task::block_in_place(|| self.switch(*prepared)));
+        match switched {
+            Ok(()) => ConfigurationTaken { path: &self.path }.emit(&self.metrics),
+            Err(error) => {
+                self.refuse_configuration(&error);
+                let events = self.events.clone();
+                tokio::spawn(async move {
+                    tokio::time::sleep(TRY_AGAIN).await;
+                    let _ = events.send(Event::Configuration).await;
+                });
+            }
+        }
+    }
+
+    fn refuse_configuration(&self, error: &anyhow::Error) {
+        ConfigurationRefused { path: &self.path, error }.emit(&self.metrics);
+    }
+
+    /// Replaces what differs, if every new policy answers for everything that is there.
+    fn switch(&mut self, prepared: Prepared) -> anyhow::Result<()> {
+        let Prepared { config, policies: new, sinks } = prepared;
+        let judged: BTreeSet<Text> = new.iter().map(|slot| Text::clone(slot.name())).collect();
+        let policies: Vec<&PolicySlot> = config
+            .policies
+            .iter()
+            .filter_map(|policy| {
+                let is_of = |slot: &&PolicySlot| slot.feed.config == *policy;
+                new.iter().find(is_of).or_else(|| self.policies.iter().find(is_of))
+            })
+            .collect();
+        let rules = rules(&config, policies.iter().copied());
+        self.line.set_waiting(waiting(policies.iter().copied()));
+        let now = clock::now();
+        let round = match self.line.change_rules(&rules, &judged, now) {
+            Ok(round) => round,
+            Err(refused) => {
+                self.update_waiting();
+                return Err(refused.into());
+            }
+        };
+        // From here on nothing fails.
+        new.iter().for_each(|slot| slot.listen(&self.events));
+        let mut known: BTreeMap<Text, PolicySlot> = BTreeMap::new();
+        for slot in std::mem::take(&mut self.policies).into_iter().chain(new) {
+            known.insert(Text::clone(slot.name()), slot);
+        }
+        self.policies =
+            config.policies.iter().filter_map(|policy| known.remove(&policy.name)).collect();
+        self.replace_sources(&config);
+        self.line.set_options(line_options(&config));
+        self.config = config;
+        if let Some(sinks) = sinks {
+            self.sinks.clear();
+            sinks.into_iter().for_each(|sink| self.start_sink(sink));
+        }
+        self.spread(&round, now);
+        Ok(())
+    }
+
+    fn replace_sources(&mut self, config: &Configuration) {
+        let is_configured =
+            |name: &SourceName| config.sources.iter().any(|source| source.name == *name);
+        for name in self.sources.keys().filter(|name| !is_configured(name)) {
+            self.line.remove_source(name);
+        }
+        self.sources.retain(|name, _| is_configured(name));
+        for source in &config.sources {
+            if self.sources.get(&source.name).is_none_or(|known| known.config != *source) {
+                self.start_source(RunningSource::start(source.clone()));
+            }
+        }
+    }
+}
+
+async fn prepare(
+    config: Configuration,
+    policies: Vec<PolicyConfig>,
+    with_sinks: bool,
+    engine: &Arc<PolicyEngine>,
+    clients: &Clients,
+) -> anyhow::Result<Prepared> {
+    let mut slots = Vec::new();
+    for policy in policies {
+        slots.push(prepared_slot(policy, engine, clients).await?);
+    }
+    let mut sinks = None;
+    if with_sinks {
+        let mut started = Vec::new();
+        for sink in &config.sinks {
+            started.push(RunningSink::start(sink.clone(), &config.owner, clients).await?);
+        }
+        sinks = Some(started);
+    }
+    Ok(Prepared { config, policies: slots, sinks })
+}
+
+/// A policy of a new configuration, admitted.
+async fn prepared_slot(
+    config: PolicyConfig,
+    engine: &Arc<PolicyEngine>,
+    clients: &Clients,
+) -> anyhow::Result<PolicySlot> {
+    let mut slot = PolicySlot::start(config, clients).await?;
+    let offered = slot.feed.offered(OFFER_WAIT).await?;
+    let (engine, config) = (Arc::clone(engine), slot.feed.config.clone());
+    let tried = Arc::clone(&offered);
+    let admitted = tokio::task::spawn_blocking(move || admit(&engine, &config, &offered));
+    let revision = admitted
+        .await
+        .context("compiling ended early")?
+        .with_context(|| format!("failed to load policy {}", slot.name()))?;
+    slot.revision = Some(revision);
+    slot.tried = Some(tried);
+    Ok(slot)
+}
+
+/// Tells when the configuration file changes, and once in the beginning: it may have changed since
+/// it was loaded.
+pub(super) async fn watch(path: PathBuf, events: mpsc::Sender<Event>, stop: CancellationToken) {
+    let mut seen = None;
+    loop {
+        // Small, so that comparing it whole is the simplest way to miss nothing.
+        let now = tokio::fs::read(&path).await.ok();
+        if now.is_some() && now != seen {
+            seen = now;
+            if events.send(Event::Configuration).await.is_err() {
+                return;
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(CONFIG_POLL) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
