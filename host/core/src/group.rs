@@ -107,9 +107,9 @@ fn regrouped(
 #[must_use]
 pub fn gathered(key: HostKey, parts: Vec<Contribution>) -> MeshService {
     let mut findings = Vec::new();
-    if let [first, second, ..] = parts.as_slice()
-        && first.origin.source == second.origin.source
-    {
+    // Parts are in the order of their origins, so those of one source stand together.
+    let of_one_source = |pair: &&[Contribution]| pair[0].origin.source == pair[1].origin.source;
+    if let Some([first, second]) = parts.windows(2).find(of_one_source) {
         findings.push(Finding::new(
             FindingCode::HostShared,
             &key,
@@ -131,6 +131,12 @@ pub fn gathered(key: HostKey, parts: Vec<Contribution>) -> MeshService {
 /// A name with several numbers or protocols gets the one that most endpoints have, of equals the
 /// lowest; endpoints keep the numbers they listen on. Of several names with one number the one
 /// that more endpoints have keeps it and the others are left out: Istio takes each number once.
+///
+/// Where every instance has a number of its own, as schedulers hand them out, the service's number
+/// thus changes when the instance leaves whose number it is. To keep the number that was there
+/// before would hide that until the next restart, for then nobody knows it. A number of the
+/// protocol's own, such as 80, would come and go with the first endpoint that differs and could
+/// serve one port only. So a policy has to say which number clients dial, and the finding says so.
 fn joined_ports(key: &HostKey, parts: &[Contribution], findings: &mut Vec<Finding>) -> Vec<Port> {
     let mut votes: BTreeMap<&PortName, BTreeMap<(NonZeroU16, Protocol), usize>> = BTreeMap::new();
     for endpoint in parts.iter().flat_map(|part| part.endpoints.iter()) {
@@ -146,18 +152,24 @@ fn joined_ports(key: &HostKey, parts: &[Contribution], findings: &mut Vec<Findin
         else {
             continue;
         };
-        if of_name.len() > 1 {
-            findings.push(Finding::new(
-                FindingCode::PortConflict,
-                key,
-                format!(
-                    "port {name} has {} different numbers or protocols; clients dial {number}, \
-                     which most endpoints have. Set one number by a policy",
-                    of_name.len()
-                ),
-            ));
-        }
         let endpoints: usize = of_name.values().sum();
+        if of_name.len() > 1 {
+            let (kinds, agreed) = (of_name.len(), of_name.values().max().copied().unwrap_or(0));
+            let what = format!("port {name} has {kinds} different numbers or protocols");
+            let message = if agreed * 2 > endpoints {
+                format!(
+                    "{what}; clients dial {number}, which most endpoints have. Set one number by a \
+                     policy"
+                )
+            } else {
+                format!(
+                    "{what}, and most endpoints share none; clients dial {number} until an \
+                     endpoint with it leaves, and then another. Set one number by a policy, and \
+                     leave the target as it is registered"
+                )
+            };
+            findings.push(Finding::new(FindingCode::PortConflict, key, message));
+        }
         let port = Port { name: name.clone(), number, target: number, protocol };
         match by_number.get(&number) {
             Some((most, winner)) => {
@@ -186,4 +198,96 @@ fn joined_ports(key: &HostKey, parts: &[Contribution], findings: &mut Vec<Findin
     let mut ports: Vec<Port> = by_number.into_values().map(|(_, port)| port).collect();
     ports.sort();
     ports
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mapping::Mapping;
+    use crate::name::{Hostname, Namespace};
+    use crate::pairs::Pairs;
+    use crate::registry::{Health, Instance, ServiceKey, SourceName};
+    use crate::text::Text;
+
+    /// A service of `parts`, each as `source/service number number ..`: an endpoint for each number.
+    fn made_of(parts: &[&str]) -> MeshService {
+        let key = HostKey {
+            namespace: Namespace::parse("ns").unwrap(),
+            host: Hostname::parse("a.mesh").unwrap(),
+        };
+        let parts = parts.iter().map(|part| contribution(&key, part)).collect();
+        gathered(key, parts)
+    }
+
+    fn contribution(key: &HostKey, part: &str) -> Contribution {
+        let mut words = part.split(' ');
+        let (source, name) = words.next().unwrap().split_once('/').unwrap();
+        let origin = ServiceId {
+            source: SourceName::parse(source).unwrap(),
+            key: ServiceKey { name: Text::from(name), ..ServiceKey::default() },
+        };
+        let endpoints = words.map(|number| endpoint(key, number.parse().unwrap())).collect();
+        Contribution { origin: Arc::new(origin), endpoints }
+    }
+
+    fn endpoint(key: &HostKey, number: NonZeroU16) -> Endpoint {
+        let empty = || Text::from("");
+        let port = Port {
+            name: PortName::legalize("http").name,
+            number,
+            target: number,
+            protocol: Protocol::Http,
+        };
+        let mapping = Mapping {
+            host: key.host.clone(),
+            namespace: key.namespace.clone(),
+            address: None,
+            ports: Arc::from([port]),
+            labels: Pairs::default(),
+            locality: None,
+            weight: NonZeroU16::MIN,
+            network: empty(),
+            service_account: empty(),
+        };
+        let instance = Instance {
+            id: Text::from(number.to_string()),
+            address: empty(),
+            ports: Vec::new(),
+            health: Health::Passing,
+            weight: 1,
+            tags: Vec::new(),
+            meta: Pairs::default(),
+            ext: Pairs::default(),
+            locality: None,
+        };
+        Endpoint { instance: Arc::new(instance), part: 0, mapping: Arc::new(mapping) }
+    }
+
+    fn findings(service: &MeshService) -> Vec<String> {
+        service.findings.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn any_two_services_of_one_source_at_a_host_are_told() {
+        assert_eq!(findings(&made_of(&["dc1/a 80", "dc2/a 80", "dc3/b 80"])), Vec::<String>::new());
+        for parts in [["dc1/a 80", "dc1/b 80", "dc2/c 80"], ["dc0/z 80", "dc1/a 80", "dc1/b 80"]] {
+            let findings = findings(&made_of(&parts));
+            assert_eq!(findings.len(), 1);
+            assert!(findings[0].starts_with("host_shared"), "{findings:?}");
+            assert!(findings[0].contains("among them dc1/a and dc1/b."), "{findings:?}");
+        }
+    }
+
+    #[test]
+    fn a_number_that_nobody_shares_is_told() {
+        let number = |service: &MeshService| service.ports[0].number.get();
+        let alike = made_of(&["dc1/a 8080 8080"]);
+        assert_eq!((number(&alike), findings(&alike).len()), (8080, 0));
+        let most = made_of(&["dc1/a 8080 9090 9090"]);
+        assert_eq!(number(&most), 9090);
+        assert!(findings(&most)[0].contains("which most endpoints have"), "{most:?}");
+        let none = made_of(&["dc1/a 23001 24001 25001"]);
+        assert_eq!(number(&none), 23001);
+        assert!(findings(&none)[0].contains("most endpoints share none"), "{none:?}");
+    }
 }
