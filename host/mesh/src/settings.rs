@@ -11,7 +11,7 @@ use landfall_core::name::{self, Hostname};
 use landfall_core::text::Text;
 
 use crate::api::{Location, MANAGED_BY_LABEL, RESERVED_PREFIX, Resolution};
-use crate::validate::{self, LIST_LEN_MAX, VIRTUAL_ADDRESS_LEN_MAX};
+use crate::validate::{self, LIST_LEN_MAX, REFUSED_ANNOTATIONS, VIRTUAL_ADDRESS_LEN_MAX};
 
 /// The settings that hold.
 #[derive(Debug, Default)]
@@ -31,6 +31,8 @@ pub(crate) struct Settings {
 const SUBJECT_ALT_NAME_LEN_MAX: usize = 512;
 const OBJECT_LABELS_MAX: usize = 64;
 const ANNOTATIONS_LEN_MAX: usize = 32 << 10;
+// What Istio tells itself by annotations; it refuses more of them from release to release.
+const INTERNAL_PREFIX: &str = "internal.istio.io/";
 // Of a value that is shown to a person.
 const SHOWN_LEN_MAX: usize = 80;
 
@@ -180,6 +182,9 @@ impl Settings {
         }
         if !validate::is_label_key(key) {
             return Err(refusal("its key is not legal for Kubernetes"));
+        }
+        if key.starts_with(INTERNAL_PREFIX) || REFUSED_ANNOTATIONS.contains(&key) {
+            return Err(refusal("Istio refuses whatever carries it"));
         }
         let len: usize = self.annotations.iter().map(|(k, v)| k.len() + v.len()).sum();
         if len + key.len() + value.len() > ANNOTATIONS_LEN_MAX {

@@ -66,6 +66,15 @@ pub const LIST_LEN_MAX: usize = 256;
 /// Most characters of a virtual address: the CRD's limit.
 pub const VIRTUAL_ADDRESS_LEN_MAX: usize = 64;
 
+/// With these annotations istiod refuses a ServiceEntry or WorkloadEntry, whatever their value
+/// (`validateMetadata` in `pkg/config/validation` of Istio 1.32-dev).
+pub(crate) const REFUSED_ANNOTATIONS: [&str; 4] = [
+    "istio.io/dry-run",
+    "internal.istio.io/parent-namespace",
+    "internal.istio.io/parents",
+    "internal.istio.io/webhook-always-reject",
+];
+
 // Violations of one object that are told; more would not help anybody.
 const VIOLATIONS_MAX: usize = 16;
 // Kubernetes: names, namespaces and the parts of label keys and values.
@@ -139,6 +148,13 @@ fn metadata(object: &MeshObject, check: &mut Check) {
                 Rule::Annotations,
                 "metadata.annotations",
                 format_args!("key {key:?} is not legal"),
+            );
+        }
+        if REFUSED_ANNOTATIONS.contains(&&**key) {
+            check.fail(
+                Rule::Annotations,
+                "metadata.annotations",
+                format_args!("Istio refuses whatever has the key {key:?}"),
             );
         }
     }

@@ -13,7 +13,7 @@ use landfall_tests::servers::process::{folder, wait};
 use landfall_tests::servers::{Cluster, Judgment, judge};
 use serde_json::{Value, json};
 
-use crate::mutations::{self, TABLE};
+use crate::mutations::{self, METADATA, TABLE};
 use crate::{Place, world};
 
 /// So many services are promised to be taken.
@@ -117,13 +117,17 @@ fn verdicts_agree() {
     let place = world.place("verdicts");
     let cluster = world.cluster();
     let mut objects: Vec<(String, MeshObject)> = Vec::new();
-    for (kind, spec) in TABLE {
+    let plain = TABLE.iter().map(|(kind, spec)| (*kind, "", *spec));
+    let service = |metadata| ("ServiceEntry", metadata, "{hosts: [a.b], resolution: STATIC}");
+    let endpoint = |metadata| ("WorkloadEntry", metadata, "{address: 10.0.0.1}");
+    let marked = METADATA.iter().flat_map(|metadata| [service(*metadata), endpoint(*metadata)]);
+    for (kind, metadata, spec) in plain.chain(marked) {
         let text = format!(
-            "apiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{name: a.b, namespace: {}}}\nspec: {spec}",
+            "apiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{name: a.b, namespace: {}, {metadata}}}\nspec: {spec}",
             place.namespace
         );
         let object = from_yaml(&text).unwrap_or_else(|error| panic!("{spec}: {error:?}")).object;
-        objects.push((format!("{kind} {spec}"), object));
+        objects.push((format!("{kind} {metadata} {spec}"), object));
     }
     let table_len = objects.len();
     let mut dice = Dice::new(3);

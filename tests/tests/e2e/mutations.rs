@@ -196,6 +196,25 @@ pub(crate) const TABLE: &[(&str, &str)] = &[
     ("WorkloadEntry", "{address: 'fe80::1%eth0'}"),
 ];
 
+/// Metadata by hand besides name and namespace, in YAML's flow style.
+pub(crate) const METADATA: &[&str] = &[
+    "annotations: {istio.io/dry-run: 'true'}",
+    "annotations: {istio.io/dry-run: ''}",
+    "annotations: {internal.istio.io/webhook-always-reject: ''}",
+    "annotations: {internal.istio.io/parent-namespace: other}",
+    "annotations: {internal.istio.io/parents: HTTPRoute/a.b}",
+    "annotations: {internal.istio.io/route-semantics: gateway}",
+    "annotations: {istio.io/rev: canary}",
+    "annotations: {a b: c}",
+    "annotations: {'': c}",
+    "annotations: {a: \"c\\nd\"}",
+    "labels: {istio.io/dry-run: 'true'}",
+    "labels: {internal.istio.io/webhook-always-reject: ''}",
+    "labels: {networking.istio.io/enable-autoallocate-ip: maybe}",
+    "labels: {a: 'b c'}",
+    "labels: {A/b: c}",
+];
+
 /// Changes one thing of an object, and says which.
 pub(crate) fn mutate(object: &mut MeshObject, dice: &mut Dice) -> &'static str {
     let mut body = Body::clone(&object.body);

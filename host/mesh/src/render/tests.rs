@@ -429,6 +429,8 @@ fn settings() {
         Setting::Label("landfall.dev/owner".to_owned(), "me".to_owned()),
         Setting::Annotation("example.com/why".to_owned(), "because: of\nthis".to_owned()),
         Setting::Annotation("landfall.dev/sources".to_owned(), "none".to_owned()),
+        Setting::Annotation("istio.io/dry-run".to_owned(), "true".to_owned()),
+        Setting::Annotation("internal.istio.io/parents".to_owned(), "a".to_owned()),
     ];
     check(
         &service_with("pay.dc1.mesh", "10.0.0.1 http:80::http", &settings),
@@ -472,6 +474,8 @@ fn settings() {
             refused mesh-registry/pay.dc1.mesh: location "outer space" is not taken: it must be internal or external. It was left out; mend the service policy that sets it
             refused mesh-registry/pay.dc1.mesh: label "landfall.dev/owner: me" is not taken: Landfall itself uses the key. It was left out; mend the service policy that sets it
             refused mesh-registry/pay.dc1.mesh: annotation "landfall.dev/sources" is not taken: Landfall itself uses the key. It was left out; mend the service policy that sets it
+            refused mesh-registry/pay.dc1.mesh: annotation "istio.io/dry-run" is not taken: Istio refuses whatever carries it. It was left out; mend the service policy that sets it
+            refused mesh-registry/pay.dc1.mesh: annotation "internal.istio.io/parents" is not taken: Istio refuses whatever carries it. It was left out; mend the service policy that sets it
         "#]],
     );
 }

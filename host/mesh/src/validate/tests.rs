@@ -253,6 +253,10 @@ fn metadata() {
     assert_eq!(object("ns", "a", none(), one("a/b/c", "any\nthing")), "annotations");
     assert_eq!(object("ns", "a", none(), one("a/b", "any\nthing")), "");
     assert_eq!(object("ns", "a", none(), one("a", &"x".repeat(262_145))), "annotations");
+    for key in REFUSED_ANNOTATIONS {
+        assert_eq!(object("ns", "a", none(), one(key, "true")), "annotations", "{key}");
+        assert_eq!(object("ns", "a", one(key, "true"), none()), "", "{key}");
+    }
 }
 
 #[test]
