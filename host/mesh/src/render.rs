@@ -15,8 +15,8 @@ use landfall_core::registry::{Locality, ServiceId};
 use landfall_core::text::{Interner, Text};
 
 use crate::api::{
-    self, Body, EndpointAddress, Endpoints, Location, MeshObject, ORIGINS_ANNOTATION, Resolution,
-    SERVICE_LABEL, ServiceEntry, ServicePort, Spec, WorkloadEntry,
+    self, Body, EndpointAddress, Endpoints, Location, MeshObject, ORIGINS_ANNOTATION, OWNER_LABEL,
+    Owner, Resolution, SERVICE_LABEL, ServiceEntry, ServicePort, Spec, WorkloadEntry,
 };
 use crate::name;
 use crate::settings::{self, Settings};
@@ -34,12 +34,17 @@ pub struct RenderOptions {
     /// Whether ambient proxies read the objects. They tell inline endpoints apart by address
     /// alone, so instances that share one get WorkloadEntries.
     pub ambient: bool,
+    /// Whose objects they will be. A ServiceEntry then selects WorkloadEntries of this owner only;
+    /// without it those of every installation that publishes the same host in the namespace.
+    pub owner: Option<Owner>,
 }
 
 /// Where endpoints go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Shape {
-    /// Inline while they fit, else into WorkloadEntries.
+    /// Inline while they fit, else into WorkloadEntries. Rendering knows no history, so a service
+    /// at the limit turns with every endpoint that comes or goes there; one that lives near it
+    /// wants a shape by name.
     #[default]
     Auto,
     /// Inline; what does not fit is left out.
@@ -62,7 +67,8 @@ pub struct Rendered {
 const ENDPOINT_PORTS_MAX: usize = 128;
 const ENDPOINT_LABELS_MAX: usize = 256;
 const LOCALITY_LEN_MAX: usize = 2048;
-// For people: enough to find the way back to the registry.
+// Enough to find the way back to the registry, and 8 is more than share a host for a reason; each
+// WorkloadEntry repeats its own.
 const ORIGINS_MAX: usize = 8;
 const ORIGINS_LEN_MAX: usize = 512;
 // What the rest of the manifest takes at most: names, bookkeeping, the mark.
@@ -98,7 +104,8 @@ pub fn render(service: &MeshService, options: &RenderOptions) -> Rendered {
         subject_alt_names: settings.subject_alt_names.into(),
     };
     let mut annotations = settings.annotations;
-    annotations.push((Text::from(ORIGINS_ANNOTATION), origins(service)));
+    let of_registries = service.parts.iter().map(|part| &*part.origin);
+    annotations.push((Text::from(ORIGINS_ANNOTATION), origins(of_registries)));
     let labels: Pairs = settings.labels.into_iter().collect();
     let annotations: Pairs = annotations.into_iter().collect();
     // Room for endpoints: what the object takes without them.
@@ -109,9 +116,10 @@ pub fn render(service: &MeshService, options: &RenderOptions) -> Rendered {
     let mut workload_entries = Vec::new();
     if is_selected(&entry, &placed, fit, options) {
         let label = name::service_label(&service.key.host);
-        let selector: Pairs = [(Text::from(SERVICE_LABEL), label)].into_iter().collect();
-        workload_entries = workloads(service, placed, &selector);
-        entry.endpoints = Endpoints::Selected(selector);
+        let labels: Pairs =
+            [(Text::from(SERVICE_LABEL), Text::clone(&label))].into_iter().collect();
+        workload_entries = workloads(service, placed, &labels);
+        entry.endpoints = Endpoints::Selected(selector(label, options.owner.as_ref()));
     } else {
         if fit < placed.len() {
             refused(
@@ -418,25 +426,31 @@ fn export_to(service: &MeshService, settings: &Settings, options: &RenderOptions
         .collect()
 }
 
-/// The services of registries that are published here, for people.
-fn origins(service: &MeshService) -> Text {
-    let mut text = String::new();
-    let mut listed = 0;
-    for part in service.parts.iter().take(ORIGINS_MAX) {
-        let origin = part.origin.to_string();
-        if text.len() + origin.len() > ORIGINS_LEN_MAX && listed > 0 {
+/// The services of registries that are published in an object, one a line, as
+/// [`ORIGINS_ANNOTATION`] says. Names are free text: one with a line break in it is altered as
+/// all with control characters are, and one that is too long is shortened.
+fn origins<'a>(services: impl ExactSizeIterator<Item = &'a ServiceId>) -> Text {
+    let count = services.len();
+    let (mut text, mut listed, mut altered) = (String::new(), 0, false);
+    for service in services.take(ORIGINS_MAX) {
+        let origin = service.to_string();
+        if listed > 0 && text.len() + origin.len() > ORIGINS_LEN_MAX {
             break;
         }
         if listed > 0 {
-            text.push_str(", ");
+            text.push('\n');
         }
-        text.extend(
-            origin.chars().take(ORIGINS_LEN_MAX / 4).map(|c| if c.is_control() { '?' } else { c }),
-        );
+        let end = origin.floor_char_boundary(ORIGINS_LEN_MAX);
+        let shown = origin[..end].replace(char::is_control, "?");
+        altered |= shown != origin;
+        text.push_str(&shown);
         listed += 1;
     }
-    if listed < service.parts.len() {
-        text.push_str(&format!(" and {} more", service.parts.len() - listed));
+    if altered {
+        text.push_str("\n(not all names are as registered)");
+    }
+    if listed < count {
+        text.push_str(&format!("\n(and {} more)", count - listed));
     }
     Text::from(text)
 }
@@ -478,7 +492,14 @@ fn share_address(placed: &[Placed<'_>]) -> bool {
     })
 }
 
-fn workloads(service: &MeshService, placed: Vec<Placed<'_>>, selector: &Pairs) -> Vec<MeshObject> {
+/// The labels by which a ServiceEntry selects its WorkloadEntries. All of ours carry their owner,
+/// and in a namespace that two installations share both may publish the host.
+fn selector(label: Text, owner: Option<&Owner>) -> Pairs {
+    let owner = owner.map(|owner| (Text::from(OWNER_LABEL), Text::from(owner.as_str())));
+    [(Text::from(SERVICE_LABEL), label)].into_iter().chain(owner).collect()
+}
+
+fn workloads(service: &MeshService, placed: Vec<Placed<'_>>, labels: &Pairs) -> Vec<MeshObject> {
     let mut objects = Vec::with_capacity(placed.len());
     let mut last: Option<(&Arc<ServiceId>, Pairs, Arc<[_]>)> = None;
     for Placed { origin, endpoint, entry } in placed {
@@ -487,21 +508,16 @@ fn workloads(service: &MeshService, placed: Vec<Placed<'_>>, selector: &Pairs) -
                 (annotations.clone(), Arc::clone(sources))
             }
             Some(_) | None => {
-                let text: String = origin
-                    .to_string()
-                    .chars()
-                    .take(ORIGINS_LEN_MAX)
-                    .map(|c| if c.is_control() { '?' } else { c })
-                    .collect();
+                let text = origins(std::iter::once(&**origin));
                 let annotations: Pairs =
-                    [(ORIGINS_ANNOTATION, text.as_str())].into_iter().collect();
+                    [(Text::from(ORIGINS_ANNOTATION), text)].into_iter().collect();
                 let sources: Arc<[_]> = Arc::from([origin.source.clone()]);
                 last = Some((origin, annotations.clone(), Arc::clone(&sources)));
                 (annotations, sources)
             }
         };
         let name = name::workload_entry_name(&service.key.host, origin, endpoint);
-        let body = Body { labels: selector.clone(), annotations, spec: Spec::WorkloadEntry(entry) };
+        let body = Body { labels: labels.clone(), annotations, spec: Spec::WorkloadEntry(entry) };
         objects.push(Object {
             id: object_id(Kind::WorkloadEntry, service, name),
             sources,
@@ -531,6 +547,7 @@ impl Default for RenderOptions {
             location: Location::MeshInternal,
             export_to: Arc::from([]),
             ambient: false,
+            owner: None,
         }
     }
 }

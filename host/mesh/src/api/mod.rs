@@ -16,7 +16,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use landfall_core::mesh::{self, Kind};
-use landfall_core::name;
+use landfall_core::name::{self, Hostname};
 use landfall_core::pairs::Pairs;
 use landfall_core::text::Text;
 
@@ -27,6 +27,7 @@ pub use self::print::{Manifest, PrintError, to_json, to_yaml};
 pub(crate) use self::print::{endpoint_len, json_len, pairs_len, rfc3339, service_entry_len};
 pub(crate) use self::spec::{ServiceEntryWire, WorkloadEntryWire};
 pub(crate) use self::wire::{Wire, WireSpec, plural};
+use crate::name::service_label;
 
 /// The field manager of all writes.
 pub const FIELD_MANAGER: &str = "landfall";
@@ -43,7 +44,8 @@ pub const SERVICE_LABEL: &str = "landfall.dev/service";
 pub const SOURCES_ANNOTATION: &str = "landfall.dev/sources";
 /// Since when an object is kept without endpoints; RFC 3339 with milliseconds.
 pub const REMOVED_AT_ANNOTATION: &str = "landfall.dev/removed-at";
-/// Which services of registries are published in an object; for people.
+/// Which services of registries are published in an object, one a line. A line without a slash,
+/// which every service has behind its source, is a remark: the list is not whole.
 pub const ORIGINS_ANNOTATION: &str = "landfall.dev/origins";
 /// Labels and annotations that no policy may set.
 pub const RESERVED_PREFIX: &str = "landfall.dev/";
@@ -237,6 +239,26 @@ impl Body {
         match &self.spec {
             Spec::ServiceEntry(entry) => Some(entry),
             Spec::WorkloadEntry(_) => None,
+        }
+    }
+
+    /// The services of registries that feed it, each as a `ServiceId` prints; `None` when it does
+    /// not say, or could not say all of them as they are.
+    pub fn origins(&self) -> Option<impl Iterator<Item = &str>> {
+        let text = self.annotations.get(ORIGINS_ANNOTATION)?;
+        let is_whole = text.split('\n').all(|line| line.contains('/'));
+        is_whole.then(|| text.split('\n'))
+    }
+
+    /// What ties a ServiceEntry and its WorkloadEntries to one service of the mesh within their
+    /// namespace: the value of [`SERVICE_LABEL`]. `None` for an object that is not as we write it.
+    #[must_use]
+    pub fn service_label(&self) -> Option<Text> {
+        match &self.spec {
+            Spec::ServiceEntry(entry) => {
+                Hostname::parse(entry.hosts.first()?).ok().map(|host| service_label(&host))
+            }
+            Spec::WorkloadEntry(_) => self.labels.get(SERVICE_LABEL).cloned(),
         }
     }
 }

@@ -585,6 +585,88 @@ fn ambient_tells_inline_endpoints_apart_by_address() {
 }
 
 #[test]
+fn only_endpoints_of_the_same_owner_are_selected() {
+    let owner = Owner::parse("home").unwrap();
+    let options = RenderOptions { owner: Some(owner.clone()), ..selected() };
+    let objects = render(&service("pay.dc1.mesh", "10.0.0.1 http:80"), &options).objects;
+    let labels_of = |owner: &str, object: &MeshObject| -> Pairs {
+        let owner = Owner::parse(owner).unwrap();
+        let manifest = crate::api::to_json(object, &owner, ApiVersion::V1).unwrap();
+        let labels = manifest["metadata"]["labels"].as_object().unwrap().clone();
+        labels.iter().map(|(k, v)| (k.as_str(), v.as_str().unwrap())).collect()
+    };
+    let Endpoints::Selected(selector) = &objects[0].body.service_entry().unwrap().endpoints else {
+        panic!("it selects")
+    };
+    let selects = |labels: &Pairs| selector.iter().all(|(k, v)| labels.get(k) == Some(v));
+    assert!(selects(&labels_of("home", &objects[1])));
+    assert!(!selects(&labels_of("other", &objects[1])));
+}
+
+/// A service of the mesh to which each of `names` contributes an endpoint.
+fn shared(names: &[&str]) -> MeshService {
+    let one = service("pay.dc1.mesh", "10.0.0.1 http:80::http");
+    let parts = names.iter().map(|name| {
+        let key = ServiceKey { name: Text::from(*name), ..ServiceKey::default() };
+        let id = ServiceId { source: SourceName::parse("dc1").unwrap(), key };
+        Contribution { origin: Arc::new(id), endpoints: Arc::clone(&one.parts[0].endpoints) }
+    });
+    gathered(one.key.clone(), parts.collect())
+}
+
+#[test]
+fn origins_are_whole_or_not_said() {
+    let long = "n".repeat(600);
+    let long = long.as_str();
+    let nine: Vec<String> = (0..9).map(|n| format!("s{n}")).collect();
+    let nine: Vec<&str> = nine.iter().map(String::as_str).collect();
+    for (names, whole) in [
+        (vec!["a"], true),
+        (vec!["a, b", "c and 3 more", "d\"/e", "ü "], true),
+        (vec![""], true),
+        (vec!["a\nb"], false),
+        (vec!["a\u{7f}"], false),
+        (vec!["a", long], false),
+        (vec![long], false),
+        (nine[..8].to_vec(), true),
+        (nine, false),
+    ] {
+        let service = shared(&names);
+        let expected: Vec<String> =
+            service.parts.iter().map(|part| part.origin.to_string()).collect();
+        let objects = render(&service, &selected()).objects;
+        let entry = &objects[0].body;
+        let read = entry.origins().map(|list| list.map(str::to_owned).collect::<Vec<_>>());
+        assert_eq!(read, whole.then(|| expected.clone()), "{names:?}");
+        // And each endpoint says its own.
+        let of_endpoints = objects[1..].iter().map(|object| object.body.origins());
+        let said: Vec<String> = of_endpoints.flatten().flatten().map(str::to_owned).collect();
+        assert!(said.iter().all(|origin| expected.contains(origin)), "{said:?}");
+        let text = entry.annotations.get(ORIGINS_ANNOTATION).unwrap();
+        assert!(text.len() < 2 * ORIGINS_LEN_MAX, "{text}");
+    }
+    let stranger = Body {
+        annotations: Pairs::default(),
+        ..(*render(&shared(&["a"]), &auto()).objects[0].body).clone()
+    };
+    assert!(stranger.origins().is_none());
+}
+
+#[test]
+fn objects_of_one_service_have_one_label() {
+    let long = format!("{}x", "a.".repeat(40));
+    for host in ["pay.dc1.mesh", "*.pay.mesh", long.as_str()] {
+        let service = service(host, "10.0.0.1 http:80::http; 10.0.0.2 http:80::http");
+        let objects = render(&service, &selected()).objects;
+        assert_eq!(objects.len(), 3);
+        let label = objects[0].body.service_label();
+        assert_eq!(label, Some(name::service_label(&service.key.host)));
+        let inline = render(&service, &auto()).objects;
+        assert!(objects.iter().chain(&inline).all(|object| object.body.service_label() == label));
+    }
+}
+
+#[test]
 fn rendering_is_deterministic_and_names_are_unique() {
     let mut ids = std::collections::BTreeSet::new();
     for service in crate::testing::services(3, 500) {
