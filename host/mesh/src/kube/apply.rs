@@ -12,7 +12,6 @@
 //  delete          delete, uid and resourceVersion           the same: 409
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
@@ -35,23 +34,26 @@ use crate::api::{
 };
 use crate::sink::{Applied, Outcome, Step, Stuck};
 
-// An API server waits up to 30 s for a webhook. kube retries 429 and 503 within it.
+// An API server waits up to 30 s for a webhook. kube retries 429 and 503 within it, and waits as
+// the header Retry-After says.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-// All attempts together: what takes longer is planned again.
-const STEP_TIMEOUT: Duration = Duration::from_secs(60);
+// All attempts together: what takes longer is planned again. Two requests that take their time,
+// and between them the longest pause that a server may ask for.
+const STEP_TIMEOUT: Duration = Duration::from_secs(120);
 // 0.2 + 0.4 + 0.8 + 1.6 s: a restart of one API server behind a balancer.
 const ATTEMPTS_MAX: u32 = 5;
 const RETRY_MIN: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(10);
-// So many steps in a row without an answer, and the rest need not be tried: they are planned
-// again, and nobody waits an hour for 10,000 of them.
-const SILENT_STEPS_MAX: u32 = 16;
+// A server may ask for a longer pause in its answer; one that asks for more than a minute is as
+// good as gone, and the step is planned again.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
 // No object ever has it: etcd's first revision is the one before anything was written.
 const NO_VERSION: &str = "1";
 
 impl KubeSink {
     /// Executes `steps`, phase after phase, and reports what became of each as soon as that is
-    /// known. Reporting slowly makes applying slow.
+    /// known. Reporting slowly makes applying slow. Calls at the same time share the writes that
+    /// may be under way at once, and what is known of whether the API server answers.
     pub async fn apply(
         &self,
         steps: &[Step],
@@ -59,7 +61,6 @@ impl KubeSink {
         mut report: impl AsyncFnMut(Applied),
     ) {
         let mut stuck = Stuck::default();
-        let silent = AtomicU32::new(0);
         for phase in steps.chunk_by(|a, b| a.phase() == b.phase()) {
             let mut failed = Vec::new();
             let mut waiting = phase.iter();
@@ -68,7 +69,7 @@ impl KubeSink {
                 while under_way.len() < self.options.concurrency.max(1)
                     && let Some(step) = waiting.next()
                 {
-                    under_way.push(self.apply_step(step, stuck.obstacle(step), &silent, stop));
+                    under_way.push(self.apply_step(step, stuck.obstacle(step), stop));
                 }
                 let Some((step, applied)) = under_way.next().await else { break };
                 if !applied.outcome.is_done() {
@@ -84,25 +85,33 @@ impl KubeSink {
         &self,
         step: &'a Step,
         obstacle: Option<Outcome>,
-        silent: &AtomicU32,
         stop: &CancellationToken,
     ) -> (&'a Step, Applied) {
-        let (outcome, attempts) = if let Some(outcome) = obstacle {
-            (outcome, 0)
-        } else if stop.is_cancelled() {
-            (Outcome::Unavailable("the process is stopping".to_owned()), 0)
-        } else if silent.load(Ordering::Relaxed) >= SILENT_STEPS_MAX {
-            (Outcome::Unavailable("not tried: the API server does not answer".to_owned()), 0)
-        } else {
-            self.tried(step, stop).await
+        let (outcome, attempts) = match obstacle {
+            Some(outcome) => (outcome, 0),
+            None => self.tried_in_turn(step, stop).await,
         };
-        if attempts > 0 {
-            match outcome {
-                Outcome::Unavailable(_) => silent.fetch_add(1, Ordering::Relaxed),
-                _ => silent.swap(0, Ordering::Relaxed),
-            };
-        }
         (step, Applied { id: step.id().clone(), verb: step.verb(), outcome, attempts })
+    }
+
+    /// Tries a step once its turn has come, unless that makes no sense by then.
+    async fn tried_in_turn(&self, step: &Step, stop: &CancellationToken) -> (Outcome, u32) {
+        // Fails only once it is closed, which nobody does.
+        let _turn = self.writes.acquire().await;
+        if stop.is_cancelled() {
+            return (Outcome::Unavailable("the process is stopping".to_owned()), 0);
+        }
+        let now = Instant::now();
+        if !self.breaker().admits(now, now + STEP_TIMEOUT) {
+            let message = "not tried: the API server does not answer";
+            return (Outcome::Unavailable(message.to_owned()), 0);
+        }
+        let (outcome, attempts) = self.tried(step, stop).await;
+        match outcome {
+            Outcome::Unavailable(_) => self.breaker().unanswered(Instant::now()),
+            _ => self.breaker().answered(),
+        }
+        (outcome, attempts)
     }
 
     /// Tries a step until it is clear what becomes of it, and says how often it was tried.
@@ -126,11 +135,11 @@ impl KubeSink {
                 },
                 Err(_) => (None, "the API server did not answer in time".to_owned()),
             };
-            if attempt == ATTEMPTS_MAX || end <= Instant::now() {
+            let left = end.saturating_duration_since(Instant::now());
+            let pause = pause(jittered(delay, step.id(), attempt), after_secs, left);
+            let Some(pause) = pause.filter(|_| attempt < ATTEMPTS_MAX) else {
                 return (Outcome::Unavailable(message), attempt);
-            }
-            let asked = Duration::from_secs(u64::from(after_secs.unwrap_or(0)));
-            let pause = jittered(delay, step.id(), attempt).max(asked).min(RETRY_MAX);
+            };
             tokio::select! {
                 () = stop.cancelled() => return (Outcome::Unavailable(message), attempt),
                 () = tokio::time::sleep(pause) => (),
@@ -292,6 +301,14 @@ impl KubeSink {
             listing.note_written(id);
         }
     }
+}
+
+/// How long to wait before the next attempt: `delay`, or as long as the server asks for. `None`
+/// when that is not worth it, for what is `left` of the step's time is shorter.
+fn pause(delay: Duration, asked_secs: Option<u32>, left: Duration) -> Option<Duration> {
+    let asked = Duration::from_secs(u64::from(asked_secs.unwrap_or(0)));
+    let pause = delay.min(RETRY_MAX).max(asked);
+    (pause <= PAUSE_MAX && pause < left).then_some(pause)
 }
 
 /// Between half of `delay` and all of it; the same for an object and attempt.

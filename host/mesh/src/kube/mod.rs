@@ -10,9 +10,12 @@
 //! `uid` of the object it means, and deleting its `resourceVersion` too.
 
 mod apply;
+mod breaker;
 pub mod configmap;
 mod error;
 pub mod events;
+#[cfg(test)]
+mod fake;
 mod observe;
 mod store;
 #[cfg(test)]
@@ -27,10 +30,11 @@ use std::time::Duration;
 pub use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use landfall_core::text::Text;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::api::Owner;
 
+use self::breaker::Breaker;
 use self::store::Listing;
 pub use self::store::Observation;
 
@@ -51,7 +55,7 @@ pub struct KubeOptions {
     pub owner: Owner,
     /// The namespaces to watch; all of the cluster when empty.
     pub namespaces: Vec<Text>,
-    /// How many writes are under way at once.
+    /// How many writes are under way at once, of all calls together.
     pub concurrency: usize,
 }
 
@@ -59,10 +63,14 @@ pub struct KubeOptions {
 pub struct KubeSink {
     client: Client,
     options: KubeOptions,
-    // The lock of the state is that of the channel. Neither lock is held while anything waits,
-    // and `listings` is taken first.
+    // The lock of the state is that of the channel. No lock is held while anything waits, and
+    // `listings` is taken before the state's.
     listings: Mutex<Vec<Listing>>,
     state: watch::Sender<Observation>,
+    // For all calls of `apply` together: there are several at once, one of each round that had
+    // steps.
+    writes: Semaphore,
+    breaker: Mutex<Breaker>,
 }
 
 /// An API server cannot be addressed.
@@ -134,7 +142,9 @@ impl KubeSink {
     #[must_use]
     pub fn new(client: Client, options: KubeOptions) -> Self {
         let state = watch::Sender::new(Observation::default());
-        Self { client, options, listings: Mutex::default(), state }
+        let writes = Semaphore::new(options.concurrency.clamp(1, Semaphore::MAX_PERMITS));
+        let (listings, breaker) = (Mutex::default(), Mutex::default());
+        Self { client, options, listings, state, writes, breaker }
     }
 
     /// What there is, as far as known; see [`Observation::ready`].
@@ -146,6 +156,11 @@ impl KubeSink {
     fn listings(&self) -> MutexGuard<'_, Vec<Listing>> {
         // Whoever panicked left a list that is begun anew at worst.
         self.listings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn breaker(&self) -> MutexGuard<'_, Breaker> {
+        // Whoever panicked left a count that is too low at worst.
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

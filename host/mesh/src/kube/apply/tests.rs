@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use landfall_core::mesh::Object;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::super::fake::{self, Fake, Says};
 use super::super::{KubeOptions, KubeSink};
 use super::*;
 use crate::api::{Body, Endpoints, Location, Owner, Spec};
@@ -22,78 +22,22 @@ use crate::testing;
 enum Answer {
     /// As if it had stored what was sent, with this merged into it.
     Stored(Value),
-    /// With a status, another header and a body.
-    Says(u16, &'static str, String),
-}
-
-/// The server's port, and the requests it had: method and path.
-struct Fake {
-    port: u16,
-    requests: Arc<Mutex<Vec<String>>>,
+    /// In these words.
+    Says(Says),
 }
 
 /// Answers with each of `answers` once, and with the last for ever.
-async fn fake(answers: Vec<Answer>) -> Fake {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let requests = Arc::new(Mutex::new(Vec::new()));
-    let answers = Arc::new(Mutex::new(VecDeque::from(answers)));
-    let seen = Arc::clone(&requests);
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(serve(stream, Arc::clone(&answers), Arc::clone(&seen)));
+async fn told(answers: Vec<Answer>) -> Fake {
+    let answers = Mutex::new(VecDeque::from(answers));
+    Fake::start(Duration::ZERO, move |_, body| {
+        let mut answers = answers.lock().unwrap();
+        let answer = if answers.len() > 1 { answers.pop_front() } else { answers.front().cloned() };
+        match answer.unwrap() {
+            Answer::Stored(change) => Says::json(200, &stored(body, &change)),
+            Answer::Says(says) => says,
         }
-    });
-    Fake { port, requests }
-}
-
-async fn serve(
-    mut stream: TcpStream,
-    answers: Arc<Mutex<VecDeque<Answer>>>,
-    requests: Arc<Mutex<Vec<String>>>,
-) {
-    let mut read = Vec::new();
-    while let Some((head, body)) = request(&mut stream, &mut read).await {
-        let line = head.lines().next().unwrap().trim_end_matches(" HTTP/1.1").to_owned();
-        let path = line.split('?').next().unwrap().to_owned();
-        requests.lock().unwrap().push(path);
-        let answer = {
-            let mut answers = answers.lock().unwrap();
-            if answers.len() > 1 { answers.pop_front() } else { answers.front().cloned() }
-        };
-        let (status, header, text) = match answer.unwrap() {
-            Answer::Stored(change) => (200, "", stored(&body, &change).to_string()),
-            Answer::Says(status, header, text) => (status, header, text),
-        };
-        let answer = format!(
-            "HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {}\r\n{header}\r\n{text}",
-            text.len()
-        );
-        stream.write_all(answer.as_bytes()).await.unwrap();
-    }
-}
-
-/// The next request's head and body.
-async fn request(stream: &mut TcpStream, read: &mut Vec<u8>) -> Option<(String, Vec<u8>)> {
-    loop {
-        if let Some(end) = read.windows(4).position(|four| four == b"\r\n\r\n") {
-            let head = String::from_utf8_lossy(&read[..end])
-                .to_lowercase()
-                .replace(" http/1.1", " HTTP/1.1");
-            let len = head.lines().find_map(|line| line.strip_prefix("content-length: "));
-            let len: usize = len.map_or(0, |len| len.trim().parse().unwrap());
-            if read.len() >= end + 4 + len {
-                let body = read[end + 4..end + 4 + len].to_vec();
-                read.drain(..end + 4 + len);
-                return Some((head, body));
-            }
-        }
-        let mut chunk = [0; 4096];
-        match stream.read(&mut chunk).await {
-            Ok(count) if count > 0 => read.extend_from_slice(&chunk[..count]),
-            _ => return None,
-        }
-    }
+    })
+    .await
 }
 
 /// What an API server has after `body` was written.
@@ -116,9 +60,12 @@ fn stored(body: &[u8], change: &Value) -> Value {
 }
 
 fn sink(port: u16) -> KubeSink {
-    let config = kube::Config::new(format!("http://127.0.0.1:{port}").parse().unwrap());
-    let client = kube::Client::try_from(config).unwrap();
-    KubeSink::new(client, KubeOptions::new(Owner::parse("home").unwrap()))
+    sink_with(port, 32)
+}
+
+fn sink_with(port: u16, concurrency: usize) -> KubeSink {
+    let owner = Owner::parse("home").unwrap();
+    KubeSink::new(fake::client(port), KubeOptions { concurrency, ..KubeOptions::new(owner) })
 }
 
 fn object(host: &str) -> Arc<MeshObject> {
@@ -143,18 +90,22 @@ async fn apply(sink: &KubeSink, steps: &[Step]) -> Vec<Applied> {
 /// Creates one object against a server that answers so. Returns the outcome's code, how often the
 /// step was tried, and how many requests there were.
 async fn create(answers: Vec<Answer>) -> (&'static str, u32, usize) {
-    let fake = fake(answers).await;
+    let fake = told(answers).await;
     let sink = sink(fake.port);
     let applied = apply(&sink, &[Step::Create(object("a.mesh"))]).await.remove(0);
     let known = sink.state.borrow().observed.ours.len();
     assert_eq!(known, usize::from(applied.outcome.is_done()));
-    let requests = fake.requests.lock().unwrap().len();
+    let requests = fake.requests().len();
     (applied.outcome.code(), applied.attempts, requests)
+}
+
+fn many(count: usize) -> Vec<Step> {
+    (0..count).map(|n| Step::Create(object(&format!("s{n}.mesh")))).collect()
 }
 
 fn status(code: u16) -> Answer {
     let body = json!({"kind": "Status", "status": "Failure", "code": code, "message": "no", "reason": "No"});
-    Answer::Says(code, "", body.to_string())
+    Answer::Says(Says::json(code, &body))
 }
 
 fn fine() -> Answer {
@@ -181,14 +132,15 @@ async fn what_may_pass_is_tried_again() {
     // A webhook that does not answer.
     assert_eq!(create(vec![status(500), status(500), fine()]).await, ("done", 3, 3));
     // kube itself asks again.
-    let overloaded = || Answer::Says(503, "", "overloaded".to_owned());
+    let overloaded = || Answer::Says(Says::text(503, "overloaded"));
     assert_eq!(create(vec![overloaded(), overloaded(), fine()]).await, ("done", 1, 3));
 }
 
 #[tokio::test]
 async fn retry_after_is_heeded() {
     let began = Instant::now();
-    let wait = Answer::Says(429, "retry-after: 1\r\n", "Too many requests".to_owned());
+    let wait = Says { header: "retry-after: 1\r\n", ..Says::text(429, "Too many requests") };
+    let wait = Answer::Says(wait);
     assert_eq!(create(vec![wait, fine()]).await, ("done", 1, 2));
     assert!(began.elapsed() >= Duration::from_secs(1));
 }
@@ -197,20 +149,54 @@ async fn retry_after_is_heeded() {
 async fn a_silent_server_is_not_asked_for_ever() {
     // Nobody listens on a port that was just given back.
     let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
-    let mut sink = sink(port);
-    sink.options.concurrency = 8;
-    let steps: Vec<Step> = (0..100).map(|n| Step::Create(object(&format!("s{n}.mesh")))).collect();
-    let applied = apply(&sink, &steps).await;
-    assert!(applied.iter().all(|one| one.outcome.code() == "unavailable"));
-    let tried = applied.iter().filter(|one| one.attempts > 0).count();
-    assert!((16..24).contains(&tried), "{tried}");
+    let sink = sink_with(port, 8);
+    let tried = async || {
+        let applied = apply(&sink, &many(100)).await;
+        assert!(applied.iter().all(|one| one.outcome.code() == "unavailable"));
+        applied.iter().filter(|one| one.attempts > 0).count()
+    };
+    let first = tried().await;
+    assert!((16..24).contains(&first), "{first}");
+    // The next round knows it.
+    let second = tried().await;
+    assert!(second <= 1, "{second}");
+}
+
+#[tokio::test]
+async fn rounds_share_the_writes_under_way() {
+    let pause = Duration::from_millis(20);
+    let fake = Fake::start(pause, |_, body| Says::json(200, &stored(body, &json!({})))).await;
+    let sink = sink_with(fake.port, 4);
+    let steps = many(20);
+    let rounds = steps.chunks(5).map(|steps| apply(&sink, steps));
+    let applied = futures_util::future::join_all(rounds).await.concat();
+    assert_eq!(applied.len(), 20);
+    assert!(applied.iter().all(|one| one.outcome.is_done()));
+    assert_eq!(fake.peak(), 4);
+}
+
+#[test]
+fn a_server_may_ask_for_a_minute() {
+    let secs = Duration::from_secs;
+    for (delay, asked, left, expected) in [
+        (1, None, 120, Some(1)),
+        (20, None, 120, Some(10)),
+        (1, Some(45), 120, Some(45)),
+        (1, Some(60), 120, Some(60)),
+        (1, Some(61), 120, None),
+        (1, Some(60), 59, None),
+        (1, None, 0, None),
+    ] {
+        let pause = pause(secs(delay), asked, secs(left));
+        assert_eq!(pause, expected.map(secs), "{delay} {asked:?} {left}");
+    }
 }
 
 #[tokio::test]
 async fn fields_of_others_are_replaced_away() {
     let other = Answer::Stored(json!({"exportTo": ["."]}));
     let want = object("a.mesh");
-    let fake = fake(vec![fine(), other.clone(), fine(), other]).await;
+    let fake = told(vec![fine(), other.clone(), fine(), other]).await;
     let sink = sink(fake.port);
     assert_eq!(apply(&sink, &[Step::Create(Arc::clone(&want))]).await[0].outcome.code(), "done");
     let to = outside(&want);
@@ -223,9 +209,7 @@ async fn fields_of_others_are_replaced_away() {
     assert!(applied.outcome.message().contains("webhook"));
     let path = "/apis/networking.istio.io/v1/namespaces/ns/serviceentries/a.mesh";
     let methods: Vec<String> = fake
-        .requests
-        .lock()
-        .unwrap()
+        .requests()
         .iter()
         .map(|request| request.strip_suffix(path).unwrap().trim().to_owned())
         .collect();
@@ -239,7 +223,7 @@ async fn steps_wait_for_those_that_they_need() {
     let objects = render(&testing::plain_service("ns", "a.mesh", 1), &selected).objects;
     let [entry, endpoint] = <[MeshObject; 2]>::try_from(objects).unwrap().map(Arc::new);
     assert!(matches!(&entry.body.service_entry().unwrap().endpoints, Endpoints::Selected(_)));
-    let fake = fake(vec![status(422)]).await;
+    let fake = told(vec![status(422)]).await;
     let sink = sink(fake.port);
     let applied = apply(&sink, &[Step::Create(endpoint), Step::Create(entry)]).await;
     let outcomes: Vec<_> = applied.iter().map(|a| (a.outcome.code(), a.attempts)).collect();
@@ -248,7 +232,7 @@ async fn steps_wait_for_those_that_they_need() {
 
 #[tokio::test]
 async fn a_stop_ends_retries() {
-    let fake = fake(vec![status(500)]).await;
+    let fake = told(vec![status(500)]).await;
     let sink = sink(fake.port);
     let stop = CancellationToken::new();
     let steps = [Step::Create(object("a.mesh")), Step::Create(object("b.mesh"))];
