@@ -311,6 +311,10 @@ impl mesh::Body for Body {
 
     fn without_endpoints(&self) -> Option<Self> {
         let Spec::ServiceEntry(entry) = &self.spec else { return None };
+        if entry.hosts.is_empty() {
+            // It could not be read, see `SpecOf`, and nothing would take it as it is.
+            return None;
+        }
         let mut entry = entry.clone();
         if let Endpoints::Inline(list) = &mut entry.endpoints {
             *list = Box::default();

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use landfall_core::mesh::Kind;
+use kube::core::ObjectList;
+use landfall_core::mesh::{Body as _, Kind};
 use landfall_core::text::Interner;
 use serde_json::{Value, json};
 
 use super::store::{Listing, Observation};
 use super::wire::{Sighting, sight};
-use crate::api::{Owner, ServiceEntryWire, Wire};
+use crate::api::{Owner, ServiceEntryWire, Wire, WorkloadEntryWire};
+use crate::validate::validate;
 
 /// An object as the API server has it, last written by `manager`.
 fn wire(name: &str, uid: &str, version: u64, manager: &str, host: &str) -> Value {
@@ -134,4 +136,44 @@ fn a_list_replaces_what_it_covers() {
     elsewhere.begin();
     elsewhere.finish(&mut observation);
     check(&observation, &["a x.b", "c y.b", "e x.b"]);
+}
+
+#[test]
+fn a_spec_of_a_later_istio_harms_no_other() {
+    let mut future = wire("b", "2", 5, "kubectl", "b.b");
+    future["spec"]["resolution"] = json!("BY_STARS");
+    let mut stranger = wire("c", "3", 5, "kubectl", "c.b");
+    stranger["spec"] = json!({"hosts": [1, "c.b"], "endpoints": "all"});
+    let list = json!({
+        "apiVersion": "networking.istio.io/v1", "kind": "ServiceEntryList",
+        "metadata": {"resourceVersion": "9"},
+        "items": [wire("a", "1", 5, "landfall", "a.b"), future, stranger],
+    });
+    let list: ObjectList<Wire<ServiceEntryWire>> = serde_json::from_str(&list.to_string()).unwrap();
+    let owner = Owner::parse("home").unwrap();
+    let mut observation = Observation::default();
+    for wire in list.items {
+        observation.take(sight(wire, &owner, &mut Interner::default()));
+    }
+    check(&observation, &["a a.b", "!b b.b", "!c c.b"]);
+}
+
+#[test]
+fn what_is_ours_and_cannot_be_read_is_no_object_that_is_desired() {
+    let mut edited = wire("a", "1", 5, "landfall", "a.b");
+    edited["spec"]["location"] = json!("MESH_ELSEWHERE");
+    let Sighting::Ours(entry, _) = seen(edited) else { panic!("it is ours") };
+    let mut edited = wire("a", "1", 5, "landfall", "a.b");
+    edited["spec"] = json!({"address": "10.0.0.1", "weight": -1});
+    let owner = Owner::parse("home").unwrap();
+    let edited: Wire<WorkloadEntryWire> = serde_json::from_value(edited).unwrap();
+    let sighting = sight(edited, &owner, &mut Interner::default());
+    let Sighting::Ours(endpoint, _) = sighting else { panic!("it is ours") };
+    for object in [entry, endpoint] {
+        // And what is rendered passes.
+        assert!(validate(&object).is_err(), "{object:?}");
+        assert_eq!(object.sources.len(), 2);
+        // It cannot be written without endpoints, so it can only be deleted.
+        assert_eq!(object.body.without_endpoints(), None);
+    }
 }
