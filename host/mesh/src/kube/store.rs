@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use imbl::OrdMap;
+use imbl::{OrdMap, OrdSet};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use landfall_core::mesh::{Kind, ObjectId};
 use landfall_core::plan::Observed;
@@ -22,8 +22,10 @@ use crate::sink::Condition;
 pub struct Observation {
     /// Our objects, and the identifiers of everybody else's.
     pub observed: Observed<Body>,
-    /// The hosts that ServiceEntries of others claim.
+    /// The hosts that ServiceEntries of others claim; [`Observation::foreign_claim`] finds one.
     pub foreign_hosts: OrdMap<ObjectId, Arc<[Text]>>,
+    /// The same the other way round.
+    pub(super) claims: OrdMap<Text, OrdSet<ObjectId>>,
     /// Whether everything was listed at least once. Before that nothing may be concluded from
     /// what is missing.
     pub ready: bool,
@@ -48,10 +50,17 @@ pub(super) struct Version {
 pub(super) struct Listing {
     kind: Kind,
     namespace: Option<Text>,
+    /// The list that is under way.
+    list: Option<List>,
+    pub(super) done: bool,
+}
+
+/// A list as far as it was read.
+#[derive(Debug, Default)]
+struct List {
     seen: Vec<Sighting>,
     /// Written by us meanwhile: the list may be older.
     written: BTreeSet<ObjectId>,
-    pub(super) done: bool,
 }
 
 // === impl Version ===
@@ -75,16 +84,15 @@ impl Version {
 
 impl Listing {
     pub(super) fn new(kind: Kind, namespace: Option<Text>) -> Self {
-        Self { kind, namespace, seen: Vec::new(), written: BTreeSet::new(), done: false }
+        Self { kind, namespace, list: None, done: false }
     }
 
     pub(super) fn begin(&mut self) {
-        self.seen.clear();
-        self.written.clear();
+        self.list = Some(List::default());
     }
 
     pub(super) fn see(&mut self, sighting: Sighting) {
-        self.seen.push(sighting);
+        self.list.get_or_insert_default().seen.push(sighting);
     }
 
     fn covers(&self, id: &ObjectId) -> bool {
@@ -94,10 +102,10 @@ impl Listing {
     /// The list is complete: what it covers and does not have is gone.
     pub(super) fn finish(&mut self, observation: &mut Observation) {
         self.done = true;
-        let seen = std::mem::take(&mut self.seen);
+        let Some(List { seen, written }) = self.list.take() else { return };
         let here: BTreeSet<ObjectId> = seen.iter().map(|sighting| sighting.id().clone()).collect();
         let gone =
-            |id: &&ObjectId| self.covers(id) && !here.contains(*id) && !self.written.contains(*id);
+            |id: &&ObjectId| self.covers(id) && !here.contains(*id) && !written.contains(*id);
         let observed = &observation.observed;
         let gone: Vec<ObjectId> =
             observed.ours.keys().chain(&observed.foreign).filter(gone).cloned().collect();
@@ -113,6 +121,34 @@ impl Listing {
 // === impl Observation ===
 
 impl Observation {
+    /// A ServiceEntry of somebody else that has `host` among its hosts: the first, if there are
+    /// several. Istio joins the two or prefers the older one, so a person should know.
+    #[must_use]
+    pub fn foreign_claim(&self, host: &str) -> Option<&ObjectId> {
+        self.claims.get(host)?.get_min()
+    }
+
+    /// Takes up which hosts an object of somebody else claims; none where it is gone or ours.
+    fn set_claims(&mut self, id: &ObjectId, hosts: &[Text]) {
+        if self.foreign_hosts.get(id).map(|known| &**known).unwrap_or_default() == hosts {
+            return;
+        }
+        for host in self.foreign_hosts.remove(id).iter().flat_map(|known| known.iter()) {
+            if let Some(claims) = self.claims.get_mut(host) {
+                claims.remove(id);
+                if claims.is_empty() {
+                    self.claims.remove(host);
+                }
+            }
+        }
+        if !hosts.is_empty() {
+            self.foreign_hosts.insert(id.clone(), hosts.into());
+        }
+        for host in hosts {
+            self.claims.entry(Text::clone(host)).or_default().insert(id.clone());
+        }
+    }
+
     /// Takes up the state of an object, unless a newer one is known.
     pub(super) fn take(&mut self, sighting: Sighting) {
         match sighting {
@@ -124,10 +160,7 @@ impl Observation {
                 if self.observed.ours.remove(&id).is_some() {
                     self.versions.remove(&id);
                 }
-                let known = self.foreign_hosts.get(&id);
-                if !hosts.is_empty() && known.is_none_or(|known| **known != *hosts) {
-                    self.foreign_hosts.insert(id.clone(), hosts.into());
-                }
+                self.set_claims(&id, &hosts);
                 if !self.observed.foreign.contains(&id) {
                     self.observed.foreign.insert(id);
                 }
@@ -143,7 +176,7 @@ impl Observation {
             return;
         }
         if self.observed.foreign.remove(&id).is_some() {
-            self.foreign_hosts.remove(&id);
+            self.set_claims(&id, &[]);
         }
         if self.observed.ours.get(&id).is_none_or(|known| **known != *object) {
             self.observed.ours.insert(id.clone(), object);
@@ -166,7 +199,7 @@ impl Observation {
         self.observed.ours.remove(id);
         self.versions.remove(id);
         self.observed.foreign.remove(id);
-        self.foreign_hosts.remove(id);
+        self.set_claims(id, &[]);
     }
 
     /// The version of an object of ours.
@@ -176,10 +209,12 @@ impl Observation {
 }
 
 impl Listing {
-    /// Takes up that we wrote this object while a list was under way.
+    /// Takes up that we wrote this object, if a list is under way: one that begins later has it.
     pub(super) fn note_written(&mut self, id: &ObjectId) {
-        if self.covers(id) {
-            self.written.insert(id.clone());
+        if self.covers(id)
+            && let Some(list) = &mut self.list
+        {
+            list.written.insert(id.clone());
         }
     }
 }

@@ -63,6 +63,9 @@ fn check(observation: &Observation, expected: &[&str]) {
     let all: Vec<String> = ours.chain(foreign).collect();
     assert_eq!(all, expected);
     assert_eq!(observation.versions.len(), observation.observed.ours.len());
+    let claimed: usize = observation.claims.values().map(|claims| claims.len()).sum();
+    let claims: usize = observation.foreign_hosts.values().map(|hosts| hosts.len()).sum();
+    assert_eq!(claimed, claims);
 }
 
 #[test]
@@ -176,4 +179,41 @@ fn what_is_ours_and_cannot_be_read_is_no_object_that_is_desired() {
         // It cannot be written without endpoints, so it can only be deleted.
         assert_eq!(object.body.without_endpoints(), None);
     }
+}
+
+#[test]
+fn hosts_that_others_claim_are_found() {
+    let mut observation = Observation::default();
+    let claim = |observation: &Observation, host: &str| {
+        observation.foreign_claim(host).map(|id| id.name.to_string())
+    };
+    observation.take(theirs("b", "1", 5, "x.b"));
+    observation.take(theirs("a", "2", 6, "x.b"));
+    observation.take(ours("c", "3", 7, "c.b"));
+    assert_eq!(claim(&observation, "x.b").as_deref(), Some("a"));
+    assert_eq!(claim(&observation, "c.b"), None);
+    observation.take(theirs("a", "2", 8, "y.b"));
+    assert_eq!(claim(&observation, "x.b").as_deref(), Some("b"));
+    assert_eq!(claim(&observation, "y.b").as_deref(), Some("a"));
+    // Ours now, and gone.
+    observation.take(ours("b", "4", 9, "x.b"));
+    observation.remove(&theirs("a", "2", 10, "y.b"));
+    check(&observation, &["b x.b", "c c.b"]);
+    assert_eq!((claim(&observation, "x.b"), claim(&observation, "y.b")), (None, None));
+}
+
+#[test]
+fn writes_are_remembered_while_a_list_is_under_way() {
+    let mut observation = Observation::default();
+    let mut listing = Listing::new(Kind::ServiceEntry, None);
+    let Sighting::Ours(object, _) = ours("a", "a", 5, "a.b") else { panic!("it is ours") };
+    let remembered = |listing: &Listing| format!("{listing:?}").contains("ObjectId");
+    listing.note_written(&object.id);
+    assert!(!remembered(&listing));
+    listing.begin();
+    listing.note_written(&object.id);
+    assert!(remembered(&listing));
+    listing.finish(&mut observation);
+    listing.note_written(&object.id);
+    assert!(!remembered(&listing));
 }
