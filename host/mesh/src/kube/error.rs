@@ -13,6 +13,9 @@ pub(super) enum Verdict {
     Final(Outcome),
 }
 
+/// The code of a condition that the API server does not know what we want of it.
+pub(super) const MISSING: &str = "kube_missing";
+
 // The API server's answers name the rule that is broken; longer ones list all endpoints.
 const MESSAGE_LEN_MAX: usize = 1024;
 
@@ -89,7 +92,7 @@ pub(super) fn condition_of_watch(error: &watcher::Error, what: &str) -> Conditio
 pub(super) fn condition(error: &Error, what: &str) -> Condition {
     let (code, message) = match status_of(error) {
         Some(404) => (
-            "kube_missing",
+            MISSING,
             format!(
                 "the API server does not know {what}. Install Istio's CRDs, or remove this sink"
             ),

@@ -4,8 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use futures_util::stream::{BoxStream, SelectAll, StreamExt as _};
+use futures_util::stream::{self, BoxStream, SelectAll, StreamExt as _};
 use kube::runtime::WatchStreamExt as _;
+use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
 use landfall_core::mesh::Kind;
@@ -14,7 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::error::{condition, condition_of_watch, status_of};
+use super::error::{MISSING, condition, condition_of_watch, status_of};
 use super::store::Listing;
 use super::wire::{Sighting, sight};
 use super::{KubeSink, Observation};
@@ -41,7 +42,7 @@ const PAGE_LEN: u32 = 250;
 const RETRY_MIN: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 // A watch that is taken up again says nothing until something changes. One that still fails says
-// so at least this often: kube's longest back-off is 30 s, and then it has to time out.
+// so at least this often: the longest back-off is 30 s, and then it has to time out.
 const SILENCE: Duration = Duration::from_secs(45);
 const TICK: Duration = Duration::from_secs(5);
 
@@ -74,7 +75,9 @@ impl KubeSink {
         }
     }
 
-    /// Watches until the API server no longer serves `version`.
+    /// Watches until the API server serves another version, or none. That one of the kinds is not
+    /// there, as when its CRD was not installed with the other, keeps nobody from watching the
+    /// other.
     async fn watch(&self, version: ApiVersion) {
         let mut scopes: Vec<Scope> = Vec::new();
         let namespaces = &self.options.namespaces;
@@ -89,37 +92,42 @@ impl KubeSink {
         *self.listings() =
             scopes.iter().map(|scope| Listing::new(scope.kind, scope.namespace.clone())).collect();
         let mut failing: BTreeMap<usize, Instant> = BTreeMap::new();
-        let mut all: SelectAll<_> = scopes
-            .iter()
-            .enumerate()
-            .map(|(index, scope)| {
-                let news = scope.news(self.client.clone(), version, self.options.owner.clone());
-                news.map(move |news| (index, news)).boxed()
-            })
-            .collect();
+        // Those of which the API server says that there is no such kind; their watches have ended.
+        let mut missing: BTreeSet<usize> = BTreeSet::new();
+        let watched = |(index, scope): (usize, &Scope)| {
+            let news = scope.news(self.client.clone(), version, self.options.owner.clone());
+            until_missing(news).map(move |news| (index, news)).boxed()
+        };
+        let mut all: SelectAll<_> = scopes.iter().enumerate().map(watched).collect();
         let mut tick = tokio::time::interval(TICK);
         loop {
             let (index, news) = tokio::select! {
-                news = all.next() => match news {
-                    Some(news) => news,
-                    None => return,
-                },
+                Some(news) = all.next(), if !all.is_empty() => news,
                 now = tick.tick() => {
                     let before = failing.len();
                     failing.retain(|_, at| now.saturating_duration_since(*at) < SILENCE);
                     if failing.is_empty() && before > 0 {
                         self.recover();
                     }
+                    if !missing.is_empty() {
+                        if !self.still_serves(version).await {
+                            return;
+                        }
+                        let again = std::mem::take(&mut missing);
+                        all.extend(
+                            scopes.iter().enumerate().filter(|(i, _)| again.contains(i)).map(watched),
+                        );
+                    }
                     continue;
                 }
             };
             match news {
-                News::Failed(condition, missing) => {
+                News::Failed(condition, is_missing) => {
                     failing.insert(index, Instant::now());
-                    self.fail(condition);
-                    if missing {
-                        return;
+                    if is_missing {
+                        missing.insert(index);
                     }
+                    self.fail(condition);
                 }
                 News::Broken(error) => debug!(%error, "A watch ended and is started again."),
                 other => {
@@ -127,6 +135,16 @@ impl KubeSink {
                     self.take(index, other, failing.is_empty());
                 }
             }
+        }
+    }
+
+    /// Whether `version` is what the API server serves, as far as it says.
+    async fn still_serves(&self, version: ApiVersion) -> bool {
+        match tokio::time::timeout(TICK, served_version(&self.client)).await {
+            Ok(Ok(served)) => served == version,
+            Ok(Err(condition)) => condition.code != MISSING,
+            // What answers slowly may answer the watches yet.
+            Err(_) => true,
         }
     }
 
@@ -202,7 +220,8 @@ impl Scope {
         let config = watcher::Config::default().page_size(PAGE_LEN);
         // Lives as long as one list, in which words repeat.
         let mut interner = Interner::default();
-        let news = watcher(api, config).default_backoff().map(move |event| match event {
+        let backoff = ShortBackoff(watcher::DefaultBackoff::default());
+        let news = watcher(api, config).backoff(backoff).map(move |event| match event {
             Ok(Event::Init) => {
                 interner = Interner::default();
                 News::Begin
@@ -223,6 +242,35 @@ impl Scope {
             }
         });
         news.boxed()
+    }
+}
+
+/// The news up to the one that there is no such kind: should it come back, nothing of what was
+/// known of it holds.
+fn until_missing(news: BoxStream<'static, News>) -> BoxStream<'static, News> {
+    stream::unfold(Some(news), |news| async {
+        let mut news = news?;
+        let next = news.next().await?;
+        let goes_on = !matches!(next, News::Failed(_, true));
+        Some((next, goes_on.then_some(news)))
+    })
+    .boxed()
+}
+
+/// kube's own back-off, whose pauses may last a minute.
+struct ShortBackoff(watcher::DefaultBackoff);
+
+impl Iterator for ShortBackoff {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        Some(self.0.next()?.min(RETRY_MAX))
+    }
+}
+
+impl Backoff for ShortBackoff {
+    fn reset(&mut self) {
+        self.0.reset();
     }
 }
 
@@ -254,7 +302,7 @@ async fn served_version(client: &Client) -> Result<ApiVersion, Condition> {
         .into_iter()
         .find(|version| served.contains(version.as_str()))
         .ok_or_else(|| Condition {
-            code: "kube_missing",
+            code: MISSING,
             message: format!(
                 "the API server knows neither v1 nor v1beta1 of {GROUP}. Install Istio's CRDs, or \
                  remove this sink"

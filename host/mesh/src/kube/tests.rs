@@ -1,14 +1,18 @@
 //! What is made of what the API server says; against a real one see `tests/tests/mesh_real.rs`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use kube::core::ObjectList;
 use landfall_core::mesh::{Body as _, Kind};
 use landfall_core::text::Interner;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
+use super::fake::{self, Fake, Says};
 use super::store::{Listing, Observation};
 use super::wire::{Sighting, sight};
+use super::{KubeOptions, KubeSink};
 use crate::api::{Owner, ServiceEntryWire, Wire, WorkloadEntryWire};
 use crate::validate::validate;
 
@@ -216,4 +220,45 @@ fn writes_are_remembered_while_a_list_is_under_way() {
     listing.finish(&mut observation);
     listing.note_written(&object.id);
     assert!(!remembered(&listing));
+}
+
+#[tokio::test]
+async fn a_kind_without_its_crd_does_not_disturb_the_other() {
+    const ENTRIES: &str = "/apis/networking.istio.io/v1/serviceentries";
+    const WORKLOADS: &str = "/apis/networking.istio.io/v1/workloadentries";
+    let fake = Fake::start(Duration::ZERO, |line, _| {
+        let list = json!({"kind": "List", "metadata": {"resourceVersion": "9"}, "items": []});
+        if line.contains("watch=1") || line.contains("watch=true") {
+            return Says { goes_on: true, ..Says::text(200, "") };
+        }
+        if line.contains(ENTRIES) {
+            return Says::json(200, &list);
+        }
+        if line.contains(WORKLOADS) {
+            let status = json!({"kind": "Status", "status": "Failure", "code": 404, "message": "no", "reason": "NotFound"});
+            return Says::json(404, &status);
+        }
+        let version = json!({"groupVersion": "networking.istio.io/v1", "version": "v1"});
+        Says::json(200, &json!({"kind": "APIGroupList", "groups": [
+            {"name": "networking.istio.io", "versions": [version], "preferredVersion": version},
+        ]}))
+    })
+    .await;
+    let owner = Owner::parse("home").unwrap();
+    let sink = KubeSink::new(fake::client(fake.port), KubeOptions::new(owner));
+    let stop = CancellationToken::new();
+    let watched = async {
+        // Two ticks: at the first one nothing is missing yet.
+        tokio::time::sleep(Duration::from_secs(7)).await;
+        stop.cancel();
+    };
+    tokio::join!(sink.run(stop.clone()), watched);
+    let asked =
+        |path: &str| fake.requests().iter().filter(|line| **line == format!("get {path}")).count();
+    // A list and the watch after it.
+    assert_eq!(asked(ENTRIES), 2, "{:?}", fake.requests());
+    assert_eq!(asked(WORKLOADS), 2, "{:?}", fake.requests());
+    let seen = sink.observation().borrow().clone();
+    assert!(!seen.ready);
+    assert_eq!(seen.condition.unwrap().code, "kube_missing");
 }
