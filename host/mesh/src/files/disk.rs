@@ -3,7 +3,9 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
+
+use landfall_core::time::Time;
 
 use super::FilesError;
 
@@ -14,11 +16,21 @@ const DEPTH_MAX: usize = 8;
 // A ServiceEntry has at most 1.5 MiB; one file with everything is larger.
 const FILE_LEN_MAX: u64 = 256 << 20;
 const TEMPORARY: &str = "landfall-tmp";
+// Longer than a disk takes for one file, even when it is busy.
+const LEFTOVER_AGE: Duration = Duration::from_secs(60);
 
-/// All `.yaml` and `.yml` files below `root`, in order; none when there is no such folder. Files
-/// that an earlier run was about to write are removed.
-pub(super) fn yaml_files(root: &Path) -> Result<Vec<PathBuf>, FilesError> {
-    let mut files = Vec::new();
+/// What is below a folder.
+#[derive(Debug, Default)]
+pub(super) struct Below {
+    /// All `.yaml` and `.yml` files, in order.
+    pub(super) yaml: Vec<PathBuf>,
+    /// Files that somebody is about to write, or was.
+    pub(super) temporary: Vec<PathBuf>,
+}
+
+/// What is below `root`; nothing when there is no such folder.
+pub(super) fn below(root: &Path) -> Result<Below, FilesError> {
+    let mut found = Below::default();
     let mut folders = vec![(root.to_owned(), 0)];
     while let Some((folder, depth)) = folders.pop() {
         let failed = |source| FilesError::Read { path: folder.clone(), source };
@@ -36,19 +48,35 @@ pub(super) fn yaml_files(root: &Path) -> Result<Vec<PathBuf>, FilesError> {
                 folders.push((path, depth + 1));
             } else if kind.is_file() {
                 match path.extension().and_then(|extension| extension.to_str()) {
-                    Some("yaml" | "yml") => files.push(path),
-                    // Nobody misses it: its content is also what will be written now.
-                    Some(TEMPORARY) => drop(fs::remove_file(&path)),
+                    Some("yaml" | "yml") => found.yaml.push(path),
+                    Some(TEMPORARY) => found.temporary.push(path),
                     Some(_) | None => (),
                 }
             }
-            if files.len() > FILES_MAX {
+            if found.yaml.len() + found.temporary.len() > FILES_MAX {
                 return Err(FilesError::TooMany { path: root.to_owned(), max: FILES_MAX });
             }
         }
     }
-    files.sort();
-    Ok(files)
+    found.yaml.sort();
+    Ok(found)
+}
+
+/// Removes a file that was about to be written more than a minute before `now`: whoever was has
+/// ended, for writing takes a moment. Nobody misses it, since istiod reads no such file. One that
+/// cannot be removed is no harm either.
+pub(super) fn remove_leftover(path: &Path, now: Time) {
+    let modified = fs::symlink_metadata(path).and_then(|meta| meta.modified());
+    let since_1970 = modified.ok().and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
+    let millis = since_1970.and_then(|since| u64::try_from(since.as_millis()).ok());
+    if millis.is_some_and(|millis| Time::from_millis(millis).plus(LEFTOVER_AGE) < now) {
+        drop(fs::remove_file(path));
+    }
+}
+
+/// The file for which `path` is the temporary one.
+pub(super) fn of_temporary(path: &Path) -> PathBuf {
+    path.with_extension("")
 }
 
 /// What changes when a file does. Nanoseconds, as far as the file system has them.
@@ -99,7 +127,8 @@ pub(super) fn read(path: &Path) -> Result<Option<String>, FilesError> {
     Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
 }
 
-/// Puts `text` at `path`, which is in `root` or one folder below, as a whole or not at all.
+/// Puts `text` at `path`, which is in `root` or one folder below, as a whole or not at all; also
+/// after a loss of power, once its folder is synced.
 pub(super) fn replace(root: &Path, path: &Path, text: &str) -> io::Result<()> {
     fs::create_dir_all(root)?;
     let folder = path.parent().unwrap_or(root);
@@ -123,11 +152,21 @@ pub(super) fn replace(root: &Path, path: &Path, text: &str) -> io::Result<()> {
     }
     // `create_new` follows no link, and renaming replaces a link itself.
     let mut file = OpenOptions::new().write(true).create_new(true).open(&temporary)?;
-    let written = file.write_all(text.as_bytes()).and_then(|()| fs::rename(&temporary, path));
+    // Else a file system may put the name on the disk before what is in the file.
+    let written = file
+        .write_all(text.as_bytes())
+        .and_then(|()| file.sync_all())
+        .and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {
         drop(fs::remove_file(&temporary));
     }
     written
+}
+
+/// Puts the names in `folder` on the disk. Not all systems can; what is lost is then written again
+/// after the next start.
+pub(super) fn sync_folder(folder: &Path) {
+    drop(File::open(folder).and_then(|folder| folder.sync_all()));
 }
 
 /// Removes the file at `path`, and its folder where that becomes empty. Gone already is as good.

@@ -12,7 +12,8 @@ mod disk;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -47,6 +48,8 @@ pub struct FilesSink {
     known: BTreeMap<ObjectId, Known>,
     /// What was found in each file, so that only files that changed are read again.
     looked: BTreeMap<PathBuf, Looked>,
+    /// Files that an earlier run may have left when it ended in the middle of writing them.
+    leftovers: Vec<PathBuf>,
     /// istiod knows objects by namespace and name without anything between.
     joined: BTreeMap<(Kind, String), ObjectId>,
 }
@@ -92,6 +95,14 @@ pub enum FilesError {
         /// Whose it should be.
         owner: String,
     },
+    /// It cannot be made.
+    #[error("failed to make the folder {}", path.display())]
+    Make {
+        /// The folder.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
     /// There is too much to look through.
     #[error("{} holds more than {max} files; name a folder of its own", path.display())]
     TooMany {
@@ -110,17 +121,32 @@ impl FilesSink {
     #[must_use]
     pub fn new(path: PathBuf, layout: Layout, owner: Owner, version: ApiVersion) -> Self {
         let (known, looked, joined) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { path, layout, owner, version, known, looked, joined }
+        Self { path, layout, owner, version, known, looked, leftovers: Vec::new(), joined }
+    }
+
+    /// Makes the folder if it is not there: istiod does not start without it. Not needed before
+    /// [`FilesSink::apply`], which makes it too.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn prepare(&self) -> Result<(), FilesError> {
+        let folder = self.root();
+        fs::create_dir_all(folder)
+            .map_err(|source| FilesError::Make { path: folder.to_owned(), source })
     }
 
     /// Reads what is there, as far as it changed since it was read before. Files of others that
-    /// hold an object of ours, or stand in its place, make that object foreign.
+    /// hold an object of ours, or stand in its place, make that object foreign. Changes nothing.
     ///
     /// # Errors
     /// What is there cannot be read as a whole, so nothing may be concluded from it.
     pub fn observe(&mut self) -> Result<(Observed<Body>, Vec<Finding>), FilesError> {
         let paths = match self.layout {
-            Layout::FilePerObject => disk::yaml_files(&self.path)?,
+            Layout::FilePerObject => {
+                let disk::Below { yaml, temporary } = disk::below(&self.path)?;
+                self.leftovers = temporary;
+                yaml
+            }
             Layout::OneFile => vec![self.path.clone()],
         };
         let mut looked = BTreeMap::new();
@@ -163,20 +189,30 @@ impl FilesSink {
 
     /// Executes `steps` in their order. New objects are dated `now`.
     pub fn apply(&mut self, steps: &[Step], now: Time) -> Vec<Applied> {
+        for path in std::mem::take(&mut self.leftovers) {
+            if self.is_place(&disk::of_temporary(&path)) {
+                disk::remove_leftover(&path, now);
+            }
+        }
         match self.layout {
             Layout::FilePerObject => {
+                let mut touched = BTreeSet::from([self.path.clone()]);
                 let mut stuck = Stuck::default();
                 let mut one = |step: &Step| {
                     let outcome = match stuck.obstacle(step) {
                         Some(outcome) => outcome,
                         None => self.apply_one(step, now),
                     };
+                    touched.extend(self.path_of(step.id()).parent().map(Path::to_owned));
                     if !outcome.is_done() {
                         stuck.note_failed(step);
                     }
                     Applied { id: step.id().clone(), verb: step.verb(), outcome, attempts: 1 }
                 };
-                steps.iter().map(&mut one).collect()
+                let applied = steps.iter().map(&mut one).collect();
+                // Once for all steps, since a disk takes milliseconds for it.
+                touched.iter().for_each(|folder| disk::sync_folder(folder));
+                applied
             }
             Layout::OneFile => self.apply_all(steps, now),
         }
@@ -195,18 +231,21 @@ impl FilesSink {
         }
     }
 
+    //  at our own place   documents in it            it is
+    //  yes                one, the object's own      ours
+    //  yes, our header    own ones, unreadable ones  as if it were not there, so that it is
+    //  yes, no content    -                          written anew
+    //  else                                          somebody else's, a copy of ours included
     fn look_at_one_of_many(&self, path: &Path, text: &str) -> Found {
         let mut found = Found::default();
         let reads = documents(text);
         if let [Ok(read)] = reads.as_slice()
-            && read.is_owned_by(&self.owner)
-            && self.path_of(&read.object.id) == path
+            && self.is_at_home(read, path)
         {
             found.ours.push(Known::of(read.clone()));
             return found;
         }
-        if self.is_broken(text) {
-            // Ours, but no longer readable: as if it were not there, so that it is written anew.
+        if self.is_broken(path, text, &reads) {
             return found;
         }
         for read in reads.into_iter().flatten() {
@@ -230,7 +269,7 @@ impl FilesSink {
 
     fn look_at_the_one(&self, text: &str) -> Result<Found, FilesError> {
         let mut found = Found::default();
-        let mut foreign = !text.is_empty() && !text.starts_with(&self.header());
+        let mut foreign = !is_blank(text) && !text.starts_with(&self.header());
         for read in documents(text) {
             match read {
                 Ok(read) if read.is_owned_by(&self.owner) => found.ours.push(Known::of(read)),
@@ -320,7 +359,7 @@ impl FilesSink {
     fn write_all(&self) -> Result<(), Outcome> {
         match disk::read(&self.path) {
             Ok(None) => (),
-            Ok(Some(text)) if self.is_broken(&text) => (),
+            Ok(Some(text)) if is_blank(&text) || text.starts_with(&self.header()) => (),
             Ok(Some(_)) => {
                 let message = format!("{} is not a file of ours", self.path.display());
                 return Err(Outcome::Conflict(message));
@@ -337,8 +376,10 @@ impl FilesSink {
                 .map_err(|error| Outcome::Refused { status: 0, message: error.to_string() })?;
             text.push_str(&document);
         }
-        let folder = self.path.parent().unwrap_or(Path::new("."));
-        disk::replace(folder, &self.path, &text).map_err(|error| outcome_of(&self.path, &error))
+        let folder = self.root();
+        disk::replace(folder, &self.path, &text).map_err(|error| outcome_of(&self.path, &error))?;
+        disk::sync_folder(folder);
+        Ok(())
     }
 
     /// Why the place of `id` must not be touched, if so.
@@ -349,8 +390,9 @@ impl FilesSink {
         match disk::read(path) {
             Ok(None) => None,
             Ok(Some(text)) => {
-                let ours = self.is_broken(&text)
-                    || matches!(documents(&text).as_slice(), [Ok(read)] if read.is_owned_by(&self.owner));
+                let reads = documents(&text);
+                let ours = self.is_broken(path, &text, &reads)
+                    || matches!(reads.as_slice(), [Ok(read)] if self.is_at_home(read, path));
                 (!ours)
                     .then(|| Outcome::Conflict(format!("{} is not a file of ours", path.display())))
             }
@@ -396,10 +438,44 @@ impl FilesSink {
         format!("# Written by Landfall for owner {}. Changes are overwritten.\n", self.owner)
     }
 
-    /// Whether `text` was ours, though it may no longer be readable. An empty file is what a
-    /// crash of the machine leaves of a file that was just written.
-    fn is_broken(&self, text: &str) -> bool {
-        text.is_empty() || text.starts_with(&self.header())
+    /// The folder that must exist.
+    fn root(&self) -> &Path {
+        match self.layout {
+            Layout::FilePerObject => &self.path,
+            // A bare file name has an empty parent.
+            Layout::OneFile => match self.path.parent() {
+                Some(folder) if !folder.as_os_str().is_empty() => folder,
+                Some(_) | None => Path::new("."),
+            },
+        }
+    }
+
+    /// Whether `path` may be the place of an object. Of a long name the file has only a digest, so
+    /// it cannot be told of which.
+    fn is_place(&self, path: &Path) -> bool {
+        let prefixes = [Kind::ServiceEntry, Kind::WorkloadEntry].map(prefix);
+        let is_ours = |stem: &str| prefixes.iter().any(|prefix| stem.starts_with(prefix));
+        path.parent().and_then(Path::parent) == Some(&self.path)
+            && path.extension().is_some_and(|extension| extension == "yaml")
+            && path.file_stem().and_then(|stem| stem.to_str()).is_some_and(is_ours)
+    }
+
+    /// Whether it is an object of ours where it belongs.
+    fn is_at_home(&self, read: &Read, path: &Path) -> bool {
+        read.is_owned_by(&self.owner) && self.path_of(&read.object.id) == path
+    }
+
+    /// Whether the file was ours, though it is no longer what was written: at a place of ours,
+    /// with our header or nothing at all, and without anything that belongs elsewhere.
+    fn is_broken(&self, path: &Path, text: &str, reads: &[Result<Read, ParseError>]) -> bool {
+        let belongs = |read: &Result<Read, ParseError>| match read {
+            Ok(read) => self.is_at_home(read, path),
+            Err(ParseError::Kind { .. }) => false,
+            Err(ParseError::Yaml(_) | ParseError::Fields { .. }) => true,
+        };
+        self.is_place(path)
+            && (is_blank(text) || text.starts_with(&self.header()))
+            && reads.iter().all(belongs)
     }
 
     fn document(&self, object: &MeshObject, created: &str) -> Result<String, api::PrintError> {
@@ -454,6 +530,12 @@ fn documents(text: &str) -> Vec<Result<Read, ParseError>> {
     full.map(|document| api::from_yaml(document)).collect()
 }
 
+/// Whether there is nothing in it: what a crash of the machine leaves of a file that was just
+/// written, which some file systems fill up with zeros.
+fn is_blank(text: &str) -> bool {
+    text.chars().all(|c| c == '\0' || c.is_whitespace())
+}
+
 fn joined_key(id: &ObjectId) -> (Kind, String) {
     (id.kind, format!("{}{}", id.namespace, id.name))
 }
@@ -498,6 +580,7 @@ impl FilesError {
         match self {
             Self::Read { .. } => "files_read",
             Self::ForeignFile { .. } => "files_foreign",
+            Self::Make { .. } => "files_make",
             Self::TooMany { .. } => "files_too_many",
         }
     }

@@ -46,7 +46,7 @@ fn steps(sink: &mut FilesSink, desired: &Desired<Body>) -> Vec<Step> {
 }
 
 fn texts(path: &Path) -> Vec<(PathBuf, String)> {
-    let files = if path.is_dir() { disk::yaml_files(path).unwrap() } else { vec![path.to_owned()] };
+    let files = if path.is_dir() { disk::below(path).unwrap().yaml } else { vec![path.to_owned()] };
     files.into_iter().map(|f| (f.clone(), fs::read_to_string(f).unwrap())).collect()
 }
 
@@ -134,7 +134,9 @@ fn a_broken_or_edited_file_of_ours_is_written_anew() {
     let path = &before[0].0;
     for edit in [
         String::new(),
+        "\0".repeat(before[0].1.len()),
         sink.header() + "{",
+        sink.header() + &before[0].1 + "---\n" + &before[0].1,
         before[0].1.replace("MESH_INTERNAL", "MESH_EXTERNAL").replace("address: ", "address: 1"),
     ] {
         fs::write(path, edit).unwrap();
@@ -145,6 +147,96 @@ fn a_broken_or_edited_file_of_ours_is_written_anew() {
         };
         assert_eq!(body(&mended[0].1), body(&before[0].1));
     }
+}
+
+#[test]
+fn a_copy_of_our_file_is_told_and_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let want = desired(1, 5);
+    let mut sink = sink(folder.path(), Layout::FilePerObject);
+    sync(&mut sink, &want);
+    let (path, text) = texts(folder.path()).remove(0);
+    let id = documents(&text).remove(0).unwrap().object.id;
+    // Anywhere, and under a name that one of ours might have.
+    let copies = [path.with_file_name("copy.yaml"), path.with_file_name("serviceentry-copy.yaml")];
+    for copy in &copies {
+        fs::copy(&path, copy).unwrap();
+    }
+    let (observed, findings) = sink.observe().unwrap();
+    assert_eq!(findings.len(), 2, "{findings:?}");
+    for (finding, copy) in findings.iter().zip(&copies) {
+        assert_eq!((finding.code, &finding.subject), (FindingCode::ForeignObject, &id.to_string()));
+        assert!(finding.message.contains(&*copy.to_string_lossy()), "{}", finding.message);
+    }
+    assert!(observed.ours.contains_key(&id) && !observed.foreign.contains(&id));
+    // Whatever is to be where the copy is.
+    let place = sink.id_of(&copies[1]).unwrap();
+    assert!(observed.foreign.contains(&place));
+    let other = Arc::new(Object { id: place, ..(*want[&id]).clone() });
+    for step in [Step::Create(Arc::clone(&other)), Step::Delete(other)] {
+        assert_eq!(sink.apply(&[step], NOW)[0].outcome.code(), "conflict");
+    }
+    // Moved away: where it is now istiod reads it, so it is not written a second time.
+    fs::remove_file(&path).unwrap();
+    let (observed, _) = sink.observe().unwrap();
+    assert!(!observed.ours.contains_key(&id) && observed.foreign.contains(&id));
+    assert!(copies.iter().all(|copy| fs::read_to_string(copy).unwrap() == text));
+}
+
+#[test]
+fn what_somebody_added_to_our_file_is_not_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let want = desired(1, 1);
+    let mut sink = sink(folder.path(), Layout::FilePerObject);
+    sync(&mut sink, &want);
+    let (path, text) = texts(folder.path()).remove(0);
+    let edited = text + "---\napiVersion: networking.istio.io/v1\nkind: Gateway\n";
+    fs::write(&path, &edited).unwrap();
+    let id = want.keys().next().unwrap();
+    assert!(sink.observe().unwrap().0.foreign.contains(id));
+    let applied = sink.apply(&[Step::Delete(Arc::clone(&want[id]))], NOW);
+    assert_eq!(applied[0].outcome.code(), "conflict");
+    assert_eq!(fs::read_to_string(&path).unwrap(), edited);
+}
+
+#[test]
+fn only_applying_removes_leftovers_and_only_old_ones_of_ours() {
+    let folder = tempfile::tempdir().unwrap();
+    let want = desired(1, 1);
+    let mut sink = sink(folder.path(), Layout::FilePerObject);
+    sync(&mut sink, &want);
+    let (path, _) = texts(folder.path()).remove(0);
+    let beside = |name: &str| path.with_file_name(name);
+    let (ours, fresh, theirs) = (
+        beside("serviceentry-a.yaml.landfall-tmp"),
+        beside("serviceentry-b.yaml.landfall-tmp"),
+        beside("notes.landfall-tmp"),
+    );
+    for leftover in [&ours, &fresh, &theirs] {
+        fs::write(leftover, "half").unwrap();
+        let file = fs::File::options().write(true).open(leftover).unwrap();
+        let age = std::time::Duration::from_secs(if leftover == &fresh { 59 } else { 61 });
+        let now = std::time::UNIX_EPOCH + std::time::Duration::from_millis(NOW.millis());
+        file.set_modified(now - age).unwrap();
+    }
+    sink.observe().unwrap();
+    assert!(ours.exists() && fresh.exists() && theirs.exists());
+    sink.apply(&[], NOW);
+    assert!(!ours.exists() && fresh.exists() && theirs.exists());
+}
+
+#[test]
+fn the_folder_is_made_before_anything_is_in_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("deep/er");
+    sink(&path, Layout::FilePerObject).prepare().unwrap();
+    assert!(path.is_dir());
+    let file = folder.path().join("one/all.yaml");
+    sink(&file, Layout::OneFile).prepare().unwrap();
+    assert!(file.parent().unwrap().is_dir() && !file.exists());
+    let blocked = sink(&folder.path().join("file/sub"), Layout::FilePerObject);
+    fs::write(folder.path().join("file"), "").unwrap();
+    assert_eq!(blocked.prepare().unwrap_err().code(), "files_make");
 }
 
 #[cfg(unix)]
