@@ -22,7 +22,8 @@ use landfall_mesh::kube::{Connection, KubeOptions, KubeSink, Observation, connec
 use landfall_mesh::render::{RenderOptions, Shape, render};
 use landfall_mesh::sink::{Applied, Step};
 use landfall_mesh::testing;
-use landfall_tests::servers::cluster::{service_entries, workload_entries};
+use landfall_tests::repository;
+use landfall_tests::servers::cluster::{service_entries, workload_entries, yaml_safe};
 use landfall_tests::servers::http::block;
 use landfall_tests::servers::{Cluster, process};
 use serde_json::{Value, json};
@@ -30,6 +31,9 @@ use tokio_util::sync::CancellationToken;
 
 const NOW: Time = Time::from_millis(1_795_367_523_120);
 const PATIENCE: Duration = Duration::from_secs(60);
+const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+const OUR_CRDS: [&str; 2] =
+    ["serviceentries.networking.istio.io", "workloadentries.networking.istio.io"];
 
 /// With whose rights a sink works.
 #[derive(Clone, Copy)]
@@ -41,6 +45,8 @@ enum Rights {
 #[test]
 fn against_a_real_api_server() {
     let server = Cluster::bare(&process::folder());
+    the_older_api_serves(&server);
+    rights_in_one_namespace_suffice(&server);
     let sink = conditions_heal(&server);
     hostile_objects_are_taken(&server, &sink);
     a_missing_namespace_is_said(&sink);
@@ -52,6 +58,92 @@ fn against_a_real_api_server() {
     many_objects_are_written_quickly(&server, &sink);
     config_maps_and_events(&server);
     the_end_of_the_api_is_noticed(&server, &sink);
+}
+
+/// CRDs of an Istio before 1.22, which have no v1, and of one to come, which has more values than
+/// we know.
+fn the_older_api_serves(server: &Cluster) {
+    const OLD: &str = "v1beta1";
+    const VALUES: &str = "/schema/openAPIV3Schema/properties/spec/properties/resolution/enum";
+    let served = |version: &str| {
+        let path = format!("/apis/networking.istio.io/{version}/serviceentries");
+        server.admin.is_ok(&path)
+    };
+    install_changed(server, |crd| {
+        let versions = crd["spec"]["versions"].as_array_mut().unwrap();
+        versions.retain(|version| version["name"] == OLD);
+        versions[0]["storage"] = true.into();
+        if let Some(Value::Array(known)) = versions[0].pointer_mut(VALUES) {
+            known.push("BY_STARS".into());
+        }
+    });
+    process::wait(PATIENCE, || served(OLD).then_some(())).expect("v1beta1 is served");
+    assert!(!served("v1"));
+    server.create_namespace("older");
+    let mut future = entry("older", "future.mesh", json!({}));
+    future["apiVersion"] = format!("networking.istio.io/{OLD}").into();
+    future["spec"]["resolution"] = "BY_STARS".into();
+    let at = format!("/apis/networking.istio.io/{OLD}/namespaces/older/serviceentries");
+    let patch = |name: &str, kind: &str, query: &str, body: &Value| {
+        let path = format!("{at}/{name}?fieldManager=e2e{query}");
+        let headers = [("content-type", kind)];
+        let reply = server.admin.send("PATCH", &path, &headers, body.to_string()).unwrap();
+        assert!(reply.status < 300, "{} {}", reply.status, reply.body);
+    };
+    patch("future.mesh", "application/apply-patch+yaml", "&force=true", &future);
+    let sink = Running::start(server, "home", Rights::Admin);
+    // One object that cannot be read keeps none of the others from being seen.
+    let seen = sink.until(|seen| seen.ready);
+    assert!(seen.condition.is_none());
+    let id = seen.foreign_claim("future.mesh").unwrap();
+    assert_eq!(&*id.name, "future.mesh");
+    let want = service("older", "a.mesh");
+    assert_eq!(sink.sync(&only(Arc::clone(&want))), 1);
+    assert_eq!(sink.sync(&only(located(&want, Location::MeshExternal))), 1);
+    // One of ours that cannot be read is put right.
+    let edit = json!({"spec": {"resolution": "BY_STARS"}});
+    patch("a.mesh", "application/merge-patch+json", "", &edit);
+    sink.until(|seen| seen.observed.ours.get(&want.id).is_some_and(|o| o.body != want.body));
+    let other = Running::start(server, "home", Rights::Admin);
+    let seen = other.until(|seen| seen.ready);
+    assert_eq!((seen.observed.ours.len(), seen.observed.foreign.len()), (1, 1));
+    assert_eq!(other.sync(&only(Arc::clone(&want))), 1);
+    assert_eq!(other.sync(&only(Arc::clone(&want))), 0);
+    assert_eq!(other.sync(&Desired::new()), 1);
+    // And with an API that serves both, the newer one is taken.
+    remove_crds(server);
+    sink.condition("kube_missing");
+    server.install_our_crds();
+    sink.until(|seen| seen.condition.is_none());
+    assert_eq!(sink.sync(&only(Arc::clone(&want))), 1);
+    let managed = server.get(&path(&want.id)).unwrap()["metadata"]["managedFields"].clone();
+    assert_eq!(managed[0]["apiVersion"], "networking.istio.io/v1", "{managed}");
+    assert_eq!(sink.sync(&Desired::new()), 1);
+    remove_crds(server);
+}
+
+/// The rights of deploy/rbac.yaml, bound in one namespace instead of the cluster.
+fn rights_in_one_namespace_suffice(server: &Cluster) {
+    server.install_our_crds();
+    let text = &repository::file("deploy/rbac.yaml").text;
+    let objects: Vec<Value> = serde_saphyr::from_multiple(text).unwrap();
+    server.create_namespace("few");
+    for mut object in objects {
+        if object["kind"] == "ClusterRoleBinding" {
+            object["kind"] = "RoleBinding".into();
+            object["metadata"]["namespace"] = "few".into();
+        }
+        server.apply(&object);
+    }
+    let everywhere = Running::start(server, "home", Rights::Landfall);
+    everywhere.condition("kube_forbidden");
+    let few = Running::start_in(server, "home", Rights::Landfall, &["few"]);
+    few.until(|seen| seen.ready && seen.condition.is_none());
+    let desired = only(service("few", "a.mesh"));
+    assert_eq!(few.sync(&desired), 1);
+    assert_eq!(few.sync(&Desired::new()), 1);
+    server.delete("/apis/rbac.authorization.k8s.io/v1/namespaces/few/rolebindings/landfall");
+    remove_crds(server);
 }
 
 /// Neither CRDs nor rights, then one, then both.
@@ -297,16 +389,30 @@ fn many_objects_are_written_quickly(server: &Cluster, sink: &Running) {
 }
 
 fn config_maps_and_events(server: &Cluster) {
-    server.create_namespace("policies");
-    let reference =
-        ConfigMapRef { namespace: "policies".to_owned(), name: "house-rules".to_owned() };
+    server.create_namespace("elsewhere");
+    let reference = |namespace: &str| ConfigMapRef {
+        namespace: namespace.to_owned(),
+        name: "house-rules".to_owned(),
+    };
     let stop = CancellationToken::new();
-    let (client, mut state) = block(async {
+    let (client, mut state, mut elsewhere) = block(async {
         let client = connect(&connection(server, Rights::Landfall)).await.unwrap();
-        let (state, watching) = configmap::watch(client.clone(), reference, stop.clone());
-        tokio::spawn(watching);
-        (client, state)
+        let watch = |namespace: &str| {
+            let (state, watching) =
+                configmap::watch(client.clone(), reference(namespace), stop.clone());
+            tokio::spawn(watching);
+            state
+        };
+        let (state, elsewhere) = (watch("landfall-system"), watch("elsewhere"));
+        (client, state, elsewhere)
     });
+    // Rights for policies are given by namespace.
+    let refused = |state: &ConfigMapState| match state {
+        ConfigMapState::Unreadable(condition) => condition.code == "kube_forbidden",
+        _ => false,
+    };
+    let waited = async { tokio::time::timeout(PATIENCE, elsewhere.wait_for(refused)).await };
+    assert!(block(waited).is_ok_and(|seen| seen.is_ok()), "it may be read");
     let mut until = |holds: fn(&ConfigMapState) -> bool| {
         let waited = async { tokio::time::timeout(PATIENCE, state.wait_for(holds)).await };
         block(waited).expect("it never came").expect("it ended").clone()
@@ -315,7 +421,7 @@ fn config_maps_and_events(server: &Cluster) {
     let map = |name: &str| {
         json!({
             "apiVersion": "v1", "kind": "ConfigMap",
-            "metadata": {"name": name, "namespace": "policies"},
+            "metadata": {"name": name, "namespace": "landfall-system"},
             "data": {"settings.yaml": "a: 1"}, "binaryData": {"policy.wasm": "AGFzbQ=="},
         })
     };
@@ -329,7 +435,7 @@ fn config_maps_and_events(server: &Cluster) {
     let subject = Subject {
         api_version: "v1".to_owned(),
         kind: "ConfigMap".to_owned(),
-        namespace: "policies".to_owned(),
+        namespace: "landfall-system".to_owned(),
         name: "house-rules".to_owned(),
         uid: map.uid.clone(),
     };
@@ -341,13 +447,13 @@ fn config_maps_and_events(server: &Cluster) {
     assert_eq!(post("one", NOW), Ok(false));
     assert_eq!(post(&"ü".repeat(2000), NOW), Ok(true));
     assert_eq!(post("one", NOW.plus(Duration::from_secs(301))), Ok(true));
-    let events = server.list("/api/v1/namespaces/policies/events");
+    let events = server.list("/api/v1/namespaces/landfall-system/events");
     assert_eq!(events.len(), 3);
     for event in events {
         assert_eq!(event["involvedObject"]["uid"], *map.uid);
         assert_eq!(event["type"], "Warning");
     }
-    server.delete("/api/v1/namespaces/policies/configmaps/house-rules");
+    server.delete("/api/v1/namespaces/landfall-system/configmaps/house-rules");
     until(|state| *state == ConfigMapState::Absent);
     stop.cancel();
 }
@@ -356,10 +462,21 @@ fn the_end_of_the_api_is_noticed(server: &Cluster, sink: &Running) {
     server.create_namespace("end");
     let desired = only(service("end", "a.mesh"));
     sink.sync(&desired);
-    let crds = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
-    server.delete(&format!("{crds}/serviceentries.networking.istio.io"));
+    let (entries, workloads) =
+        (format!("{CRDS}/{}", OUR_CRDS[0]), format!("{CRDS}/{}", OUR_CRDS[1]));
+    server.delete(&entries);
     let seen = sink.condition("kube_missing");
     assert!(seen.observed.ours.is_empty());
+    // The other kind is watched all the same.
+    let shape = RenderOptions { shape: Shape::WorkloadEntries, ..RenderOptions::default() };
+    let objects = render(&testing::plain_service("end", "b.mesh", 1), &shape).objects;
+    let endpoint = Arc::new(objects.into_iter().next_back().unwrap());
+    assert_eq!(codes(&sink.apply(&[Step::Create(Arc::clone(&endpoint))])), ["done"]);
+    server.delete(&path(&endpoint.id));
+    let seen = sink.until(|seen| !seen.observed.ours.contains_key(&endpoint.id));
+    assert_eq!(seen.condition.unwrap().code, "kube_missing");
+    // Then both are gone.
+    server.delete(&workloads);
     server.install_our_crds();
     sink.until(|seen| seen.condition.is_none());
     assert_eq!(sink.sync(&desired), 1);
@@ -419,6 +536,34 @@ fn entry(namespace: &str, host: &str, labels: Value) -> Value {
     })
 }
 
+/// Takes our CRDs out, and waits until the API server no longer knows Istio.
+fn remove_crds(server: &Cluster) {
+    for name in OUR_CRDS {
+        server.delete(&format!("{CRDS}/{name}"));
+    }
+    let is_gone = || {
+        let groups = server.admin.get("/apis").ok()?;
+        (!groups.body.contains("networking.istio.io")).then_some(())
+    };
+    process::wait(PATIENCE, is_gone).expect("Istio's API is gone");
+}
+
+/// Installs our CRDs with something changed.
+fn install_changed(server: &Cluster, change: impl Fn(&mut Value)) {
+    let text = std::fs::read_to_string(process::program("LANDFALL_ISTIO_CRDS")).unwrap();
+    for name in OUR_CRDS {
+        let is_it = |document: &&str| document.contains(&format!("\n  name: {name}\n"));
+        let document = text.split("\n---\n").find(is_it).unwrap();
+        let mut crd: Value = serde_saphyr::from_str(document).unwrap();
+        change(&mut crd);
+        let path = format!("{CRDS}/{name}?fieldManager=e2e&force=true");
+        let kind = ("content-type", "application/apply-patch+yaml");
+        let reply = server.admin.send("PATCH", &path, &[kind], yaml_safe(&crd.to_string()));
+        let reply = reply.unwrap();
+        assert!(reply.status < 300, "{} {}", reply.status, reply.body);
+    }
+}
+
 fn path(id: &ObjectId) -> String {
     let folder = match id.kind {
         Kind::ServiceEntry => service_entries(&id.namespace),
@@ -440,10 +585,16 @@ struct Running {
 
 impl Running {
     fn start(cluster: &Cluster, owner: &str, rights: Rights) -> Self {
+        Self::start_in(cluster, owner, rights, &[])
+    }
+
+    fn start_in(cluster: &Cluster, owner: &str, rights: Rights, namespaces: &[&str]) -> Self {
         let owner = Owner::parse(owner).unwrap();
+        let namespaces = namespaces.iter().map(|name| Text::from(*name)).collect();
+        let options = KubeOptions { namespaces, ..KubeOptions::new(owner) };
         block(async {
             let client = connect(&connection(cluster, rights)).await.unwrap();
-            let sink = Arc::new(KubeSink::new(client, KubeOptions::new(owner)));
+            let sink = Arc::new(KubeSink::new(client, options));
             let stop = CancellationToken::new();
             let (watching, until) = (Arc::clone(&sink), stop.clone());
             tokio::spawn(async move { watching.run(until).await });
