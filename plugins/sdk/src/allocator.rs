@@ -139,21 +139,27 @@ impl State {
     #[inline(never)]
     fn carve(&mut self, class: usize) -> *mut u8 {
         let size = 1 << (class as u32 + SMALLEST_LOG2);
-        let at = self.fresh.next_multiple_of(PAGE.min(size));
-        if let Some(missing) =
-            (at + size).checked_sub(self.fresh_end).filter(|missing| *missing > 0)
-        {
+        // Near the end of the address space, which 32 bits have, neither the block nor its end need have an address.
+        let Some((at, end)) = self
+            .fresh
+            .checked_next_multiple_of(PAGE.min(size))
+            .and_then(|at| Some((at, at.checked_add(size)?)))
+        else {
+            return null_mut();
+        };
+        if let Some(missing) = end.checked_sub(self.fresh_end).filter(|missing| *missing > 0) {
             let pages = missing.div_ceil(PAGE);
             let Some(grown) = grow(pages) else { return null_mut() };
             let apart = grown != self.fresh_end;
-            self.fresh_end = grown + pages * PAGE;
+            // The very last page ends where no address is; the block in it is lost then.
+            self.fresh_end = grown.saturating_add(pages * PAGE);
             if apart {
                 // The first time, and should anything else ever grow the memory: what was left over is lost.
                 self.fresh = grown;
                 return self.carve(class);
             }
         }
-        self.fresh = at + size;
+        self.fresh = end;
         at as *mut u8
     }
 }
@@ -161,6 +167,19 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_block_reaches_beyond_the_last_address() {
+        let allocator = Allocator::new();
+        // SAFETY: nobody else knows the allocator.
+        let state = unsafe { &mut *allocator.0.get() };
+        let end = usize::MAX - (PAGE - 1);
+        (state.fresh, state.fresh_end) = (end, end);
+        let half = (PAGE / 2).ilog2() - SMALLEST_LOG2;
+        assert!(state.carve(CLASSES - 1).is_null(), "its end wraps around");
+        state.fresh = usize::MAX - 7;
+        assert!(state.carve(half as usize).is_null(), "its beginning wraps around");
+    }
 
     /// A block with the byte that it was filled with.
     struct Block {
