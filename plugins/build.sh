@@ -1,6 +1,6 @@
 #!/bin/sh
 # Builds policies of this workspace for wasm32-unknown-unknown, in release mode, and prints the paths of the core
-# modules, one a line. `landfall policy build` makes components of them.
+# modules, one a line. `landfall policy componentize` makes components of them.
 #
 # Usage: plugins/build.sh [package ...]        all policies, if none is named
 set -eu

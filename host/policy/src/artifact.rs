@@ -115,7 +115,7 @@ pub(crate) fn examined(bytes: &[u8]) -> Result<Outside, AdmissionError> {
             Payload::Version { encoding: Encoding::Module, .. } if depth == 0 => {
                 return Err(AdmissionError::NotAComponent {
                     problem:
-                        "it is a core module; make a component of it with `landfall policy build`"
+                        "it is a core module; make a component of it with `landfall policy componentize`"
                             .to_owned(),
                 });
             }

@@ -1,4 +1,4 @@
-//! Makes components of core modules, for `landfall policy build` and for tests. The daemon itself loads components only.
+//! Makes components of core modules, for `landfall policy componentize` and for tests. The daemon itself loads components only.
 //!
 //! A compiler for WebAssembly leaves a core module that follows the canonical ABI, and the toolchain's bindings put a
 //! custom section into it that says which WIT world it is for. What is done here is to wrap the one by means of the other.

@@ -41,7 +41,7 @@
 //! ```
 //!
 //! A policy's crate has `crate-type = ["cdylib"]` alone: beside an `rlib` rustc leaves link-time optimisation out. It is
-//! built for `wasm32-unknown-unknown` in release mode; `landfall policy build` makes a component of the core module.
+//! built for `wasm32-unknown-unknown` in release mode; `landfall policy componentize` makes a component of the core module.
 //!
 //! A panic is a trap: Landfall throws the component instance away, finds the registry instance that caused it and keeps
 //! that one's last good output. The panic's message appears in Landfall's log.
@@ -81,7 +81,7 @@ pub trait Policy: Sized + Send + Sync + 'static {
     /// `meta/version`. Fields not named are `None`, and each one left out makes the policy faster. Empty: all of them.
     const READS: &'static [&'static str] = &[];
 
-    /// A JSON Schema of the settings, for editors and for `landfall policy check`.
+    /// A JSON Schema of the settings, for editors and for Landfall, which hands it out with the policy's description.
     const SCHEMA: Option<&'static str> = None;
 
     /// Takes the settings. Called once, before anything is decided.
