@@ -1,13 +1,12 @@
 //! The bytes of a policy before anything of it is compiled or run.
 //!
 //! Bytes come from ConfigMaps and downloads, so they are taken for hostile: everything here is
-//! bounded, and refuses what could make the compiler slow or large.
+//! bounded. What they hold is for `structure` to look at.
 
 use std::borrow::Cow;
 use std::io::Read;
 
 use sha2::{Digest, Sha256};
-use wasmparser::{Encoding, Parser, Payload};
 
 use crate::refusal::AdmissionError;
 use crate::wasi;
@@ -15,17 +14,9 @@ use crate::wasi;
 /// What a registry or a ConfigMap may hand over.
 pub const PACKED_BYTES_MAX: usize = 32 << 20;
 /// A component. The largest honest ones are Python's, 18 MiB.
-const COMPONENT_BYTES_MAX: usize = 64 << 20;
+pub(crate) const COMPONENT_BYTES_MAX: usize = 64 << 20;
 /// Honest components shrink to a fourth; a bomb of zeros to a thousandth.
 const RATIO_MAX: usize = 100;
-
-// The largest honest component known (Python, a whole CPython) has 38 modules, some 30,000
-// functions, a function of 427 KB and one with 271 locals. A module of 900 KB made to be slow took
-// the compiler 32 s and 1.2 GB; what does the harm is large functions with many locals.
-const MODULES_MAX: usize = 200;
-const FUNCTIONS_MAX: usize = 200_000;
-const FUNCTION_BYTES_MAX: usize = 1 << 20;
-const LOCALS_MAX: u64 = 1000;
 
 /// The package of the contract, and the versions of it that this host speaks.
 const PACKAGE: &str = "landfall:policy/";
@@ -95,75 +86,6 @@ pub(crate) fn digest(parts: &[&[u8]]) -> String {
         }
     }
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Reads the structure of a component. The compiler validates; this bounds what it is given.
-pub(crate) fn examined(bytes: &[u8]) -> Result<Outside, AdmissionError> {
-    if bytes.len() > COMPONENT_BYTES_MAX {
-        return Err(AdmissionError::TooLarge {
-            what: "the component",
-            len: bytes.len(),
-            max: COMPONENT_BYTES_MAX,
-        });
-    }
-    let mut outside = Outside::default();
-    let (mut depth, mut modules, mut functions) = (0_usize, 0_usize, 0_usize);
-    for payload in Parser::new(0).parse_all(bytes) {
-        let payload =
-            payload.map_err(|e| AdmissionError::NotAComponent { problem: e.to_string() })?;
-        match payload {
-            Payload::Version { encoding: Encoding::Module, .. } if depth == 0 => {
-                return Err(AdmissionError::NotAComponent {
-                    problem:
-                        "it is a core module; make a component of it with `landfall policy componentize`"
-                            .to_owned(),
-                });
-            }
-            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => {
-                depth += 1;
-                modules += 1;
-                within("core modules and components inside", modules as u64, MODULES_MAX as u64)?;
-            }
-            Payload::End(_) => depth = depth.saturating_sub(1),
-            Payload::CodeSectionStart { count, .. } => {
-                functions = functions.saturating_add(count as usize);
-                within("functions", functions as u64, FUNCTIONS_MAX as u64)?;
-            }
-            Payload::CodeSectionEntry(body) => {
-                within(
-                    "bytes of one function",
-                    body.range().len() as u64,
-                    FUNCTION_BYTES_MAX as u64,
-                )?;
-                let mut locals = 0_u64;
-                let readers = body.get_locals_reader().into_iter().flatten();
-                for (count, _) in readers.filter_map(Result::ok) {
-                    locals = locals.saturating_add(u64::from(count));
-                }
-                within("locals of one function", locals, LOCALS_MAX)?;
-            }
-            Payload::ComponentImportSection(section) if depth == 0 => {
-                for import in section {
-                    let import = import
-                        .map_err(|e| AdmissionError::NotAComponent { problem: e.to_string() })?;
-                    outside.imports.push(import.name.name.to_owned());
-                }
-            }
-            Payload::ComponentExportSection(section) if depth == 0 => {
-                for export in section {
-                    let export = export
-                        .map_err(|e| AdmissionError::NotAComponent { problem: e.to_string() })?;
-                    outside.exports.push(export.name.name.to_owned());
-                }
-            }
-            _ => (),
-        }
-    }
-    Ok(outside)
-}
-
-fn within(what: &'static str, found: u64, max: u64) -> Result<(), AdmissionError> {
-    if found > max { Err(AdmissionError::Structure { what, found, max }) } else { Ok(()) }
 }
 
 // === impl Outside ===
@@ -250,19 +172,6 @@ mod tests {
         assert_eq!(code(unpacked(&zstd::encode_all(&zeros[..], 3).unwrap())), "too_large");
         assert_eq!(code(unpacked(&vec![0; PACKED_BYTES_MAX + 1])), "too_large");
         assert_eq!(code(unpacked(&gzip(b"abc")[..12])), "inflate_failed");
-    }
-
-    #[test]
-    fn what_the_compiler_would_choke_on_is_refused() {
-        let locals = "(local i64)".repeat(1001);
-        let many = wat::parse_str(format!("(component (core module (func {locals})))")).unwrap();
-        assert_eq!(code(examined(&many)), "structure");
-        let nested =
-            wat::parse_str(format!("(component {})", "(core module)".repeat(201))).unwrap();
-        assert_eq!(code(examined(&nested)), "structure");
-        assert_eq!(code(examined(&wat::parse_str("(module)").unwrap())), "not_a_component");
-        assert_eq!(code(examined(b"hello")), "not_a_component");
-        assert_eq!(code(examined(&[])), "not_a_component");
     }
 
     #[test]

@@ -29,6 +29,7 @@ mod revision;
 mod rules;
 mod services;
 mod state;
+mod structure;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

@@ -64,6 +64,11 @@ pub enum AdmissionError {
         /// What the compiler says.
         problem: String,
     },
+    /// Landfall itself fails on it.
+    #[error(
+        "failed to admit the policy: Landfall panicked over it; the panic is in its log. Please report it"
+    )]
+    HostPanic,
     /// It failed in one of its first calls.
     #[error("failed to {stage} the policy: {}", .failure.message)]
     Call {
@@ -116,6 +121,7 @@ impl AdmissionError {
             Self::ImportsDenied { .. } => "imports_denied",
             Self::WorldMismatch { .. } => "world_mismatch",
             Self::Compile { .. } => "compile_failed",
+            Self::HostPanic => "host_panic",
             Self::Call { stage, failure } => match (failure.code, *stage) {
                 (FaultCode::Deadline, _) => "deadline",
                 (FaultCode::Memory, _) => "memory",

@@ -18,6 +18,7 @@ use crate::limits::Limits;
 use crate::log::PolicyLog;
 use crate::projection::Projection;
 use crate::refusal::AdmissionError;
+use crate::structure;
 use crate::wasi;
 
 /// What is to become a revision. Its bytes are taken for hostile.
@@ -63,6 +64,13 @@ impl Revision {
         engine: &Arc<PolicyEngine>,
         candidate: Candidate<'_>,
     ) -> Result<Arc<Self>, AdmissionError> {
+        shielded(|| Self::admitted(engine, candidate))
+    }
+
+    fn admitted(
+        engine: &Arc<PolicyEngine>,
+        candidate: Candidate<'_>,
+    ) -> Result<Arc<Self>, AdmissionError> {
         let Candidate { name, bytes, settings_json, limits } = candidate;
         let bytes = artifact::unpacked(bytes)?;
         let component_digest = artifact::digest(&[&bytes]);
@@ -71,9 +79,10 @@ impl Revision {
             settings_json.as_bytes(),
             format!("{limits:?}").as_bytes(),
         ]);
-        let outside = artifact::examined(&bytes)?;
+        let outside = structure::examined(&bytes)?;
         outside.check()?;
-        let component = compiled(engine, &bytes)?;
+        let component = Component::from_binary(engine.wasmtime(), &bytes)
+            .map_err(|error| AdmissionError::Compile { problem: problem(&error) })?;
         let mold = mold(engine, &component, &name, limits)?;
 
         let stage = |stage| move |failure| AdmissionError::Call { stage, failure };
@@ -131,6 +140,14 @@ impl Revision {
         &self.descriptor
     }
 
+    /// The JSON Schema of its settings, if it gives one. The policy took its settings, so they are
+    /// good in its own eyes; whoever reads JSON can look whether they also keep to this. It is as
+    /// hostile as everything that a policy says.
+    #[must_use]
+    pub fn schema(&self) -> Option<&str> {
+        self.descriptor.schema.as_deref()
+    }
+
     /// What it may use.
     #[must_use]
     pub fn limits(&self) -> &Limits {
@@ -171,15 +188,11 @@ impl fmt::Debug for Revision {
     }
 }
 
-/// Compiles a component. The compiler is large and is given what strangers wrote, so a panic of it
-/// is an answer too.
-fn compiled(engine: &PolicyEngine, bytes: &[u8]) -> Result<Component, AdmissionError> {
-    panic::catch_unwind(AssertUnwindSafe(|| Component::from_binary(engine.wasmtime(), bytes)))
-        .map_err(|_| AdmissionError::Compile {
-            problem: "the compiler panicked; the panic is in Landfall's log. Please report it"
-                .to_owned(),
-        })?
-        .map_err(|error| AdmissionError::Compile { problem: problem(&error) })
+/// Runs `f`, whose panic is an answer too: decompressors, parsers and the compiler are large and are
+/// given what strangers wrote.
+fn shielded<T>(f: impl FnOnce() -> Result<T, AdmissionError>) -> Result<T, AdmissionError> {
+    // Nothing outlives a panic: what is admitted is made in there and returned whole.
+    panic::catch_unwind(AssertUnwindSafe(f)).unwrap_or(Err(AdmissionError::HostPanic))
 }
 
 /// Links everything a policy may import.
@@ -196,4 +209,15 @@ fn mold(
         .map_err(|error| AdmissionError::WorldMismatch { problem: problem(&error) })?;
     let log = Arc::new(PolicyLog::new(Text::clone(name), limits.log_lines_per_minute_max));
     Ok(Mold { engine: Arc::clone(engine), pre, limits, log })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_a_refusal() {
+        let refusal = shielded::<()>(|| panic!("a panic on purpose")).unwrap_err();
+        assert_eq!(refusal.code(), "host_panic");
+    }
 }
