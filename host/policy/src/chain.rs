@@ -15,6 +15,7 @@ use crate::abi::{Item, ServiceFacts};
 use crate::bench::Bench;
 use crate::breaker::Breaker;
 use crate::fault::{Failure, FaultCode, cut};
+use crate::kept;
 use crate::rules::{Link, Rules};
 
 /// A service to decide anew.
@@ -289,13 +290,9 @@ impl<'a> Chain<'a> {
         Ok(edited)
     }
 
-    /// The last good outcome of an instance that a policy failed on.
+    /// The decision on an instance that a policy failed on.
     pub(crate) fn kept(&self, instance: &Instance, fault: Arc<Fault>) -> Decision {
-        let before = self.work.before.as_ref().and_then(|before| before.decision(&instance.id));
-        let outcome = match before {
-            Some((_, decision)) => decision.outcome.clone(),
-            None => Outcome::Dropped(DropReason::Fault),
-        };
+        let outcome = kept::outcome(self.work.before.as_deref(), instance);
         Decision { outcome, fault: Some(fault) }
     }
 

@@ -20,6 +20,7 @@ mod decide;
 mod engine;
 mod fault;
 mod guest;
+mod kept;
 mod limits;
 mod log;
 mod pool;

@@ -111,10 +111,14 @@ pub(crate) fn rules(revisions: &[&Arc<Revision>]) -> Arc<Rules> {
 }
 
 pub(crate) fn instance(id: &str) -> Arc<Instance> {
+    instance_at(id, "10.0.0.1", 80)
+}
+
+pub(crate) fn instance_at(id: &str, address: &str, port: u16) -> Arc<Instance> {
     Arc::new(Instance {
         id: id.into(),
-        address: "10.0.0.1".into(),
-        ports: vec![InstancePort { name: "http".into(), number: 80, protocol: "http".into() }],
+        address: address.into(),
+        ports: vec![InstancePort { name: "http".into(), number: port, protocol: "http".into() }],
         health: Health::Passing,
         weight: 1,
         tags: vec!["a".into()],
@@ -126,8 +130,11 @@ pub(crate) fn instance(id: &str) -> Arc<Instance> {
 
 /// Service `pay` of source `dc1` with these instances.
 pub(crate) fn work(ids: &[String], before: Option<DecidedService>) -> Work {
+    work_of(ids.iter().map(|id| instance(id)).collect(), before)
+}
+
+pub(crate) fn work_of(instances: Vec<Arc<Instance>>, before: Option<DecidedService>) -> Work {
     let key = ServiceKey { name: "pay".into(), ..ServiceKey::default() };
-    let instances = ids.iter().map(|id| instance(id)).collect();
     let (service, _) = Service::new(key.clone(), Pairs::default(), Pairs::default(), instances);
     Work {
         id: Arc::new(ServiceId { source: SourceName::parse("dc1").unwrap(), key }),

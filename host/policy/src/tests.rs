@@ -12,7 +12,7 @@ use landfall_core::pattern::Pattern;
 use crate::clock;
 use crate::testing::{
     admit, admit_within, component_with, contract_with, defaults, engine, host_edit, hostile, ids,
-    rules, summary, verdict, work,
+    instance_at, rules, summary, verdict, work, work_of,
 };
 use crate::{Limits, Link, Origin, Revision, Rules, Work, Workers};
 
@@ -36,6 +36,17 @@ fn renaming() -> Vec<u8> {
         2048,
         1,
         &format!(r#"(data (i32.const 2048) "{edit}") (data (i32.const 3000) "a.mesh")"#),
+    )
+}
+
+/// Sets address `1.2.3.4` by an edit: like one of the host, with another case.
+fn elsewhere() -> Vec<u8> {
+    let edit = host_edit(3000, 7).replacen("\\00", "\\02", 1);
+    verdict(
+        2,
+        2048,
+        1,
+        &format!(r#"(data (i32.const 2048) "{edit}") (data (i32.const 3000) "1.2.3.4")"#),
     )
 }
 
@@ -209,6 +220,35 @@ fn neither_does_one_that_fails_here_and_there() {
     assert!((70..100).contains(&tried), "{tried}");
     assert_eq!(summary(&decided[0]), "1 (nothing) [deadline]; 1 pay.dc1.mesh");
     assert_eq!(summary(&decided[2999]), "2 (nothing) [deadline]");
+}
+
+#[test]
+fn an_instance_that_moved_is_not_published_where_it_was() {
+    let harmless = admit(&hostile("harmless")).unwrap();
+    let trapping = admit(&hostile("trap-decide")).unwrap();
+    let elsewhere = admit(&elsewhere()).unwrap();
+    let moved = |policy: &Arc<Revision>, address: &str, port: u16| {
+        let good = decide(&[policy], work(&ids(1), None));
+        let instance = instance_at("i0", address, port);
+        let kept = decide(&[&trapping], work_of(vec![instance], Some(good)));
+        assert_eq!(kept.decisions[0].fault.as_ref().unwrap().code, "trap");
+        match &kept.decisions[0].outcome {
+            Outcome::Published(mappings) => {
+                mappings.iter().map(|m| m.address.as_ref().unwrap().to_string()).collect()
+            }
+            Outcome::Dropped(DropReason::Fault) => vec![],
+            Outcome::Dropped(reason) => panic!("{reason}"),
+        }
+    };
+    assert_eq!(moved(&harmless, "10.0.0.1", 80), ["10.0.0.1"]);
+    assert_eq!(moved(&harmless, "10.0.0.2", 80), ["10.0.0.2"]);
+    assert_eq!(moved(&harmless, "pay.example.com", 80), ["pay.example.com"]);
+    let nowhere: [String; 0] = [];
+    assert_eq!(moved(&harmless, "10.0.0.1", 81), nowhere);
+    assert_eq!(moved(&harmless, "0.0.0.0", 80), nowhere);
+    // The address that a policy set may have been made of the old one.
+    assert_eq!(moved(&elsewhere, "10.0.0.1", 80), ["1.2.3.4"]);
+    assert_eq!(moved(&elsewhere, "10.0.0.2", 80), nowhere);
 }
 
 #[test]
