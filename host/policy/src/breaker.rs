@@ -1,17 +1,23 @@
-//! Bounds what a policy that fails may cost.
+//! Bounds what a policy may cost in one piece of work.
 //!
 //! A call that fails is halved until the instance that it fails on stands alone. When the policy
 //! fails on every instance that would cost its time limit for each. So after some single instances
 //! in a row, and no call that succeeded between, or after many failures in all, the rest of the
-//! work is not tried, and the next work tries one instance first. How many they are depends on what
-//! a failure costs and not on a clock, so that two replicas agree.
+//! work is not tried, and the next work tries one instance first. And a policy that fails on nothing
+//! but is slow stops at a time for all of its calls together.
+//!
+//! What a failure costs follows from the time it took, so replicas on machines that are not equally
+//! busy may stop at different instances. They agree again when the rest is tried: what was not
+//! tried has a fault code of its own, which says that trying again is worth it.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use landfall_core::decision::Fault;
 use landfall_core::text::Text;
 
+use crate::clock;
 use crate::fault::{Failure, FaultCode};
 use crate::revision::Revision;
 
@@ -19,29 +25,40 @@ use crate::revision::Revision;
 #[derive(Debug, Default)]
 pub(crate) struct Breaker {
     /// What single instances that failed have cost since a call succeeded.
-    in_a_row: AtomicU32,
+    in_a_row: AtomicU64,
     /// What all calls that failed have cost.
-    in_all: AtomicU32,
+    in_all: AtomicU64,
+    /// What all calls have taken, on all workers, and the instances made for them.
+    spent_nanos: AtomicU64,
     open: OnceLock<Arc<Fault>>,
 }
 
-/// 8 loops, or 1000 traps.
-const IN_A_ROW_MAX: u32 = 1000;
-/// 160 loops, which are 8 seconds, or 20,000 traps: a policy may fail on every second instance.
-const IN_ALL_MAX: u32 = 20 * IN_A_ROW_MAX;
+/// 8 calls that take all the time they may, or 1000 that trap at once.
+const IN_A_ROW_MAX: u64 = 1000;
+/// 160 calls that take all the time they may, which are 8 seconds unless the limit is another one,
+/// or 20,000 that trap at once: a policy may fail on every second instance.
+const IN_ALL_MAX: u64 = 20 * IN_A_ROW_MAX;
+/// A call that takes all the time it may.
+const WHOLE_TIME: u64 = IN_A_ROW_MAX / 8;
 
-/// What a failed call costs, very roughly. A trap of a compiled policy takes some 30 µs with the
-/// fresh instance after it; memory has to be filled before it is refused; a loop takes 50 ms.
-const fn cost(code: FaultCode) -> u32 {
-    match code {
-        FaultCode::Deadline => IN_A_ROW_MAX / 8,
+/// What a failed call costs: the share of its time limit that it took, with the fresh instance that
+/// was made for it, which may take longer than the call. At least what it takes very roughly where
+/// nothing else runs: a trap of a compiled policy some 30 µs, and memory has to be filled before it
+/// is refused.
+fn cost(code: FaultCode, took: Duration, time_max: Duration) -> u64 {
+    let least = match code {
+        FaultCode::Deadline => WHOLE_TIME,
         FaultCode::Memory | FaultCode::Output | FaultCode::Stack => IN_A_ROW_MAX / 100,
         FaultCode::Trap
         | FaultCode::VerdictCount
         | FaultCode::VerdictIllegal
         | FaultCode::PolicyError
-        | FaultCode::HostPanic => 1,
-    }
+        | FaultCode::HostPanic
+        | FaultCode::Untried
+        | FaultCode::TimeBudget => 1,
+    };
+    let share = took.as_nanos().saturating_mul(u128::from(WHOLE_TIME)) / time_max.as_nanos().max(1);
+    u64::try_from(share).unwrap_or(u64::MAX).max(least)
 }
 
 // === impl Breaker ===
@@ -57,6 +74,31 @@ impl Breaker {
         revision.tripped.load(Ordering::Relaxed)
     }
 
+    /// Makes a call of the policy, with all that belongs to it, and says how long it took. When
+    /// that uses up the policy's time, this call's answer is the last.
+    pub(crate) fn timed<R>(&self, revision: &Revision, call: impl FnOnce() -> R) -> (R, Duration) {
+        let start = clock::now();
+        let answer = call();
+        let took = clock::now().saturating_duration_since(start);
+        // A u64 holds five hundred years of nanoseconds.
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let spent = Duration::from_nanos(add(&self.spent_nanos, nanos));
+        let max = revision.limits().work_time_max;
+        if spent > max {
+            let failure = Failure::new(
+                FaultCode::TimeBudget,
+                format!(
+                    "the policy used up the {max:?} that it has for everything that is decided \
+                     together, so the rest was not tried; that is done later. Have it read fewer \
+                     fields, do less for each instance, or be for fewer services"
+                ),
+            );
+            // It answers, if slowly, so the next work need not begin with a single instance.
+            let _ = self.open.set(failure.into_fault(revision.name()));
+        }
+        (answer, took)
+    }
+
     /// A call succeeded.
     pub(crate) fn succeeded(&self, revision: &Revision) {
         // Looked at first: workers share these, and writing takes them from each other's caches.
@@ -68,16 +110,22 @@ impl Breaker {
         }
     }
 
-    /// A call of several instances failed.
-    pub(crate) fn failed(&self, revision: &Revision, failure: &Failure) {
-        if add(&self.in_all, cost(failure.code)) >= IN_ALL_MAX {
+    /// A call failed whose instances are asked about once more.
+    pub(crate) fn failed(&self, revision: &Revision, failure: &Failure, took: Duration) {
+        let cost = cost(failure.code, took, revision.limits().time_max);
+        if add(&self.in_all, cost) >= IN_ALL_MAX {
             self.trip(revision, &failure.clone().into_fault(revision.name()));
         }
     }
 
     /// A call of one instance failed. Returns what is the matter with that instance.
-    pub(crate) fn failed_alone(&self, revision: &Revision, failure: Failure) -> Arc<Fault> {
-        let cost = cost(failure.code);
+    pub(crate) fn failed_alone(
+        &self,
+        revision: &Revision,
+        failure: Failure,
+        took: Duration,
+    ) -> Arc<Fault> {
+        let cost = cost(failure.code, took, revision.limits().time_max);
         let in_a_row = add(&self.in_a_row, cost);
         let in_all = add(&self.in_all, cost);
         let fault = failure.into_fault(revision.name());
@@ -94,18 +142,20 @@ impl Breaker {
     }
 }
 
-fn add(sum: &AtomicU32, cost: u32) -> u32 {
-    sum.fetch_add(cost, Ordering::Relaxed).saturating_add(cost)
+/// What is added is bounded, so the sum does not wrap: a call ends soon after its limit, which is at
+/// most a day, and a sum that is over its own limit ends the work.
+fn add(sum: &AtomicU64, more: u64) -> u64 {
+    sum.fetch_add(more, Ordering::Relaxed).saturating_add(more)
 }
 
 fn untried(fault: &Fault) -> Fault {
     let Fault { policy, code, message } = fault;
     Fault {
         policy: Text::clone(policy),
-        code,
+        code: FaultCode::Untried.as_str(),
         message: format!(
-            "{message} (it failed so often that the rest was not tried; that is done when an \
-             instance, its service or the policies change)"
+            "the policy failed so often ({code}: {message}) that the rest was not tried; that is \
+             done later, and when an instance, its service or the policies change"
         ),
     }
 }

@@ -14,7 +14,7 @@ use landfall_core::text::{Interner, Text};
 use crate::abi::{Item, ServiceFacts};
 use crate::bench::Bench;
 use crate::breaker::Breaker;
-use crate::fault::{Failure, FaultCode, cut};
+use crate::fault::{Failure, FaultCode, cut, is_unasked};
 use crate::kept;
 use crate::rules::{Link, Rules};
 
@@ -203,19 +203,22 @@ impl<'a> Chain<'a> {
                     rest.extend([others, first]);
                     continue;
                 }
-                match bench.decide(revision, self.service(), asked) {
+                let service = self.service();
+                let (answer, took) =
+                    breaker.timed(revision, || bench.decide(revision, service, asked));
+                match answer {
                     Ok(verdicts) => {
                         breaker.succeeded(revision);
                         self.note_unknown(revision.name(), &verdicts.unknown);
                         answers.extend(verdicts.values.into_iter().map(Ok));
                     }
                     Err(failure) if asked.len() > 1 => {
-                        breaker.failed(revision, &failure);
+                        breaker.failed(revision, &failure, took);
                         let (left, right) = asked.split_at(asked.len() / 2);
                         rest.extend([right, left]);
                     }
                     Err(failure) => {
-                        let fault = breaker.failed_alone(revision, failure);
+                        let fault = breaker.failed_alone(revision, failure, took);
                         answers.extend(asked.iter().map(|_| Err(Arc::clone(&fault))));
                     }
                 }
@@ -293,7 +296,18 @@ impl<'a> Chain<'a> {
     /// The decision on an instance that a policy failed on.
     pub(crate) fn kept(&self, instance: &Instance, fault: Arc<Fault>) -> Decision {
         let outcome = kept::outcome(self.work.before.as_deref(), instance);
+        let fault = self.earlier(instance, &fault).unwrap_or(fault);
         Decision { outcome, fault: Some(fault) }
+    }
+
+    /// What the same policies failed with on the same instance the last time, if they were not even
+    /// asked about it this time. To leave it untried says nothing new, and would make it look as if
+    /// nothing were known against it.
+    fn earlier(&self, instance: &Instance, fault: &Fault) -> Option<Arc<Fault>> {
+        let before = self.work.before.as_ref().filter(|_| is_unasked(fault.code))?;
+        let (old, decision) = before.decision(&instance.id)?;
+        let earlier = decision.fault.as_ref().filter(|earlier| !is_unasked(earlier.code))?;
+        (before.rules == *self.rules.mark() && **old == *instance).then(|| Arc::clone(earlier))
     }
 
     fn publish(self, live: Vec<Live>, slots: Vec<Slot>) -> Decided {

@@ -12,7 +12,7 @@ use landfall_core::text::Text;
 
 use crate::breaker::Breaker;
 use crate::chain::{self, Chain, Decided, FINDINGS_MAX, Work};
-use crate::fault::Failure;
+use crate::fault::{Failure, is_transient, is_unasked};
 use crate::pool::Workers;
 use crate::rules::Rules;
 use crate::services::{self, MeshWork, Origin};
@@ -30,8 +30,18 @@ struct Plan {
     work: Work,
     /// What stands, by instance; `None` is to be decided.
     decisions: Vec<Option<Decision>>,
-    /// The indices of those that are to be decided.
+    /// The indices of those that are to be decided; those last that failed before.
     pending: Vec<u32>,
+    /// How many of `pending` did not fail before.
+    unsuspected: usize,
+}
+
+/// Which decisions stand while instance, service and rules are equal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stands {
+    All,
+    /// Those without a transient fault.
+    Lasting,
 }
 
 /// Some of a service's pending instances.
@@ -49,8 +59,28 @@ impl Workers {
     /// Blocks until done, so do not call it on a thread that serves anything else.
     #[must_use]
     pub fn decide(&self, rules: &Arc<Rules>, work: Vec<Work>) -> Vec<DecidedService> {
+        self.decide_with(rules, work, Stands::All)
+    }
+
+    /// The same, but what was decided of an instance before answers for it only if there was no
+    /// fault, or one that trying again does not mend, see [`is_transient`](crate::is_transient).
+    /// What was not tried before is tried first, so that an instance that fails again and again
+    /// keeps no other waiting.
+    ///
+    /// Blocks until done, so do not call it on a thread that serves anything else.
+    #[must_use]
+    pub fn decide_again(&self, rules: &Arc<Rules>, work: Vec<Work>) -> Vec<DecidedService> {
+        self.decide_with(rules, work, Stands::Lasting)
+    }
+
+    fn decide_with(
+        &self,
+        rules: &Arc<Rules>,
+        work: Vec<Work>,
+        stands: Stands,
+    ) -> Vec<DecidedService> {
         let plans: Arc<[Plan]> =
-            work.into_iter().map(|work| Plan::new(work, rules.mark())).collect();
+            work.into_iter().map(|work| Plan::new(work, rules.mark(), stands)).collect();
         let tasks: Arc<[Vec<Piece>]> = tasks(&plans).into();
         let breakers: Arc<[Breaker]> = rules.links().iter().map(|_| Breaker::default()).collect();
         let prepare = {
@@ -156,10 +186,12 @@ fn tasks(plans: &[Plan]) -> Vec<Vec<Piece>> {
     let mut tasks = Vec::new();
     let mut task = Vec::new();
     let mut instances = 0;
-    for (number, plan) in plans.iter().enumerate() {
-        let mut start = 0;
-        while start < plan.pending.len() {
-            let end = plan.pending.len().min(start + PIECE_INSTANCES_MAX);
+    let unsuspected = plans.iter().map(|plan| 0..plan.unsuspected).enumerate();
+    let suspects = plans.iter().map(|plan| plan.unsuspected..plan.pending.len()).enumerate();
+    // Work may end early where it fails, so what failed before comes behind everything else.
+    for (number, Range { mut start, end: all }) in unsuspected.chain(suspects) {
+        while start < all {
+            let end = all.min(start + PIECE_INSTANCES_MAX);
             instances += end - start;
             task.push(Piece { plan: number, pending: start..end });
             if instances >= TASK_INSTANCES {
@@ -196,7 +228,7 @@ fn panicked(rules: &Rules, plans: &[Plan], pieces: &[Piece]) -> Vec<Decided> {
 impl Plan {
     /// Finds out which instances were decided under equal rules and facts. Both lists are in the
     /// order of identifiers, so one walk is enough.
-    fn new(work: Work, mark: &RulesMark) -> Self {
+    fn new(work: Work, mark: &RulesMark, stands: Stands) -> Self {
         let before = work
             .before
             .as_deref()
@@ -209,18 +241,24 @@ impl Plan {
         let instances = work.service.instances();
         let mut decisions = Vec::with_capacity(instances.len());
         let mut pending = Vec::new();
+        let mut suspects = Vec::new();
         for (index, instance) in instances.iter().enumerate() {
             while known.next_if(|(other, _)| other.id < instance.id).is_some() {}
             let kept = known.next_if(|(other, _)| other.id == instance.id);
-            let decision =
-                kept.filter(|(other, _)| *other == instance).map(|(_, decision)| decision.clone());
+            let equal = kept.filter(|(other, _)| *other == instance).map(|(_, decision)| decision);
+            let decision = equal.filter(|decision| stands.holds(decision)).cloned();
             if decision.is_none() {
                 // Services have fewer instances than fit: each takes more than a byte.
-                pending.push(u32::try_from(index).unwrap_or(u32::MAX));
+                let index = u32::try_from(index).unwrap_or(u32::MAX);
+                let fault = equal.and_then(|decision| decision.fault.as_ref());
+                let failed = fault.is_some_and(|fault| !is_unasked(fault.code));
+                if failed { &mut suspects } else { &mut pending }.push(index);
             }
             decisions.push(decision);
         }
-        Self { work, decisions, pending }
+        let unsuspected = pending.len();
+        pending.append(&mut suspects);
+        Self { work, decisions, pending, unsuspected }
     }
 
     fn joined(&self, decided: Vec<Decided>, mark: &RulesMark) -> DecidedService {
@@ -232,12 +270,12 @@ impl Plan {
             findings.all.extend(part.findings);
             findings.dropped += part.findings_dropped;
         }
-        let mut fresh = fresh.into_iter();
-        let decisions: Vec<Decision> = self
-            .decisions
-            .iter()
-            .filter_map(|kept| kept.clone().or_else(|| fresh.next()))
-            .collect();
+        let mut decisions = self.decisions.clone();
+        for (&index, decision) in self.pending.iter().zip(fresh) {
+            decisions[index as usize] = Some(decision);
+        }
+        // Each has one by now.
+        let decisions: Vec<Decision> = decisions.into_iter().flatten().collect();
         let Work { id, service, .. } = &self.work;
         findings.add_faults(&self.work, &decisions);
         DecidedService {
@@ -247,6 +285,14 @@ impl Plan {
             decisions,
             findings: findings.bounded(id),
         }
+    }
+}
+
+// === impl Stands ===
+
+impl Stands {
+    fn holds(self, decision: &Decision) -> bool {
+        self == Self::All || !decision.fault.as_ref().is_some_and(|fault| is_transient(fault.code))
     }
 }
 
@@ -305,11 +351,12 @@ impl Findings {
             }
         }
         for ((policy, code, message), (count, first)) in faults {
+            let verb = if is_unasked(code) { "was not asked about" } else { "failed on" };
             self.all.push(Finding::new(
                 FindingCode::PolicyFault,
                 &work.id,
                 format!(
-                    "policy {policy} failed on {count} instances ({code}), the first of them {first}: \
+                    "policy {policy} {verb} {count} instances ({code}), the first of them {first}: \
                      {message}. They stay as they were last decided"
                 ),
             ));

@@ -30,6 +30,10 @@ pub enum FaultCode {
     HostPanic,
     /// It recursed too deeply.
     Stack,
+    /// It was not asked: it had failed too often just before.
+    Untried,
+    /// It was not asked: its calls had used up their time, though each kept to its own limit.
+    TimeBudget,
 }
 
 /// A call that failed. The store it was made in is not used again.
@@ -60,7 +64,7 @@ const MESSAGE_LEN_MAX: usize = 600;
 
 impl FaultCode {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Trap,
         Self::Deadline,
         Self::Memory,
@@ -70,6 +74,8 @@ impl FaultCode {
         Self::PolicyError,
         Self::HostPanic,
         Self::Stack,
+        Self::Untried,
+        Self::TimeBudget,
     ];
 
     /// The word for logs, metrics and documentation.
@@ -85,7 +91,31 @@ impl FaultCode {
             Self::PolicyError => "policy_error",
             Self::HostPanic => "host_panic",
             Self::Stack => "stack",
+            Self::Untried => "untried",
+            Self::TimeBudget => "time_budget",
         }
+    }
+
+    /// Whether asking again about the same instance may go better: the fault follows from how busy
+    /// the machine was, from other instances, or from Landfall, and not from the policy and its
+    /// input alone.
+    #[must_use]
+    pub const fn is_transient(self) -> bool {
+        match self {
+            Self::Deadline | Self::HostPanic | Self::Untried | Self::TimeBudget => true,
+            Self::Trap
+            | Self::Memory
+            | Self::Output
+            | Self::VerdictCount
+            | Self::VerdictIllegal
+            | Self::PolicyError
+            | Self::Stack => false,
+        }
+    }
+
+    /// The code that this is the word of.
+    fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|code| code.as_str() == word)
     }
 }
 
@@ -151,6 +181,18 @@ impl Failure {
     }
 }
 
+/// Whether asking again about an instance with a fault of this code may go better, see
+/// [`FaultCode::is_transient`]. A word that is no code of this crate is not transient.
+#[must_use]
+pub fn is_transient(code: &str) -> bool {
+    FaultCode::parse(code).is_some_and(FaultCode::is_transient)
+}
+
+/// Whether a fault of this code means that the policy was not asked at all.
+pub(crate) fn is_unasked(code: &str) -> bool {
+    matches!(FaultCode::parse(code), Some(FaultCode::Untried | FaultCode::TimeBudget))
+}
+
 /// The guest's innermost named functions, `a < b < c`.
 fn frames(backtrace: &WasmBacktrace) -> Option<String> {
     let names: Vec<&str> =
@@ -171,4 +213,18 @@ pub(crate) fn problem(error: &wasmtime::Error) -> String {
     let mut text = error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ");
     cut(&mut text, MESSAGE_LEN_MAX);
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_say_whether_to_try_again() {
+        let transient =
+            FaultCode::ALL.map(FaultCode::as_str).into_iter().filter(|c| is_transient(c));
+        let want = ["deadline", "host_panic", "untried", "time_budget"];
+        assert_eq!(transient.collect::<Vec<_>>(), want);
+        assert!(!is_transient("") && !is_transient("of another version"));
+    }
 }

@@ -42,7 +42,7 @@ pub use abi::{Descriptor, Problem};
 pub use artifact::PACKED_BYTES_MAX;
 pub use chain::{MAPPINGS_PER_INSTANCE_MAX, Work};
 pub use engine::{AddressSpace, EngineError, EngineSettings, PolicyEngine};
-pub use fault::{Failure, FaultCode};
+pub use fault::{Failure, FaultCode, is_transient};
 pub use limits::Limits;
 pub use log::{Level, LogLine};
 pub use pool::Workers;

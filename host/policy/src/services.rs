@@ -57,7 +57,8 @@ pub(crate) fn settings(
         if let Some(fault) = breaker.open() {
             return Err(Arc::clone(fault));
         }
-        match bench.decide_service(revision, asked) {
+        let (answer, took) = breaker.timed(revision, || bench.decide_service(revision, asked));
+        match answer {
             Ok(answer) => {
                 breaker.succeeded(revision);
                 for name in &answer.unknown {
@@ -68,7 +69,7 @@ pub(crate) fn settings(
                 }
                 settings.extend(answer.values);
             }
-            Err(failure) => return Err(breaker.failed_alone(revision, failure)),
+            Err(failure) => return Err(breaker.failed_alone(revision, failure, took)),
         }
         if settings.len() > SETTINGS_MAX {
             let message =

@@ -192,7 +192,14 @@ fn a_policy_that_always_fails_does_not_take_for_ever() {
     let decided = workers.decide(&rules, vec![work(&ids(5000), None)]).remove(0);
     // 8 instances alone, and on the way to them up to 16 batches; two workers.
     assert!(start.elapsed() < Duration::from_millis(20 * 100), "{:?}", start.elapsed());
-    assert_eq!(summary(&decided), "5000 (nothing) [deadline]");
+    let codes = |decided: &DecidedService, code: &str| {
+        let faults = decided.decisions.iter().filter_map(|decision| decision.fault.as_ref());
+        faults.filter(|fault| fault.code == code).count()
+    };
+    // 8 in a row, and one more for each worker that was at it.
+    let looped = codes(&decided, "deadline");
+    assert!((8..=10).contains(&looped), "{}", summary(&decided));
+    assert_eq!(codes(&decided, "untried"), 5000 - looped);
     let untried =
         |d: &DecidedService| d.findings.iter().any(|f| f.message.contains("was not tried"));
     assert!(untried(&decided), "{:?}", decided.findings);
@@ -203,7 +210,9 @@ fn a_policy_that_always_fails_does_not_take_for_ever() {
     // A thousand traps in a row cost less than one loop, so they do not count as much.
     let trapping = admit(&hostile("trap-decide")).unwrap();
     let decided = decide(&[&trapping], work(&ids(3000), None));
-    assert_eq!(summary(&decided), "3000 (nothing) [trap]");
+    let trapped = codes(&decided, "trap");
+    assert!((200..=1001).contains(&trapped), "{}", summary(&decided));
+    assert_eq!(codes(&decided, "untried"), 3000 - trapped);
 }
 
 #[test]
@@ -217,9 +226,51 @@ fn neither_does_one_that_fails_here_and_there() {
     // Each service costs two loops, and 160 are enough; two workers.
     assert!(elapsed < Duration::from_millis(5 * 160 * 6), "{elapsed:?}");
     let tried = decided.iter().filter(|service| service.decisions[0].fault.is_none()).count();
-    assert!((70..100).contains(&tried), "{tried}");
+    // On a busy machine they take longer, and so cost more.
+    assert!((30..100).contains(&tried), "{tried}");
     assert_eq!(summary(&decided[0]), "1 (nothing) [deadline]; 1 pay.dc1.mesh");
-    assert_eq!(summary(&decided[2999]), "2 (nothing) [deadline]");
+    assert_eq!(summary(&decided[2999]), "2 (nothing) [untried]");
+}
+
+#[test]
+fn what_may_go_better_is_tried_again_on_request() {
+    let policy = admit_within(&hostile("loop-on-poison"), quick()).unwrap();
+    let rules = rules(&[&policy]);
+    let workers = workers();
+    // Poison comes first, and keeps much of what is behind it from being tried.
+    let mut services: Vec<Work> = vec![work(&["poison".to_owned()], None); 30];
+    services.extend(vec![work(&ids(1), None); 2000]);
+    let codes = |services: &[Work]| -> Vec<&'static str> {
+        let before = services.iter().map(|service| service.before.as_ref().unwrap());
+        before.map(|d| d.decisions[0].fault.as_ref().map_or("none", |fault| fault.code)).collect()
+    };
+    let take = |services: &mut [Work], decided: Vec<DecidedService>| {
+        for (service, decided) in services.iter_mut().zip(decided) {
+            service.before = Some(Arc::new(decided));
+        }
+    };
+    let decided = workers.decide(&rules, services.clone());
+    take(&mut services, decided);
+    let first = codes(&services);
+    assert!(first[30..].contains(&"untried"), "{first:?}");
+    let decided = workers.decide(&rules, services.clone());
+    take(&mut services, decided);
+    assert_eq!(codes(&services), first, "nobody asked for it");
+    // Each turn is wary and finds at least one that loops, which waits for the others from then on.
+    for _ in 0..30 {
+        let decided = workers.decide_again(&rules, services.clone());
+        take(&mut services, decided);
+    }
+    let last = codes(&services);
+    assert!(last[..30].iter().all(|code| *code == "deadline"), "{last:?}");
+    assert!(last[30..].iter().all(|code| *code == "none"), "{last:?}");
+    // A trap follows from the input, and stands.
+    let trapping = admit(&hostile("trap-decide")).unwrap();
+    let rules = crate::testing::rules(&[&trapping]);
+    let first = workers.decide(&rules, vec![work(&ids(1), None)]).remove(0);
+    let fault = |decided: &DecidedService| decided.decisions[0].fault.clone().unwrap();
+    let again = workers.decide_again(&rules, vec![work(&ids(1), Some(first.clone()))]).remove(0);
+    assert!(Arc::ptr_eq(&fault(&first), &fault(&again)));
 }
 
 #[test]
