@@ -32,6 +32,12 @@ impl Bench {
         });
     }
 
+    /// Whether the next call of the policy is of an instance that answered calls before.
+    pub(crate) fn is_used(&self, revision: &Arc<Revision>) -> bool {
+        let place = self.places.iter().find(|place| Arc::ptr_eq(&place.revision, revision));
+        place.and_then(|place| place.guest.as_ref()).is_some_and(Guest::is_used)
+    }
+
     /// Calls `instances.decide` of a warm instance, or of a fresh one.
     pub(crate) fn decide(
         &mut self,

@@ -203,6 +203,7 @@ impl<'a> Chain<'a> {
                     rest.extend([others, first]);
                     continue;
                 }
+                let is_used = bench.is_used(revision);
                 let service = self.service();
                 let (answer, took) =
                     breaker.timed(revision, || bench.decide(revision, service, asked));
@@ -216,6 +217,11 @@ impl<'a> Chain<'a> {
                         breaker.failed(revision, &failure, took);
                         let (left, right) = asked.split_at(asked.len() / 2);
                         rest.extend([right, left]);
+                    }
+                    // What the store went through before may be to blame, and the instance is not.
+                    Err(failure) if is_used && failure.may_follow_from_history() => {
+                        breaker.failed(revision, &failure, took);
+                        rest.push(asked);
                     }
                     Err(failure) => {
                         let fault = breaker.failed_alone(revision, failure, took);

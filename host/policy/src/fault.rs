@@ -168,6 +168,12 @@ impl Failure {
         Self::new(code, message)
     }
 
+    /// Whether a fresh store is worth a second call at once: guests leak. One that took too long is
+    /// tried again later anyway, and costs most.
+    pub(crate) fn may_follow_from_history(&self) -> bool {
+        self.code != FaultCode::Deadline
+    }
+
     pub(crate) fn host_panic() -> Self {
         Self::new(
             FaultCode::HostPanic,

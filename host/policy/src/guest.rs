@@ -124,7 +124,9 @@ impl Mold {
         let answer = call(&self.engine, store, &budget, |store| f(store, abi))?
             .map_err(|text| Failure::new(FaultCode::PolicyError, text))?;
         guest.calls += 1;
-        if guest.calls < CALLS_MAX && !guest.store.data().limiter.is_nearly_full() {
+        let state = guest.store.data();
+        let is_full = state.limiter.is_nearly_full() || state.null.is_nearly_full();
+        if guest.calls < CALLS_MAX && !is_full {
             *slot = Some(guest);
         }
         Ok(answer)
@@ -138,6 +140,11 @@ impl Mold {
 // === impl Guest ===
 
 impl Guest {
+    /// Whether it decided anything yet.
+    pub(crate) fn is_used(&self) -> bool {
+        self.calls > 0
+    }
+
     /// Sends the guest's lines to `capture`, or with `None` to the log again.
     pub(crate) fn set_capture(&mut self, capture: Option<Capture>) {
         self.store.data_mut().capture = capture;

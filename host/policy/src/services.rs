@@ -6,11 +6,12 @@ use landfall_core::decision::Fault;
 use landfall_core::mesh::{MeshService, Setting};
 use landfall_core::registry::{Service, ServiceId};
 
-use crate::abi::{MeshFacts, ServiceFacts};
+use crate::abi::{MeshFacts, ServiceFacts, Settings};
 use crate::bench::Bench;
 use crate::breaker::Breaker;
 use crate::fault::{Failure, FaultCode};
 use crate::log::Level;
+use crate::revision::Revision;
 use crate::rules::Rules;
 
 /// What the caller knows of a service that contributes to one of the mesh.
@@ -57,20 +58,14 @@ pub(crate) fn settings(
         if let Some(fault) = breaker.open() {
             return Err(Arc::clone(fault));
         }
-        let (answer, took) = breaker.timed(revision, || bench.decide_service(revision, asked));
-        match answer {
-            Ok(answer) => {
-                breaker.succeeded(revision);
-                for name in &answer.unknown {
-                    let line = format!(
-                        "setting {name:?} is not known to this version of Landfall and was left out"
-                    );
-                    revision.mold.log.write(Level::Warn, &line, None);
-                }
-                settings.extend(answer.values);
-            }
-            Err(failure) => return Err(breaker.failed_alone(revision, failure, took)),
+        let answer = ask(bench, revision, breaker, asked)?;
+        for name in &answer.unknown {
+            let line = format!(
+                "setting {name:?} is not known to this version of Landfall and was left out"
+            );
+            revision.mold.log.write(Level::Warn, &line, None);
         }
+        settings.extend(answer.values);
         if settings.len() > SETTINGS_MAX {
             let message =
                 format!("the policies give one service more than {SETTINGS_MAX} settings");
@@ -80,4 +75,29 @@ pub(crate) fn settings(
         }
     }
     Ok(settings.into())
+}
+
+/// Asks one policy, and if it fails a second time on a fresh store: what the first one went through
+/// before may be to blame.
+fn ask(
+    bench: &mut Bench,
+    revision: &Arc<Revision>,
+    breaker: &Breaker,
+    asked: MeshFacts<'_>,
+) -> Result<Settings, Arc<Fault>> {
+    // Ends with the second turn, for a call that fails loses its store.
+    loop {
+        let is_used = bench.is_used(revision);
+        let (answer, took) = breaker.timed(revision, || bench.decide_service(revision, asked));
+        match answer {
+            Ok(answer) => {
+                breaker.succeeded(revision);
+                return Ok(answer);
+            }
+            Err(failure) if is_used && failure.may_follow_from_history() => {
+                breaker.failed(revision, &failure, took);
+            }
+            Err(failure) => return Err(breaker.failed_alone(revision, failure, took)),
+        }
+    }
 }

@@ -131,6 +131,11 @@ impl Null {
         self.handles = self.handles.saturating_sub(1);
     }
 
+    /// Whether so many handles are open that a fresh store is better: guests forget to close them.
+    pub(crate) fn is_nearly_full(&self) -> bool {
+        self.handles > HANDLES_MAX / 5 * 4
+    }
+
     /// How many more bytes of what this call prints are kept.
     pub(crate) fn room(&self) -> usize {
         PRINTED_BYTES_MAX.saturating_sub(self.printed.iter().map(Vec::len).sum())
