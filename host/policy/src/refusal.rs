@@ -28,10 +28,10 @@ pub enum AdmissionError {
         /// What is wrong with it.
         problem: String,
     },
-    /// It would take the compiler too long.
+    /// It would take the compiler too long, or hold too much beside its memories.
     #[error(
-        "failed to accept the policy's structure: {found} {what}, at most {max} are compiled; build \
-         it with optimization"
+        "failed to accept the policy's structure: {found} {what}, at most {max} are taken; what \
+         toolchains make, built with optimization, stays below that"
     )]
     Structure {
         /// What there is too much of.
