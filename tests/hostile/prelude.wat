@@ -1,13 +1,15 @@
 ;; What hostile guests share: memory, an allocator, harmless answers and readers of what the host sends.
 ;;
-;; A guest is this text and its own in one module of world `instance-policy`. The loader exports each function whose
-;; name as an export the guest does not use itself:
+;; A guest is this text and its own in one module of world `instance-policy`, or of `service-policy` if its name says so.
+;; The loader exports each function of that world whose name as an export the guest does not use itself:
 ;;
 ;;   cabi_realloc                                      $alloc
 ;;   landfall:policy/plugin@0.1.0#describe             $describe
 ;;   landfall:policy/plugin@0.1.0#configure            $configure
 ;;   landfall:policy/instances@0.1.0#decide            $decide       keeps every instance
 ;;   cabi_post_landfall:policy/instances@0.1.0#decide  $forget       frees everything
+;;   landfall:policy/services@0.1.0#decide             $settings     sets nothing
+;;   cabi_post_landfall:policy/services@0.1.0#decide   $forget
 ;;
 ;; Sizes and offsets are those of the canonical ABI (component model, "Canonical ABI explainer"), of records as
 ;; wit/landfall.wit has them:
@@ -63,6 +65,18 @@
 
 (func $decide (param $call i32) (result i32)
   (call $ok (call $keep_all (local.get $call)) (call $count (local.get $call))))
+
+;; The parameters are the 13 flat values of `mesh-service`.
+(func $settings
+  (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)
+  (call $new (i32.const 12)))
+
+;; Takes the time of ten million turns, which is some 10 ms.
+(func $work
+  (local $left i32)
+  (local.set $left (i32.const 10000000))
+  (loop $next
+    (br_if $next (local.tee $left (i32.sub (local.get $left) (i32.const 1))))))
 
 ;; How many instances a call holds.
 (func $count (param $call i32) (result i32)

@@ -7,20 +7,24 @@ use std::error::Error;
 
 use landfall_policy_host::componentize::{componentize, embed};
 
-/// The world that the guests are for.
-const WORLD: &str = "instance-policy";
-
 const CONTRACT: &str = include_str!("../../wit/landfall.wit");
 
 const PRELUDE: &str = include_str!("../hostile/prelude.wat");
 
 /// What a guest gets from the prelude unless it exports it itself.
-const EXPORTS: [(&str, &str); 5] = [
+const EXPORTS: [(&str, &str); 3] = [
     ("cabi_realloc", "$alloc"),
     ("landfall:policy/plugin@0.1.0#describe", "$describe"),
     ("landfall:policy/plugin@0.1.0#configure", "$configure"),
+];
+/// The same for one of the worlds.
+const INSTANCES_EXPORTS: [(&str, &str); 2] = [
     ("landfall:policy/instances@0.1.0#decide", "$decide"),
     ("cabi_post_landfall:policy/instances@0.1.0#decide", "$forget"),
+];
+const SERVICES_EXPORTS: [(&str, &str); 2] = [
+    ("landfall:policy/services@0.1.0#decide", "$settings"),
+    ("cabi_post_landfall:policy/services@0.1.0#decide", "$forget"),
 ];
 
 /// How far a guest gets before it fails, in a host that keeps to its limits.
@@ -38,6 +42,8 @@ pub enum Stage {
     Decide,
     /// Those calls of `decide` that have an instance with the id `poison`.
     Poison,
+    /// Every call of `decide` for a service.
+    Service,
     /// The canonical ABI has nothing against it: what happens is for the host's own rules to say. See the guest's text.
     Judgement,
 }
@@ -51,6 +57,13 @@ pub struct Guest {
     pub fails: Stage,
     text: &'static str,
     contract: Contract,
+}
+
+/// The world that a guest is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum World {
+    Instances,
+    Services,
 }
 
 /// What the contract that a guest claims to be made for has changed from the real one.
@@ -115,6 +128,7 @@ pub const ALL: &[Guest] = &[
     guest!("memory-at-start", Load),
     guest!("many-memories", Load),
     guest!("many-modules", Load),
+    guest!("doubling-components", Load),
     guest!("loop-start", Start),
     guest!("trap-start", Start),
     guest!("loop-describe", Describe),
@@ -128,6 +142,7 @@ pub const ALL: &[Guest] = &[
     guest!("log-in-realloc", Configure),
     guest!("loop-decide", Decide),
     guest!("trap-decide", Decide),
+    guest!("slow-trap", Decide),
     guest!("memory-growth", Decide),
     guest!("memory-loop", Decide),
     guest!("table-growth", Decide),
@@ -148,11 +163,19 @@ pub const ALL: &[Guest] = &[
     guest!("decide-error", Decide),
     guest!("loop-on-poison", Poison),
     guest!("trap-on-poison", Poison),
+    guest!("service-trap", Service),
+    guest!("service-loop", Service),
+    guest!("service-giant", Service),
+    guest!("service-many", Service),
+    guest!("service-error", Service),
+    guest!("service-illegal", Judgement),
     guest!("unknown-reads", Judgement),
     guest!("illegal-names", Judgement),
     guest!("drop-all", Judgement),
     guest!("counts-calls", Judgement),
     guest!("leak", Judgement),
+    guest!("trap-when-used", Judgement),
+    guest!("slow-decide", Judgement),
     guest!("log-flood", Judgement),
     guest!("log-giant-line", Judgement),
 ];
@@ -180,7 +203,7 @@ impl Guest {
             return beside(HARMLESS.component()?, &wat::parse_str(self.text)?);
         }
         let module = wat::parse_str(self.module())?;
-        let module = embed(&module, &self.contract.text(), WORLD)?;
+        let module = embed(&module, &self.contract.text(), self.world().name())?;
         Ok(componentize(&module).map_err(|error| chain(&error))?)
     }
 
@@ -190,12 +213,16 @@ impl Guest {
             return self.text.to_owned();
         }
         let mut module = format!("(module\n{PRELUDE}\n{}\n", self.text);
-        for (export, function) in EXPORTS {
+        for (export, function) in EXPORTS.iter().chain(self.world().exports()) {
             if !self.text.contains(&format!("{export:?}")) {
                 module += &format!("(export {export:?} (func {function}))\n");
             }
         }
         module + ")"
+    }
+
+    fn world(&self) -> World {
+        if self.name.starts_with("service-") { World::Services } else { World::Instances }
     }
 
     /// Whether the text, after the comment at its head, begins like this.
@@ -207,12 +234,31 @@ impl Guest {
     }
 }
 
+// === impl World ===
+
+impl World {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Instances => "instance-policy",
+            Self::Services => "service-policy",
+        }
+    }
+
+    const fn exports(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::Instances => &INSTANCES_EXPORTS,
+            Self::Services => &SERVICES_EXPORTS,
+        }
+    }
+}
+
 // === impl Contract ===
 
 impl Contract {
     /// The contract's text with the change made.
     fn text(self) -> String {
-        let world = format!("world {WORLD} {{");
+        // All that are made for another contract are of one world.
+        let world = format!("world {} {{", World::Instances.name());
         match self {
             Self::Real => CONTRACT.to_owned(),
             Self::Import { import, package } => {

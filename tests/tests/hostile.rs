@@ -7,12 +7,15 @@
     reason = "figures and messages are for who runs it with --nocapture"
 )]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use landfall_core::decision::{DecidedService, DropReason, Fault, Outcome};
 use landfall_core::defaults::Defaults;
+use landfall_core::group::gathered;
+use landfall_core::mesh::{Contribution, MeshService, Setting};
 use landfall_core::pairs::Pairs;
 use landfall_core::pattern::Pattern;
 use landfall_core::registry::{
@@ -20,14 +23,20 @@ use landfall_core::registry::{
 };
 use landfall_core::template::Template;
 use landfall_core::text::Text;
+use landfall_mesh::api::Location;
+use landfall_mesh::render::{RenderOptions, Shape, render};
+use landfall_mesh::validate::validate;
 use landfall_policy_host::{
-    AdmissionError, Candidate, EngineSettings, Limits, Link, PolicyEngine, Revision, Rules, Work,
-    Workers,
+    AdmissionError, Candidate, EngineSettings, Limits, Link, Origin, PolicyEngine, Revision, Rules,
+    Work, Workers,
 };
 use landfall_tests::hostile::{ALL, Stage, hostile};
 
 /// The budget for stopping a runaway policy, beyond its limit.
 const STOP_MAX: Duration = Duration::from_millis(10);
+
+/// Calls that are stopped to see how late that is; 5 s in all.
+const RUNAWAYS: usize = 100;
 
 /// One engine and some threads, as a daemon has them.
 struct Host {
@@ -145,7 +154,7 @@ fn what_fails_before_it_decides_is_refused() {
             Stage::Start => &["instantiate_failed", "deadline"],
             Stage::Describe => &["describe_failed", "deadline"],
             Stage::Configure => &["configure_failed", "config_invalid", "deadline"],
-            Stage::Decide | Stage::Poison | Stage::Judgement => continue,
+            Stage::Decide | Stage::Poison | Stage::Service | Stage::Judgement => continue,
         };
         let error = host.admit(guest.name).expect_err(guest.name);
         println!("{}: {}: {error}", guest.name, error.code());
@@ -256,17 +265,27 @@ fn a_runaway_policy_is_stopped_within_its_budget() {
     let limits = Limits::default();
     let policy = admit(&host.engine, "loop-decide", limits.clone()).unwrap();
     let rules = host.rules(&policy);
-    let mut overruns = Vec::new();
-    for _ in 0..10 {
-        let steps = host.workers.trace(&rules, &work("bad", &ids(1), None), "instance-0000");
+    let work = work("bad", &ids(1), None);
+    let overrun = || {
+        let steps = host.workers.trace(&rules, &work, "instance-0000");
         assert_eq!(steps[0].verdicts.as_ref().unwrap_err().code, "deadline");
-        overruns
-            .push(steps[0].elapsed.checked_sub(limits.time_max).expect("it had its whole time"));
-    }
-    overruns.sort();
-    println!("stopped after its limit of {:?} + {overruns:?}", limits.time_max);
-    // The median: on a machine that does something else besides, single ones tell of that.
-    assert!(overruns[5] <= STOP_MAX, "{overruns:?}");
+        steps[0].elapsed.checked_sub(limits.time_max).expect("it had its whole time")
+    };
+    // Single ones are late on a machine that does something else besides. The tests beside this one
+    // do a lot, so they get the time to end.
+    let in_time = (0..3).any(|_| {
+        let mut overruns: Vec<Duration> = (0..RUNAWAYS).map(|_| overrun()).collect();
+        overruns.sort();
+        let (median, max) = (overruns[RUNAWAYS / 2], overruns[RUNAWAYS - 1]);
+        let late = overruns.iter().filter(|overrun| **overrun > STOP_MAX).count();
+        println!(
+            "{RUNAWAYS} calls stopped after their limit of {:?} + {median:?} (median), {max:?} \
+             (maximum); {late} after more than {STOP_MAX:?}",
+            limits.time_max
+        );
+        late <= RUNAWAYS / 20
+    });
+    assert!(in_time, "more than one in twenty was stopped too late");
 }
 
 #[test]
@@ -282,6 +301,122 @@ fn a_policy_that_always_fails_costs_a_bounded_time() {
     println!("20,000 instances of a looping policy with a limit of 20 ms: {elapsed:?}");
     assert_eq!((faults(&decided[0]).len(), published(&decided[1])), (20_000, 1000));
     assert!(elapsed < Duration::from_secs(2), "{elapsed:?}");
+}
+
+/// Services of one instance each, which are asked about one by one.
+fn singles(count: usize) -> Vec<Work> {
+    vec![work("bad", &ids(1), None); count]
+}
+
+fn codes(decided: &[DecidedService]) -> BTreeMap<&str, usize> {
+    let mut codes = BTreeMap::new();
+    for decision in decided.iter().flat_map(|service| &service.decisions) {
+        *codes.entry(decision.fault.as_ref().map_or("none", |fault| fault.code)).or_default() += 1;
+    }
+    codes
+}
+
+#[test]
+fn slow_failures_cost_a_bounded_time() {
+    let host = Host::start();
+    let policy = admit(&host.engine, "slow-trap", Limits::default()).unwrap();
+    let start = std::time::Instant::now();
+    let decided = host.workers.decide(&host.rules(&policy), singles(10_000));
+    let (elapsed, codes) = (start.elapsed(), codes(&decided));
+    println!("10,000 services, a trap after some 10 ms for each: {elapsed:?}, {codes:?}");
+    // They come to 8 whole time limits of 50 ms, on two workers. The 1000 traps that would be allowed
+    // if only their number counted take 5 s.
+    assert!(elapsed < Duration::from_secs(3), "{elapsed:?}");
+    assert!(codes["untried"] > 9_900 && codes["trap"] + codes["untried"] == 10_000, "{codes:?}");
+}
+
+#[test]
+fn slow_answers_cost_a_bounded_time_and_the_rest_comes_later() {
+    let host = Host::start();
+    let limits = Limits { work_time_max: Duration::from_millis(300), ..Limits::default() };
+    let policy = admit(&host.engine, "slow-decide", limits).unwrap();
+    let rules = host.rules(&policy);
+    let mut services = singles(10_000);
+    services.push(work("good", &ids(1000), None));
+    let mut answered = 0;
+    for turn in 0..3 {
+        let start = std::time::Instant::now();
+        let decided = host.workers.decide_again(&rules, services.clone());
+        let (elapsed, codes) = (start.elapsed(), codes(&decided[..10_000]));
+        println!("turn {turn}, some 10 ms a service: {elapsed:?}, {codes:?}");
+        assert!(elapsed < Duration::from_secs(2), "{elapsed:?}");
+        assert!(codes.keys().all(|code| ["none", "time_budget", "deadline"].contains(code)));
+        let none = codes.get("none").copied().unwrap_or(0);
+        assert!(none > answered, "each turn goes on where the last one ended: {codes:?}");
+        answered = none;
+        // What waits says what to do about it, and no other policy waits with it.
+        let told = decided[9_999].findings.iter().any(|f| f.message.contains("read fewer fields"));
+        assert!(told, "{:?}", decided[9_999].findings);
+        assert_eq!((published(&decided[10_000]), faults(&decided[10_000]).len()), (1000, 0));
+        for (service, decided) in services.iter_mut().zip(decided) {
+            service.before = Some(Arc::new(decided));
+        }
+    }
+}
+
+#[test]
+fn what_a_used_store_fails_on_is_asked_again() {
+    let host = Host::start();
+    let policy = host.admit("trap-when-used").unwrap();
+    let decided = host.decide(&host.rules(&policy), work("bad", &ids(1000), None));
+    assert_eq!((published(&decided), faults(&decided).len()), (1000, 0), "{:?}", decided.findings);
+}
+
+/// What a service policy makes of one service of the mesh.
+fn settings_of(host: &Host, name: &str) -> (Arc<MeshService>, Result<Arc<[Setting]>, Arc<Fault>>) {
+    let policy = host.admit(name).expect(name);
+    assert!(policy.decides_services() && !policy.decides_instances());
+    let work = work("bad", &ids(2), None);
+    let decided = host.decide(&Rules::new(defaults(), Vec::new()), work.clone());
+    let (key, endpoints) = decided.endpoints().pop_first().unwrap();
+    let contribution = Contribution { origin: Arc::clone(&work.id), endpoints: endpoints.into() };
+    let service = Arc::new(gathered(key, vec![contribution]));
+    let origin = |_: &_| Origin { registry: "file", service: Some(Arc::clone(&work.service)) };
+    let services = vec![Arc::clone(&service)];
+    let settings = host.workers.settings(&host.rules(&policy), services, &origin).remove(0);
+    (service, settings)
+}
+
+#[test]
+fn a_service_policy_that_fails_says_why() {
+    let host = Host::start();
+    for guest in ALL.iter().filter(|guest| guest.fails == Stage::Service) {
+        let fault = settings_of(&host, guest.name).1.expect_err(guest.name);
+        println!("{}: {fault}", guest.name);
+        let code = match guest.name {
+            "service-trap" => "trap",
+            "service-loop" => "deadline",
+            "service-giant" => "output",
+            "service-many" => "verdict_illegal",
+            "service-error" => "policy_error",
+            name => panic!("what is the fault of {name}?"),
+        };
+        assert_eq!(fault.code, code, "{fault}");
+    }
+}
+
+#[test]
+fn illegal_settings_are_left_out_and_told() {
+    let (service, settings) = settings_of(&Host::start(), "service-illegal");
+    let settings = settings.unwrap();
+    assert_eq!(settings.len(), 9, "all but the one that no version names: {settings:?}");
+    let service = MeshService { settings, ..MeshService::clone(&service) };
+    let options = RenderOptions {
+        shape: Shape::default(),
+        location: Location::MeshInternal,
+        export_to: Arc::from([]),
+        ambient: false,
+    };
+    let rendered = render(&service, &options);
+    assert_eq!(rendered.findings.len(), 8, "{:?}", rendered.findings);
+    let [object] = &rendered.objects[..] else { panic!("{:?}", rendered.objects) };
+    assert_eq!(validate(object), Ok(()));
+    assert!(format!("{object:?}").contains("fine.example.com"), "{object:?}");
 }
 
 #[test]
@@ -317,14 +452,102 @@ fn answers_that_are_merely_bad_are_answers() {
     let dropped = decide("drop-all", 10);
     assert_eq!((published(&dropped), faults(&dropped).len()), (0, 0));
     assert_eq!(published(&decide("leak", 20_000)), 20_000);
-    // The lines are dropped and counted; writing so many may take longer than the limit.
-    assert!(faults(&decide("log-flood", 10)).iter().all(|fault| fault.code == "deadline"));
     let giant = decide("log-giant-line", 10);
-    assert!(faults(&giant).iter().all(|fault| ["output", "deadline"].contains(&fault.code)));
+    let codes: BTreeSet<&str> = faults(&giant).iter().map(|fault| fault.code).collect();
+    assert!(codes.is_subset(&BTreeSet::from(["output", "deadline", "untried"])), "{codes:?}");
 
     let policy = host.admit("counts-calls").unwrap();
     let rules = host.rules(&policy);
     let first = host.decide(&rules, work("bad", &ids(10), None));
     let second = host.decide(&rules, work("bad", &ids(10), Some(&first)));
     assert_eq!(first.decisions, second.decisions, "it flaps");
+}
+
+/// Takes in what policies log, in place of a log: how many lines of the one named `log-flood` came
+/// through, and how many were counted as dropped.
+struct Lines {
+    written: &'static AtomicU64,
+    dropped: &'static AtomicU64,
+}
+
+#[derive(Default)]
+struct Fields {
+    policy: String,
+    dropped: Option<u64>,
+}
+
+impl tracing::field::Visit for Fields {
+    fn record_debug(&mut self, _: &tracing::field::Field, _: &dyn std::fmt::Debug) {}
+
+    fn record_str(&mut self, field: &tracing::field::Field, value: &str) {
+        if field.name() == "policy" {
+            value.clone_into(&mut self.policy);
+        }
+    }
+
+    fn record_u64(&mut self, field: &tracing::field::Field, value: u64) {
+        if field.name() == "lines" {
+            self.dropped = Some(value);
+        }
+    }
+}
+
+impl tracing::Subscriber for Lines {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        match (fields.policy.as_str(), fields.dropped) {
+            ("log-flood", Some(dropped)) => self.dropped.fetch_add(dropped, Ordering::Relaxed),
+            ("log-flood", None) => self.written.fetch_add(1, Ordering::Relaxed),
+            _ => 0,
+        };
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[test]
+fn a_flood_of_lines_is_dropped_and_counted() {
+    static WRITTEN: AtomicU64 = AtomicU64::new(0);
+    static DROPPED: AtomicU64 = AtomicU64::new(0);
+    // Guests run on threads of their own, so it is for the whole process.
+    tracing::subscriber::set_global_default(Lines { written: &WRITTEN, dropped: &DROPPED })
+        .expect("no other test sets one");
+    let host = Host::start();
+    let limits = Limits {
+        log_lines_per_minute_max: 20,
+        time_max: Duration::from_millis(200),
+        ..Limits::default()
+    };
+    let policy = admit(&host.engine, "log-flood", limits).unwrap();
+    let decided = host.decide(&host.rules(&policy), work("bad", &ids(1), None));
+    // A million lines may take longer than the limit.
+    assert!(
+        faults(&decided).iter().all(|fault| fault.code == "deadline"),
+        "{:?}",
+        faults(&decided)
+    );
+    // What was dropped is told when the minute, or as here the policy, is over. Workers keep a warm
+    // instance, and with it the log, until the rules are others.
+    drop((policy, decided));
+    let _ = host.decide(&Rules::new(defaults(), Vec::new()), work("bad", &ids(1), None));
+    drop(host);
+    let (written, dropped) = (WRITTEN.load(Ordering::Relaxed), DROPPED.load(Ordering::Relaxed));
+    println!("of a flood of lines {written} were written and {dropped} counted");
+    // A second minute may have begun.
+    assert!((20..=40).contains(&written) && dropped > 1000, "{written} {dropped}");
 }
