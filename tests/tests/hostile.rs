@@ -35,7 +35,7 @@ use landfall_tests::hostile::{ALL, Stage, hostile};
 /// The budget for stopping a runaway policy, beyond its limit.
 const STOP_MAX: Duration = Duration::from_millis(10);
 
-/// Calls that are stopped to see how late that is; 5 s in all.
+/// Calls that are stopped to see how late that is; 5 s in all, and as much for the comparison.
 const RUNAWAYS: usize = 100;
 
 /// One engine and some threads, as a daemon has them.
@@ -271,21 +271,29 @@ fn a_runaway_policy_is_stopped_within_its_budget() {
         assert_eq!(steps[0].verdicts.as_ref().unwrap_err().code, "deadline");
         steps[0].elapsed.checked_sub(limits.time_max).expect("it had its whole time")
     };
-    // Single ones are late on a machine that does something else besides. The tests beside this one
-    // do a lot, so they get the time to end.
-    let in_time = (0..3).any(|_| {
-        let mut overruns: Vec<Duration> = (0..RUNAWAYS).map(|_| overrun()).collect();
-        overruns.sort();
-        let (median, max) = (overruns[RUNAWAYS / 2], overruns[RUNAWAYS - 1]);
-        let late = overruns.iter().filter(|overrun| **overrun > STOP_MAX).count();
-        println!(
-            "{RUNAWAYS} calls stopped after their limit of {:?} + {median:?} (median), {max:?} \
-             (maximum); {late} after more than {STOP_MAX:?}",
-            limits.time_max
-        );
-        late <= RUNAWAYS / 20
-    });
-    assert!(in_time, "more than one in twenty was stopped too late");
+    // On a machine that does something else besides, any thread is late now and then: one of ours that
+    // does nothing but look at the clock shows how often.
+    let native = || {
+        let start = std::time::Instant::now();
+        while start.elapsed() < limits.time_max {
+            std::hint::spin_loop();
+        }
+        start.elapsed().saturating_sub(limits.time_max)
+    };
+    let late = |overruns: &[Duration]| overruns.iter().filter(|late| **late > STOP_MAX).count();
+    let (mut overruns, mut natives): (Vec<Duration>, Vec<Duration>) =
+        (0..RUNAWAYS).map(|_| (overrun(), native())).unzip();
+    overruns.sort();
+    natives.sort();
+    let (median, max) = (overruns[RUNAWAYS / 2], overruns[RUNAWAYS - 1]);
+    let (late, natives_late) = (late(&overruns), late(&natives));
+    println!(
+        "{RUNAWAYS} calls stopped after their limit of {:?} + {median:?} (median), {max:?} (maximum); \
+         {late} after more than {STOP_MAX:?}, as {natives_late} of our own thread",
+        limits.time_max
+    );
+    // Both the guest and who stops it may be kept waiting.
+    assert!(late <= RUNAWAYS / 20 + 2 * natives_late, "{overruns:?}");
 }
 
 #[test]
