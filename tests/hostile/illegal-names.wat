@@ -78,7 +78,7 @@
     (loop $next
       (br_if $done (i32.eq (local.get $index) (call $count (local.get $call))))
       (call $judge
-        (i32.add (local.get $verdicts) (i32.mul (local.get $index) (i32.const 12)))
+        (i32.add (local.get $verdicts) (i32.mul (local.get $index) (i32.const 20)))
         (i32.load8_u (i32.load (call $instance (local.get $call) (local.get $index)))))
       (local.set $index (i32.add (local.get $index) (i32.const 1)))
       (br $next)))

@@ -17,7 +17,7 @@
 ;;   decide's parameters: 16 flat values of `service` and 2 of the list are too many, so a pointer to
 ;;     0 service (8 strings and lists of 8 bytes), 64 instances, 68 how many
 ;;   instance, 152 bytes: 0 id, 8 health, 16 tags, 28 meta, 40 ext, 52 mapping
-;;   verdict, 12 bytes: 0 case (keep, drop, edit, split), 4 pointer, 8 length
+;;   verdict, 20 bytes: 0 case (keep, drop, edit, split, other), 4 pointer, 8 length, 12 and 16 those of a second text
 ;;   edit, 28 bytes: 0 case (host, namespace, address, ports, label, remove-label, locality, weight, ...), 4 what it holds
 ;;   port, 20 bytes: 0 name, 8 number, 10 target, 12 protocol
 ;;   results, 12 bytes: 0 case (ok, err), 4 pointer, 8 length
@@ -29,7 +29,7 @@
 (global $next (mut i32) (i32.const 65536))
 
 (data (i32.const 0) "hostile" "0.0.0")
-;; The descriptor: name, version, no reads (which asks for everything), no schema, no ext.
+;; The descriptor: name, version, none of reads (which asks for everything), of schema and of ext.
 (data (i32.const 32) "\00\00\00\00" "\07\00\00\00" "\07\00\00\00" "\05\00\00\00")
 
 ;; Gives memory away and takes none back.
@@ -88,7 +88,7 @@
 
 ;; A verdict `keep`, which is zeros, for each instance of the call.
 (func $keep_all (param $call i32) (result i32)
-  (call $new (i32.mul (call $count (local.get $call)) (i32.const 12))))
+  (call $new (i32.mul (call $count (local.get $call)) (i32.const 20))))
 
 ;; The result of `decide` that holds these verdicts.
 (func $ok (param $verdicts i32) (param $count i32) (result i32)
@@ -103,14 +103,14 @@
   (local $verdicts i32) (local $verdict i32) (local $end i32)
   (local.set $verdicts (call $keep_all (local.get $call)))
   (local.set $verdict (local.get $verdicts))
-  (local.set $end (i32.add (local.get $verdict) (i32.mul (call $count (local.get $call)) (i32.const 12))))
+  (local.set $end (i32.add (local.get $verdict) (i32.mul (call $count (local.get $call)) (i32.const 20))))
   (block $done
     (loop $next
       (br_if $done (i32.eq (local.get $verdict) (local.get $end)))
       (i32.store8 (local.get $verdict) (local.get $case))
       (i32.store offset=4 (local.get $verdict) (local.get $pointer))
       (i32.store offset=8 (local.get $verdict) (local.get $len))
-      (local.set $verdict (i32.add (local.get $verdict) (i32.const 12)))
+      (local.set $verdict (i32.add (local.get $verdict) (i32.const 20)))
       (br $next)))
   (call $ok (local.get $verdicts) (call $count (local.get $call))))
 

@@ -211,7 +211,9 @@ impl<'a> Chain<'a> {
                     Ok(verdicts) => {
                         breaker.succeeded(revision);
                         self.note_unknown(revision.name(), &verdicts.unknown);
-                        answers.extend(verdicts.values.into_iter().map(Ok));
+                        answers.extend(verdicts.values.into_iter().map(|verdict| {
+                            verdict.map_err(|name| Failure::from(name).into_fault(revision.name()))
+                        }));
                     }
                     Err(failure) if asked.len() > 1 => {
                         breaker.failed(revision, &failure, took);

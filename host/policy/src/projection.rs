@@ -23,14 +23,14 @@ pub(crate) enum Keys {
 // === impl Projection ===
 
 impl Projection {
-    /// What `descriptor.reads` names; nothing named is everything.
-    ///
-    /// # Errors
-    /// The first word that names no field.
-    pub(crate) fn parse(reads: &[String]) -> Result<Self, String> {
-        if reads.is_empty() {
-            return Ok(Self { tags: true, meta: Keys::All, ext: Keys::All, mapping: true });
-        }
+    /// What `descriptor.reads` names, everything if it is `None`; and the words that name no field,
+    /// which a later contract may know.
+    pub(crate) fn parse(reads: Option<&[String]>) -> (Self, Vec<&str>) {
+        let Some(reads) = reads else {
+            let all = Self { tags: true, meta: Keys::All, ext: Keys::All, mapping: true };
+            return (all, Vec::new());
+        };
+        let mut unknown = Vec::new();
         let mut projection =
             Self { tags: false, meta: Keys::None, ext: Keys::None, mapping: false };
         for word in reads {
@@ -41,10 +41,10 @@ impl Projection {
                 ("ext", _) => projection.ext = Keys::All,
                 (_, Some(("meta", key))) => projection.meta.add(key),
                 (_, Some(("ext", key))) => projection.ext.add(key),
-                _ => return Err(word.clone()),
+                _ => unknown.push(word.as_str()),
             }
         }
-        Ok(projection)
+        (projection, unknown)
     }
 }
 
@@ -68,32 +68,34 @@ impl Keys {
 mod tests {
     use super::*;
 
-    fn parse(reads: &[&str]) -> Result<Projection, String> {
-        Projection::parse(&reads.iter().map(|&word| word.to_owned()).collect::<Vec<_>>())
+    fn parse(reads: &[&str]) -> (Projection, Vec<String>) {
+        let reads: Vec<String> = reads.iter().map(|&word| word.to_owned()).collect();
+        let (projection, unknown) = Projection::parse(Some(&reads));
+        (projection, unknown.into_iter().map(str::to_owned).collect())
     }
 
     #[test]
-    fn nothing_named_is_everything() {
+    fn no_list_is_everything_and_an_empty_list_nothing() {
         let all = Projection { tags: true, meta: Keys::All, ext: Keys::All, mapping: true };
-        assert_eq!(parse(&[]), Ok(all));
+        assert_eq!(Projection::parse(None), (all, vec![]));
+        let nothing = Projection { tags: false, meta: Keys::None, ext: Keys::None, mapping: false };
+        assert_eq!(parse(&[]), (nothing, vec![]));
     }
 
     #[test]
     fn single_keys_join_and_give_way_to_the_whole() {
-        let keys = |reads: &[&str]| parse(reads).map(|projection| projection.meta);
-        assert_eq!(
-            keys(&["meta/b", "meta/a", "meta/b"]),
-            Ok(Keys::Some(vec!["a".into(), "b".into()]))
-        );
-        assert_eq!(keys(&["meta/b", "meta"]), Ok(Keys::All));
-        assert_eq!(keys(&["meta", "meta/b"]), Ok(Keys::All));
-        assert_eq!(keys(&["tags"]), Ok(Keys::None));
-        assert_eq!(keys(&["meta/a/b"]), Ok(Keys::Some(vec!["a/b".into()])));
+        let keys = |reads: &[&str]| parse(reads).0.meta;
+        assert_eq!(keys(&["meta/b", "meta/a", "meta/b"]), Keys::Some(vec!["a".into(), "b".into()]));
+        assert_eq!(keys(&["meta/b", "meta"]), Keys::All);
+        assert_eq!(keys(&["meta", "meta/b"]), Keys::All);
+        assert_eq!(keys(&["tags"]), Keys::None);
+        assert_eq!(keys(&["meta/a/b"]), Keys::Some(vec!["a/b".into()]));
     }
 
     #[test]
-    fn an_unknown_field_is_refused() {
-        assert_eq!(parse(&["tags", "mappings"]), Err("mappings".to_owned()));
-        assert_eq!(parse(&["tags/x"]), Err("tags/x".to_owned()));
+    fn nothing_is_sent_for_an_unknown_field() {
+        let (projection, unknown) = parse(&["tags", "mappings", "tags/x"]);
+        assert!(projection.tags && !projection.mapping);
+        assert_eq!(unknown, ["mappings", "tags/x"]);
     }
 }

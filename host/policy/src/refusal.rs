@@ -77,12 +77,6 @@ pub enum AdmissionError {
         /// How.
         failure: Failure,
     },
-    /// Its description of itself makes no sense.
-    #[error("failed to understand the policy's description of itself: {problem}")]
-    Description {
-        /// What is wrong with it.
-        problem: String,
-    },
     /// It refuses its settings.
     #[error("failed to configure the policy: it refuses its settings{}", listed(.problems))]
     ConfigInvalid {
@@ -129,7 +123,6 @@ impl AdmissionError {
                 (_, "configure") => "configure_failed",
                 _ => "instantiate_failed",
             },
-            Self::Description { .. } => "describe_failed",
             Self::ConfigInvalid { .. } => "config_invalid",
         }
     }

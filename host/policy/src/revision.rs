@@ -15,7 +15,7 @@ use crate::engine::PolicyEngine;
 use crate::fault::{Failure, FaultCode, problem};
 use crate::guest::{Guest, Mold};
 use crate::limits::Limits;
-use crate::log::PolicyLog;
+use crate::log::{Level, PolicyLog};
 use crate::projection::Projection;
 use crate::refusal::AdmissionError;
 use crate::structure;
@@ -97,11 +97,15 @@ impl Revision {
             .map_err(|problems| AdmissionError::ConfigInvalid { problems })?;
         // Asked again, for what a policy reads may follow from its settings.
         let (_, descriptor) = mold.describe(guest).map_err(stage("describe"))?;
-        let projection = Projection::parse(&descriptor.reads).map_err(|word| AdmissionError::Description {
-            problem: format!(
-                "reads names {word:?}; there are tags, meta, ext, mapping, and single keys as in meta/version"
-            ),
-        })?;
+        let (projection, unknown) = Projection::parse(descriptor.reads.as_deref());
+        // The log has a bound of its own.
+        for word in unknown {
+            let line = format!(
+                "reads names {word:?}, which this version of Landfall does not know, so nothing is \
+                 sent for it; there are tags, meta, ext, mapping, and single keys as in meta/version"
+            );
+            mold.log.write(Level::Warn, &line, None);
+        }
         Ok(Arc::new(Self {
             name,
             digest,

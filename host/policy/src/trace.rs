@@ -54,12 +54,13 @@ pub(crate) fn trace(bench: &mut Bench, rules: &Rules, work: &Work, instance_id: 
             bench.traced(|bench| bench.decide(&link.revision, chain.service(), &items));
         let elapsed = clock::now().saturating_duration_since(start);
         let placed = answer.and_then(|answer| {
+            let verdicts: Vec<Verdict> = answer.values.into_iter().collect::<Result<_, _>>()?;
             let placed: Result<Vec<Placed>, Failure> = mappings
                 .iter()
-                .zip(&answer.values)
+                .zip(&verdicts)
                 .map(|(mapping, verdict)| chain.apply(policy, instance, mapping, verdict.clone()))
                 .collect();
-            Ok((answer.values, placed?))
+            Ok((verdicts, placed?))
         });
         let mut step = Step {
             policy: Text::clone(policy),

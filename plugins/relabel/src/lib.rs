@@ -26,8 +26,8 @@ impl Policy for Relabel {
         if problems.is_empty() { Ok(Self(settings)) } else { Err(problems) }
     }
 
-    fn reads(&self) -> Vec<String> {
-        self.0.reads()
+    fn reads(&self) -> Option<Vec<String>> {
+        Some(self.0.reads())
     }
 }
 

@@ -9,9 +9,6 @@ use crate::glob::OneOf;
 use crate::matching::Match;
 use crate::template::{Number, Template};
 
-/// What to ask for to be sent no optional field at all, for an empty list would ask for all of them. Nothing has such a key.
-const NOTHING: &str = "ext/-";
-
 /// Rules that say which instances are published and how, without code.
 #[derive(Clone, Debug, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -151,7 +148,7 @@ impl Settings {
         problems
     }
 
-    /// The instance fields that the rules look at.
+    /// The instance fields that the rules look at; there may be none.
     pub(crate) fn reads(&self) -> Vec<String> {
         let mut fields = BTreeSet::new();
         let mut read = |field: String| {
@@ -165,9 +162,6 @@ impl Settings {
             for set in std::iter::once(&rule.set).chain(&rule.split) {
                 set.reads(&mut read);
             }
-        }
-        if fields.is_empty() {
-            fields.insert(NOTHING.to_owned());
         }
         fields.into_iter().collect()
     }
@@ -360,9 +354,10 @@ mod tests {
             testing::configure::<Relabel>(&format!(r#"{{"rules": [{rules}]}}"#))
                 .unwrap()
                 .reads()
+                .unwrap()
                 .join(" ")
         };
-        assert_eq!(reads(r#"{"match": {"services": ["a"]}, "drop": "x"}"#), "ext/-");
+        assert_eq!(reads(r#"{"match": {"services": ["a"]}, "drop": "x"}"#), "");
         assert_eq!(
             reads(r#"{"match": {"meta": {"b": null}, "tags": ["*"]}, "stop": true}"#),
             "meta/b tags"

@@ -37,11 +37,16 @@ pub fn describe<P: Policy>(slot: &Slot<P>, name: &str, version: &str) -> Descrip
         // Asked again after `configure` the answer may be narrower.
         reads: match slot.get() {
             Ok(policy) => policy.reads(),
-            Err(_) => P::READS.iter().map(|&field| field.to_owned()).collect(),
+            Err(_) => owned(P::READS),
         },
         schema: P::SCHEMA.map(str::to_owned),
         ext: None,
     }
+}
+
+/// Fields to read as the contract has them.
+pub(crate) fn owned(fields: Option<&[&str]>) -> Option<Vec<String>> {
+    fields.map(|fields| fields.iter().map(|&field| field.to_owned()).collect())
 }
 
 /// Answers `plugin.configure`.
@@ -120,7 +125,7 @@ mod tests {
 
     impl Policy for Prefix {
         type Settings = Self;
-        const READS: &'static [&'static str] = &["meta", "mapping"];
+        const READS: Option<&'static [&'static str]> = Some(&["meta", "mapping"]);
 
         fn new(settings: Self) -> Result<Self, Vec<Problem>> {
             if settings.prefix.is_empty() {
@@ -129,8 +134,8 @@ mod tests {
             Ok(settings)
         }
 
-        fn reads(&self) -> Vec<String> {
-            vec!["mapping".to_owned()]
+        fn reads(&self) -> Option<Vec<String>> {
+            Some(vec!["mapping".to_owned()])
         }
     }
 
@@ -154,9 +159,10 @@ mod tests {
     #[test]
     fn what_is_read_may_follow_from_the_settings() {
         let slot: Slot<Prefix> = Slot::new();
-        assert_eq!(describe(&slot, "prefix", "1.0.0").reads, ["meta", "mapping"]);
+        let reads = || describe(&slot, "prefix", "1.0.0").reads.unwrap();
+        assert_eq!(reads(), ["meta", "mapping"]);
         configure(&slot, r#"{"prefix": "v2."}"#).unwrap();
-        assert_eq!(describe(&slot, "prefix", "1.0.0").reads, ["mapping"]);
+        assert_eq!(reads(), ["mapping"]);
     }
 
     #[test]

@@ -14,7 +14,7 @@
 //!
 //! impl Policy for Teams {
 //!     type Settings = Self;
-//!     const READS: &'static [&'static str] = &["meta/team"];
+//!     const READS: Option<&'static [&'static str]> = Some(&["meta/team"]);
 //!
 //!     fn new(settings: Self) -> Result<Self, Vec<Problem>> {
 //!         Ok(settings)
@@ -78,8 +78,9 @@ pub trait Policy: Sized + Send + Sync + 'static {
     type Settings: serde::de::DeserializeOwned;
 
     /// The instance fields that the policy looks at: `tags`, `meta`, `ext`, `mapping`, or single keys as in
-    /// `meta/version`. Fields not named are `None`, and each one left out makes the policy faster. Empty: all of them.
-    const READS: &'static [&'static str] = &[];
+    /// `meta/version`. Fields not named are `None`, and each one left out makes the policy faster. `None` is all of them,
+    /// an empty list only the instance's id and health.
+    const READS: Option<&'static [&'static str]> = None;
 
     /// A JSON Schema of the settings, for editors and for Landfall, which hands it out with the policy's description.
     const SCHEMA: Option<&'static str> = None;
@@ -94,8 +95,8 @@ pub trait Policy: Sized + Send + Sync + 'static {
 
     /// What this policy reads with these settings, for policies where the settings decide that. It may only narrow
     /// what [`Policy::READS`] says.
-    fn reads(&self) -> Vec<String> {
-        Self::READS.iter().map(|&field| field.to_owned()).collect()
+    fn reads(&self) -> Option<Vec<String>> {
+        glue::owned(Self::READS)
     }
 }
 

@@ -8,6 +8,8 @@ use landfall_core::mesh::{MeshService, Setting};
 use landfall_core::pairs::Pairs;
 use landfall_core::registry::{Instance, Service, ServiceId};
 
+use crate::fault::{Failure, FaultCode};
+
 /// What is wrong with a policy's settings, in the policy's words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
@@ -24,8 +26,8 @@ pub struct Descriptor {
     pub name: String,
     /// Its version.
     pub version: String,
-    /// The fields of an instance that it reads; empty for all.
-    pub reads: Vec<String>,
+    /// The fields of an instance that it reads; `None` for all.
+    pub reads: Option<Vec<String>>,
     /// JSON Schema of its settings.
     pub schema: Option<String>,
 }
@@ -62,8 +64,12 @@ pub(crate) struct Answer<T> {
     pub(crate) unknown: Vec<String>,
 }
 
+/// A verdict that only a later version of the contract knows, by its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct UnknownVerdict(pub(crate) String);
+
 /// One verdict per item.
-pub(crate) type Verdicts = Answer<Verdict>;
+pub(crate) type Verdicts = Answer<Result<Verdict, UnknownVerdict>>;
 /// The settings of one service.
 pub(crate) type Settings = Answer<Setting>;
 
@@ -75,14 +81,35 @@ impl<'a> ServiceFacts<'a> {
     }
 }
 
+// === impl UnknownVerdict ===
+
+impl UnknownVerdict {
+    fn new(mut name: String) -> Self {
+        crate::fault::cut(&mut name, NAME_LEN_MAX);
+        Self(name)
+    }
+}
+
+impl From<UnknownVerdict> for Failure {
+    fn from(UnknownVerdict(name): UnknownVerdict) -> Self {
+        let message = format!(
+            "the verdict is {name:?}, which this version of Landfall does not know; there are keep, \
+             drop, edit and split"
+        );
+        Self::new(FaultCode::VerdictIllegal, message)
+    }
+}
+
 // === impl Answer ===
 
 /// A policy may make up a name for each instance.
 const UNKNOWN_MAX: usize = 10;
+/// Of a name that is shown.
+const NAME_LEN_MAX: usize = 80;
 
 impl<T> Answer<T> {
     fn note_unknown(unknown: &mut Vec<String>, mut name: String) {
-        crate::fault::cut(&mut name, 80);
+        crate::fault::cut(&mut name, NAME_LEN_MAX);
         if unknown.len() < UNKNOWN_MAX && !unknown.contains(&name) {
             unknown.push(name);
         }

@@ -6,7 +6,7 @@ use landfall_core::registry::Locality;
 use landfall_core::text::Interner;
 
 use super::model;
-use crate::abi::{Settings, Verdicts};
+use crate::abi::{Settings, UnknownVerdict, Verdicts};
 
 pub(super) fn verdicts(answer: Vec<model::Verdict>) -> Verdicts {
     let mut reader = Reader::default();
@@ -29,15 +29,16 @@ struct Reader {
 // === impl Reader ===
 
 impl Reader {
-    fn verdict(&mut self, verdict: model::Verdict) -> Verdict {
-        match verdict {
+    fn verdict(&mut self, verdict: model::Verdict) -> Result<Verdict, UnknownVerdict> {
+        Ok(match verdict {
             model::Verdict::Keep => Verdict::Keep,
             model::Verdict::Drop(reason) => Verdict::Drop(self.interner.text(&reason)),
             model::Verdict::Edit(edits) => Verdict::Edit(self.edits(edits)),
             model::Verdict::Split(lists) => {
                 Verdict::Split(lists.into_iter().map(|edits| self.edits(edits)).collect())
             }
-        }
+            model::Verdict::Other((name, _)) => return Err(UnknownVerdict::new(name)),
+        })
     }
 
     fn edits(&mut self, edits: Vec<model::Edit>) -> Vec<Edit> {
