@@ -3,6 +3,8 @@
 //!
 //! `LANDFALL_POLICY_DIR` names the folder of built policies; `make bench` sets it.
 
+#![allow(clippy::expect_used, reason = "a benchmark that cannot begin has nothing to measure")]
+
 use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::path::PathBuf;

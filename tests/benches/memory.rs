@@ -1,6 +1,9 @@
 //! Peak memory of the whole process with 100,000 instances: snapshot, decisions, services of the
 //! mesh, desired objects, and a sink that holds them. Prints it, and fails above the budget.
 
+#![allow(clippy::expect_used, reason = "a benchmark that cannot begin has nothing to measure")]
+#![allow(clippy::print_stdout, reason = "what it prints is the figure")]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;

@@ -96,7 +96,7 @@ fn instance(interner: &mut Interner, number: usize, versioned: usize) -> Instanc
         (interner.text("tier"), interner.text("backend")),
         (interner.text("rack"), Text::from(format!("r{}", number % 40))),
     ];
-    if number % versioned == 0 {
+    if number.is_multiple_of(versioned) {
         meta.push((interner.text("version"), Text::from(format!("v{}", number % 3))));
     }
     Instance {

@@ -374,8 +374,11 @@ fn what_a_used_store_fails_on_is_asked_again() {
     assert_eq!((published(&decided), faults(&decided).len()), (1000, 0), "{:?}", decided.findings);
 }
 
+/// What a policy gives a service, or how it fails on it.
+type Settings = Result<Arc<[Setting]>, Arc<Fault>>;
+
 /// What a service policy makes of one service of the mesh.
-fn settings_of(host: &Host, name: &str) -> (Arc<MeshService>, Result<Arc<[Setting]>, Arc<Fault>>) {
+fn settings_of(host: &Host, name: &str) -> (Arc<MeshService>, Settings) {
     let policy = host.admit(name).expect(name);
     assert!(policy.decides_services() && !policy.decides_instances());
     let work = work("bad", &ids(2), None);
