@@ -5,7 +5,7 @@
 
 #![allow(clippy::expect_used, reason = "a benchmark that cannot begin has nothing to measure")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hint::black_box;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -99,13 +99,13 @@ fn one_change(c: &mut Criterion) {
             b.iter(|| {
                 turn += 1;
                 let round = line.round(&variants[turn % 2], Time::from_millis(1));
-                sink.desire(&round.changed);
+                sink.desire(&round, Time::from_millis(1));
                 let steps = plan(&line, &mut sink);
                 for step in &steps {
                     if let Some(object) = step.to() {
                         held.ours.insert(step.id().clone(), Arc::clone(object));
                     }
-                    sink.applied(step.id());
+                    sink.applied(step.id(), Time::from_millis(1));
                 }
                 sink.observe(&held, line.desired());
                 assert!(!steps.is_empty(), "a change gives a step");
@@ -141,7 +141,8 @@ fn everything_anew(c: &mut Criterion) {
         group.bench_function(name, |b| {
             b.iter(|| {
                 turn += 1;
-                let round = line.change_rules(&all[turn % 2], None, Time::from_millis(1));
+                let round =
+                    line.change_rules(&all[turn % 2], &BTreeSet::new(), Time::from_millis(1));
                 black_box(round).expect("nothing is judged")
             });
         });

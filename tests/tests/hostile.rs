@@ -422,6 +422,7 @@ fn illegal_settings_are_left_out_and_told() {
         location: Location::MeshInternal,
         export_to: Arc::from([]),
         ambient: false,
+        owner: None,
     };
     let rendered = render(&service, &options);
     assert_eq!(rendered.findings.len(), 8, "{:?}", rendered.findings);

@@ -236,13 +236,14 @@ impl<B: Body> Step<B> {
     }
 
     /// The namespace and the name that tie the objects of one mesh service together; an object
-    /// that stands for itself has its own name there.
+    /// that stands for itself has its own kind and name there.
     #[must_use]
     pub fn tie(&self) -> (Text, Text) {
         let id = self.id();
         let object = self.to().or_else(|| self.from());
         let tie = object.and_then(|object| object.body.tie());
-        (Text::clone(&id.namespace), tie.unwrap_or_else(|| Text::clone(&id.name)))
+        let own = || Text::from(format!("{} {}", id.kind.as_str(), id.name));
+        (Text::clone(&id.namespace), tie.unwrap_or_else(own))
     }
 }
 

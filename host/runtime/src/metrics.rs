@@ -14,6 +14,7 @@ use landfall_core::guard::Trust;
 use crate::line::Line;
 use crate::line::sink::SinkLine;
 use crate::sinks::RunningSink;
+use crate::sources::RunningSources;
 
 /// Every metric of the daemon. Labels are names from the configuration and closed sets.
 #[derive(Debug)]
@@ -29,7 +30,12 @@ pub(crate) struct Metrics {
     pub(crate) policy_swaps: Family<SwapLabels, Counter>,
     /// Configuration files read again by what became of them.
     pub(crate) reloads: Family<ReloadLabels, Counter>,
+    /// Instances and hosts that policies failed on, by policy and code.
+    pub(crate) policy_faults: Family<FaultLabels, Counter>,
     source_current: Family<SourceLabels, Gauge>,
+    source_requests: Family<SourceLabels, Counter>,
+    source_snapshots: Family<SourceLabels, Counter>,
+    source_errors: Family<SourceErrorLabels, Counter>,
     services: Gauge,
     hosts: Gauge,
     lingering: Gauge,
@@ -69,6 +75,21 @@ pub(crate) struct ReloadLabels {
     pub(crate) result: &'static str,
 }
 
+/// Labels of a policy's failures.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct FaultLabels {
+    /// Which policy.
+    pub(crate) policy: String,
+    /// How it failed.
+    pub(crate) code: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SourceErrorLabels {
+    source: String,
+    code: &'static str,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct SourceLabels {
     source: String,
@@ -95,7 +116,11 @@ impl Default for Metrics {
             steps: Family::default(),
             policy_swaps: Family::default(),
             reloads: Family::default(),
+            policy_faults: Family::default(),
             source_current: Family::default(),
+            source_requests: Family::default(),
+            source_snapshots: Family::default(),
+            source_errors: Family::default(),
             services: Gauge::default(),
             hosts: Gauge::default(),
             lingering: Gauge::default(),
@@ -130,6 +155,14 @@ impl Metrics {
             "1 while a source's listing is complete and current",
             self.source_current.clone(),
         );
+        r.register(
+            "policy_faults",
+            "Instances and hosts that policies failed on, by code",
+            self.policy_faults.clone(),
+        );
+        r.register("source_requests", "Requests to registries", self.source_requests.clone());
+        r.register("source_snapshots", "Listings that differed", self.source_snapshots.clone());
+        r.register("source_errors", "Failed requests by code", self.source_errors.clone());
         r.register("services", "Services of registries", self.services.clone());
         r.register("hosts", "Services of the mesh", self.hosts.clone());
         r.register("hosts_lingering", "Hosts in their grace time", self.lingering.clone());
@@ -147,7 +180,21 @@ impl Metrics {
     }
 
     /// Brings the gauges up to date.
-    pub(crate) fn set_line(&self, line: &Line, sinks: &[(RunningSink, SinkLine)]) {
+    pub(crate) fn set_line(
+        &self,
+        line: &Line,
+        sources: &RunningSources,
+        sinks: &[(RunningSink, SinkLine)],
+    ) {
+        for (name, source) in sources {
+            let labels = SourceLabels { source: name.to_string() };
+            raise(&self.source_requests.get_or_create(&labels), source.metrics.requests());
+            raise(&self.source_snapshots.get_or_create(&labels), source.metrics.snapshots());
+            for (code, errors) in source.metrics.errors() {
+                let labels = SourceErrorLabels { source: name.to_string(), code };
+                raise(&self.source_errors.get_or_create(&labels), errors);
+            }
+        }
         let evidence = line.evidence();
         for (source, trust) in evidence.sources {
             let current = i64::from(trust == Trust::Current);
@@ -184,4 +231,10 @@ impl Metrics {
         }
         Ok(out)
     }
+}
+
+/// Brings a counter up to what a source counted itself. One that a reload began anew is behind at
+/// first, and a counter never falls.
+fn raise(counter: &Counter, to: u64) {
+    counter.inc_by(to.saturating_sub(counter.get()));
 }

@@ -33,6 +33,7 @@ pub(crate) fn line_options(config: &Configuration) -> LineOptions {
     LineOptions {
         render: landfall_mesh::render::RenderOptions {
             shape: config.shape,
+            owner: Some(config.owner.clone()),
             ..landfall_mesh::render::RenderOptions::default()
         },
         grace: config.grace,

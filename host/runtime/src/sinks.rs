@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
+use landfall_core::finding::Finding;
 use landfall_core::mesh::ObjectId;
 use landfall_core::plan::{Desired, Observed};
 use landfall_core::text::Text;
@@ -20,6 +21,7 @@ use crate::config::{SinkConfig, SinkKind};
 use crate::event::Event;
 use crate::kubernetes::Clients;
 use crate::line::sink::SinkLine;
+use crate::telemetry::FindingsSeen;
 
 /// How often a folder is read again to find what somebody changed by hand.
 const FILES_POLL: Duration = Duration::from_secs(5);
@@ -47,6 +49,8 @@ struct Folder {
     // Held while files are read or written, so that a reading never sees half of the steps.
     sink: Arc<Mutex<FilesSink>>,
     sighting: watch::Sender<Observation>,
+    /// What the last reading found, to tell what is new.
+    findings: Mutex<Vec<Finding>>,
 }
 
 impl RunningSink {
@@ -91,6 +95,7 @@ impl RunningSink {
                 let folder = Arc::new(Folder {
                     sink: Arc::new(Mutex::new(sink)),
                     sighting: watch::Sender::new(Observation::default()),
+                    findings: Mutex::default(),
                 });
                 let sighting = folder.sighting.subscribe();
                 tokio::spawn(watch_folder(Arc::clone(&folder), stop.clone()));
@@ -118,6 +123,24 @@ impl RunningSink {
         SinkLine::new(self.config.mode, namespaces)
     }
 
+    /// Makes ready what others expect before anything is written. What cannot be made is a
+    /// condition once it is read.
+    pub(crate) async fn prepare(&self) {
+        if let Running::Files(folder) = &self.kind {
+            let sink = Arc::clone(&folder.sink).lock_owned().await;
+            let made = tokio::task::spawn_blocking(move || sink.prepare()).await;
+            if let Ok(Err(error)) = made {
+                let error = crate::error_chain(&error);
+                tracing::warn!(sink = self.name, error, "Folder not made.");
+            }
+        }
+    }
+
+    /// The ServiceEntry of somebody else that claims `host`, if any does.
+    pub(crate) fn foreign_claim(&self, host: &str) -> Option<ObjectId> {
+        self.sighting.borrow().foreign_claim(host).cloned()
+    }
+
     /// Begins no further step; those under way are finished.
     pub(crate) fn stop(&self) {
         self.stop.cancel();
@@ -127,12 +150,6 @@ impl RunningSink {
     #[must_use]
     pub(crate) fn name(&self) -> &str {
         &self.name
-    }
-
-    /// What it was made from.
-    #[must_use]
-    pub(crate) fn config(&self) -> &SinkConfig {
-        &self.config
     }
 
     /// What it holds.
@@ -234,6 +251,13 @@ impl Folder {
             (read, sink)
         });
         let Ok((read, sink)) = read.await else { return };
+        if let Ok((_, findings)) = &read {
+            let mut known = self.findings.lock().await;
+            let new: Vec<Finding> =
+                findings.iter().filter(|finding| !known.contains(finding)).cloned().collect();
+            FindingsSeen { findings: &new }.emit();
+            known.clone_from(findings);
+        }
         self.sighting.send_if_modified(|seen| match read {
             Ok((observed, _)) => {
                 let changed = merge(&mut seen.observed, &observed);

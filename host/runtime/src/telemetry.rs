@@ -10,9 +10,10 @@ use landfall_policy_host::Revision;
 use tracing::{debug, error, info, warn};
 
 use crate::line::sink::SinkLine;
-use crate::line::{Line, Round};
-use crate::metrics::{Metrics, ReloadLabels, StepLabels, SwapLabels};
+use crate::line::{Faulted, Line, Round};
+use crate::metrics::{FaultLabels, Metrics, ReloadLabels, StepLabels, SwapLabels};
 use crate::sinks::RunningSink;
+use crate::sources::RunningSources;
 
 /// A round of the line is over.
 pub(crate) struct RoundDone<'a> {
@@ -22,6 +23,8 @@ pub(crate) struct RoundDone<'a> {
     pub(crate) took: Duration,
     /// The line after it.
     pub(crate) line: &'a Line,
+    /// The sources that fed it.
+    pub(crate) sources: &'a RunningSources,
     /// The sinks after it.
     pub(crate) sinks: &'a [(RunningSink, SinkLine)],
 }
@@ -44,6 +47,14 @@ pub(crate) struct FindingsSeen<'a> {
 
 /// More findings of one round are counted in the log, not listed: `landfall plan` lists them all.
 const FINDINGS_LISTED_MAX: usize = 50;
+
+/// A policy failed where it had not failed so before.
+pub(crate) struct PolicyFaulted<'a> {
+    /// Which policy.
+    pub(crate) policy: &'a Text,
+    /// How, and on what.
+    pub(crate) faulted: &'a Faulted,
+}
 
 /// A policy's new revision is at work.
 pub(crate) struct PolicyTaken<'a> {
@@ -82,7 +93,7 @@ impl RoundDone<'_> {
     pub(crate) fn emit(&self, metrics: &Metrics) {
         metrics.round_seconds.observe(self.took.as_secs_f64());
         metrics.decided_services.inc_by(self.round.services as u64);
-        metrics.set_line(self.line, self.sinks);
+        metrics.set_line(self.line, self.sources, self.sinks);
         if self.round.services > 0 || !self.round.changed.is_empty() {
             debug!(
                 services = self.round.services,
@@ -149,6 +160,23 @@ impl FindingsSeen<'_> {
         if !more.is_empty() {
             warn!(count = more.len(), "More findings; `landfall plan` lists them all.");
         }
+    }
+}
+
+impl PolicyFaulted<'_> {
+    /// Logs and counts it.
+    pub(crate) fn emit(&self, metrics: &Metrics) {
+        let Faulted { count, first, fault } = self.faulted;
+        let labels = FaultLabels { policy: self.policy.to_string(), code: fault.code };
+        metrics.policy_faults.get_or_create(&labels).inc_by(*count as u64);
+        warn!(
+            policy = %self.policy,
+            code = fault.code,
+            count,
+            first,
+            error = fault.message,
+            "Policy failed; what it failed on stays as it was."
+        );
     }
 }
 

@@ -261,9 +261,7 @@ impl Body {
             Spec::WorkloadEntry(_) => self.labels.get(SERVICE_LABEL).cloned(),
         }
     }
-}
 
-impl Body {
     /// Where its endpoints are.
     fn addresses(&self) -> impl Iterator<Item = &EndpointAddress> {
         let endpoints = match &self.spec {
@@ -296,17 +294,11 @@ impl mesh::Body for Body {
     }
 
     fn origins(&self) -> Option<Vec<&str>> {
-        None
+        Self::origins(self).map(Iterator::collect)
     }
 
     fn tie(&self) -> Option<Text> {
-        match &self.spec {
-            Spec::WorkloadEntry(_) => self.labels.get(SERVICE_LABEL).map(Text::clone),
-            Spec::ServiceEntry(entry) => {
-                let host = name::Hostname::parse(entry.hosts.first()?).ok()?;
-                Some(crate::name::service_label(&host))
-            }
-        }
+        self.service_label()
     }
 
     fn without_endpoints(&self) -> Option<Self> {

@@ -13,8 +13,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use landfall_core::finding::{Finding, FindingCode};
 use landfall_core::time::Time;
-use landfall_mesh::sink::{Applied, Outcome};
+use landfall_mesh::sink::{Applied, Outcome, Step};
 use landfall_policy_host::{EngineSettings, PolicyEngine, Rules, Workers};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -114,6 +115,7 @@ impl Daemon {
         self.update_waiting();
         for config in self.config.sinks.clone() {
             let sink = RunningSink::start(config, &self.config.owner, &self.clients).await?;
+            sink.prepare().await;
             self.start_sink(sink);
         }
         Ok(())
@@ -190,8 +192,14 @@ impl Daemon {
         let round = self.line.round(&sources::states(&self.sources), now);
         let wake = self.spread(&round, now);
         self.status.update(&self.line, &self.sources, &self.policy_states(), &self.sinks);
-        RoundDone { round: &round, took: began.elapsed(), line: &self.line, sinks: &self.sinks }
-            .emit(&self.metrics);
+        RoundDone {
+            round: &round,
+            took: began.elapsed(),
+            line: &self.line,
+            sources: &self.sources,
+            sinks: &self.sinks,
+        }
+        .emit(&self.metrics);
         wake.map_or(TICK, |wake| wake.since(now).min(TICK))
     }
 
@@ -199,6 +207,7 @@ impl Daemon {
     /// due next.
     fn spread(&mut self, round: &Round, now: Time) -> Option<Time> {
         FindingsSeen { findings: &round.findings }.emit();
+        self.tell_faults(&round.faults);
         let evidence = self.line.evidence();
         let desired = self.line.desired();
         let mut wake = round.wake;
@@ -214,6 +223,7 @@ impl Daemon {
             let due = line.due(desired, options);
             wake = [wake, due.wake].into_iter().flatten().min();
             if !due.steps.is_empty() {
+                FindingsSeen { findings: &contested(sink, &due.steps) }.emit();
                 sink.apply(due.steps, self.events.clone());
             }
         }
@@ -240,6 +250,22 @@ impl Daemon {
         };
         StepDone { sink: sink.name(), applied, is_first_failure }.emit(&self.metrics);
     }
+}
+
+/// Findings about hosts that are to be written and that somebody else's ServiceEntry claims too.
+fn contested(sink: &RunningSink, steps: &[Step]) -> Vec<Finding> {
+    let created = steps.iter().filter(|step| matches!(step, Step::Create(_)));
+    let claim = |step: &Step| {
+        let entry = step.to()?.body.service_entry()?;
+        let host = entry.hosts.first()?;
+        let other = sink.foreign_claim(host)?;
+        let message = format!(
+            "host {host} is claimed by {other} too, which is somebody else's; Istio joins the two or \
+             prefers the older one. Remove one, or give this one another host by a policy"
+        );
+        Some(Finding::new(FindingCode::ForeignObject, step.id(), message))
+    };
+    created.filter_map(claim).collect()
 }
 
 /// Sends an event for each change of `state`, and one for what is there already.

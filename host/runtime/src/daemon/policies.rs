@@ -1,6 +1,6 @@
 //! Policies between what their origins offer and what is at work.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use landfall_core::pattern::Selector;
 use landfall_core::text::Text;
 use landfall_mesh::kube::configmap::ConfigMap;
 use landfall_mesh::kube::events::Note;
-use landfall_policy_host::{AdmissionError, Link, Revision, Rules};
+use landfall_policy_host::{AdmissionError, Link, Revision, Rules, is_transient};
 use tokio::sync::mpsc;
 
 use super::{Daemon, forward};
@@ -17,9 +17,9 @@ use crate::clock;
 use crate::config::{ComponentOrigin, Configuration, PolicyConfig};
 use crate::event::Event;
 use crate::kubernetes::Clients;
-use crate::line::RulesRefused;
+use crate::line::{Faulted, RulesRefused};
 use crate::policies::{Offer, Offered, PolicyFeed, admit};
-use crate::telemetry::{PolicyRefused, PolicyTaken};
+use crate::telemetry::{PolicyFaulted, PolicyRefused, PolicyTaken};
 
 /// How long a candidate waits that was refused for what may pass, such as a machine too busy to
 /// answer in time.
@@ -193,6 +193,25 @@ impl Daemon {
         self.tell(serial, config_map, note);
     }
 
+    /// Tells who owns a policy how it failed.
+    pub(super) fn tell_faults(&self, faults: &BTreeMap<Text, Faulted>) {
+        for (name, faulted) in faults {
+            PolicyFaulted { policy: name, faulted }.emit(&self.metrics);
+            let Some(slot) = self.policies.iter().find(|slot| slot.name() == name) else {
+                continue;
+            };
+            let Offer::Component(offered) = slot.feed.offer.borrow().clone() else { continue };
+            let Faulted { count, first, fault } = faulted;
+            let message = format!(
+                "failed on {count} instances or hosts, which stay as they were; the first is \
+                 {first}: {} ({})",
+                fault.message, fault.code
+            );
+            let note = Note { warning: true, reason: "PolicyFault", message };
+            self.tell(slot.serial, offered.config_map.as_deref(), note);
+        }
+    }
+
     /// Tells the owner of a ConfigMap what became of it.
     fn tell(&self, serial: u64, config_map: Option<&ConfigMap>, note: Note) {
         let slot = self.policies.iter().find(|slot| slot.serial == serial);
@@ -229,8 +248,4 @@ pub(super) fn rules<'a>(
         Some(Link { revision, sources, services })
     };
     Rules::new(config.defaults.clone(), slots.into_iter().filter_map(link).collect())
-}
-
-fn is_transient(code: &str) -> bool {
-    matches!(code, "deadline" | "host_panic")
 }

@@ -180,7 +180,9 @@ async fn prepare(
     if with_sinks {
         let mut started = Vec::new();
         for sink in &config.sinks {
-            started.push(RunningSink::start(sink.clone(), &config.owner, clients).await?);
+            let sink = RunningSink::start(sink.clone(), &config.owner, clients).await?;
+            sink.prepare().await;
+            started.push(sink);
         }
         sinks = Some(started);
     }

@@ -4,6 +4,7 @@
 //! only the hosts they touch are grouped and rendered, only the objects of those are planned.
 //! Nothing here waits for anything but the workers; time is an argument.
 
+mod again;
 pub mod sink;
 mod undecided;
 
@@ -28,6 +29,7 @@ use landfall_mesh::api::Body;
 use landfall_mesh::render::{RenderOptions, render};
 use landfall_policy_host::{Origin, Rules, Work, Workers};
 
+use self::again::Again;
 use self::undecided::Undecided;
 
 /// The state of the line between rounds.
@@ -45,6 +47,7 @@ pub struct Line {
     rendered: BTreeMap<HostKey, RenderedHost>,
     desired: Desired<Body>,
     undecided: Undecided,
+    again: Again,
     setting_faults: BTreeMap<HostKey, Arc<Fault>>,
     finding_counts: BTreeMap<FindingCode, usize>,
     /// Whether the next round renders everything anew.
@@ -93,8 +96,21 @@ pub struct Round {
     pub services: usize,
     /// Findings that were not there before.
     pub findings: Vec<Finding>,
+    /// How policies failed that did not fail so before, by policy.
+    pub faults: BTreeMap<Text, Faulted>,
     /// When to run the next round though nothing changes.
     pub wake: Option<Time>,
+}
+
+/// How a policy failed.
+#[derive(Debug)]
+pub struct Faulted {
+    /// On how many instances or hosts.
+    pub count: usize,
+    /// The first of them, as `source/service/instance` or `namespace/host`.
+    pub first: String,
+    /// How it failed there.
+    pub fault: Arc<Fault>,
 }
 
 /// Why new rules were not taken.
@@ -137,10 +153,10 @@ struct DecidedChange {
 }
 
 /// About which hosts service policies are asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Asked {
-    /// Those whose endpoints, or the facts of whose origins, changed.
-    Touched,
+    /// Those whose endpoints, or the facts of whose origins, changed, and these.
+    Touched(BTreeSet<HostKey>),
     /// All: the policies changed.
     All,
 }
@@ -161,6 +177,7 @@ impl Line {
             rendered: BTreeMap::new(),
             desired: Desired::new(),
             undecided: Undecided::default(),
+            again: Again::default(),
             setting_faults: BTreeMap::new(),
             finding_counts: BTreeMap::new(),
             render_all: false,
@@ -231,8 +248,15 @@ impl Line {
             *before = snapshot.clone();
         }
         self.forget_removed();
-        let redecided = self.decide(changes, &Arc::clone(&self.rules));
-        let draft = self.draft(redecided, &Arc::clone(&self.rules), Asked::Touched);
+        let rules = Arc::clone(&self.rules);
+        let changed: BTreeSet<ServiceId> = changes.iter().map(|(id, _)| id.clone()).collect();
+        let mut redecided = self.decide(changes, &rules);
+        let mut asked = Asked::Touched(BTreeSet::new());
+        if let Some((services, hosts)) = self.again.take_due(now) {
+            redecided.extend(self.decide_again(services, &changed, &rules));
+            asked = Asked::Touched(hosts);
+        }
+        let draft = self.draft(redecided, &rules, asked);
         let mut round = self.settle(draft, now);
         round.findings.append(&mut findings);
         round
@@ -307,6 +331,24 @@ impl Line {
             .collect()
     }
 
+    /// Decides services anew on which a policy failed for what may have passed by now, but for
+    /// those that were just decided.
+    fn decide_again(
+        &self,
+        services: BTreeSet<Arc<ServiceId>>,
+        changed: &BTreeSet<ServiceId>,
+        rules: &Arc<Rules>,
+    ) -> Vec<(Arc<ServiceId>, Option<DecidedService>)> {
+        let due = services.into_iter().filter(|id| !changed.contains(&**id));
+        let work = due.filter_map(|id| {
+            let before = self.decided.get(&id).map(Arc::clone)?;
+            let registry = self.registry(&id.source);
+            Some(Work { id, registry, service: Arc::clone(&before.service), before: Some(before) })
+        });
+        let decided = self.workers.decide_again(rules, work.collect());
+        decided.into_iter().map(|service| (Arc::clone(&service.id), Some(service))).collect()
+    }
+
     /// Groups what was redecided, and asks service policies about it.
     fn draft(
         &self,
@@ -343,12 +385,12 @@ impl Line {
         let has_policies = rules.links().iter().any(|link| link.revision.decides_services());
         let services: Vec<Arc<MeshService>> = match asked {
             Asked::All => draft.services.values().map(Arc::clone).collect(),
-            Asked::Touched if has_policies => {
-                let hosts: BTreeSet<HostKey> =
-                    draft.touched.iter().cloned().chain(draft.hosts_with_other_facts()).collect();
+            Asked::Touched(mut hosts) if has_policies => {
+                hosts.extend(draft.touched.iter().cloned());
+                hosts.extend(draft.hosts_with_other_facts());
                 hosts.iter().filter_map(|host| draft.services.get(host)).map(Arc::clone).collect()
             }
-            Asked::Touched => return,
+            Asked::Touched(_) => return,
         };
         let answers = if has_policies {
             let origin = |id: &ServiceId| Origin {
@@ -379,12 +421,12 @@ impl Line {
         let redecided: BTreeSet<Arc<ServiceId>> =
             changes.iter().map(|change| Arc::clone(&change.id)).collect();
         for change in &changes {
-            self.note_decided(change, &mut round.findings);
+            self.note_decided(change, &mut round);
         }
         self.decided = decided;
         let services_before = std::mem::replace(&mut self.services, services);
         for (host, answer) in answers {
-            self.note_answer(host, answer, &mut touched, &mut round.findings);
+            self.note_answer(host, answer, &mut touched, &mut round);
         }
         let advanced = self.lingering.advance(
             &Change {
@@ -406,6 +448,7 @@ impl Line {
             round.findings.extend(appeared(&before, &now));
             if !self.services.contains_key(host) {
                 self.undecided.remove_host(host);
+                self.again.note_host(host, None);
                 if let Some(fault) = self.setting_faults.remove(host) {
                     count(&mut self.finding_counts, &[setting_finding(host, &fault)], &[]);
                 }
@@ -418,13 +461,15 @@ impl Line {
         for host in &touched {
             self.render_host(host, &mut round, advanced.ended.contains(host));
         }
-        round.wake = self.lingering.wake();
+        self.again.schedule(now);
+        round.wake = [self.lingering.wake(), self.again.due_at()].into_iter().flatten().min();
         round
     }
 
     /// Takes up what became of one service of a registry.
-    fn note_decided(&mut self, change: &DecidedChange, findings: &mut Vec<Finding>) {
+    fn note_decided(&mut self, change: &DecidedChange, round: &mut Round) {
         let DecidedChange { id, before, now } = change;
+        change.note_faults(&mut round.faults);
         match now {
             // An instance that came later is not among what an earlier process published.
             Some(now) if lacks_outcome(now) => {
@@ -434,12 +479,13 @@ impl Line {
             }
             Some(_) | None => self.undecided.remove_service(id),
         }
+        self.again.note_service(id, now.as_deref());
         let of = |service: &Option<Arc<DecidedService>>| -> Vec<Finding> {
             service.as_ref().map(|service| service.findings.clone()).unwrap_or_default()
         };
         let (before, now) = (of(before), of(now));
         count(&mut self.finding_counts, &before, &now);
-        findings.extend(appeared(&before, &now));
+        round.findings.extend(appeared(&before, &now));
     }
 
     /// Takes up what service policies say of `host`. One that was never answered for is not
@@ -449,14 +495,20 @@ impl Line {
         host: HostKey,
         answer: Result<Arc<[Setting]>, Arc<Fault>>,
         touched: &mut BTreeSet<HostKey>,
-        findings: &mut Vec<Finding>,
+        round: &mut Round,
     ) {
         let finding = |fault: &Arc<Fault>| setting_finding(&host, fault);
         let before: Vec<Finding> =
             self.setting_faults.get(&host).map(finding).into_iter().collect();
         let now: Vec<Finding> = answer.as_ref().err().map(finding).into_iter().collect();
         count(&mut self.finding_counts, &before, &now);
-        findings.extend(appeared(&before, &now));
+        round.findings.extend(appeared(&before, &now));
+        if let Err(fault) = &answer
+            && self.setting_faults.get(&host) != Some(fault)
+        {
+            note_fault(&mut round.faults, fault, || host.to_string());
+        }
+        self.again.note_host(&host, answer.as_ref().err());
         match answer {
             Ok(_) => {
                 self.setting_faults.remove(&host);
@@ -600,6 +652,35 @@ impl Line {
         all.dedup();
         all
     }
+}
+
+// === impl DecidedChange ===
+
+impl DecidedChange {
+    /// Adds the faults that were not there before.
+    fn note_faults(&self, faults: &mut BTreeMap<Text, Faulted>) {
+        let Some(now) = &self.now else { return };
+        for (instance, decision) in now.service.instances().iter().zip(&now.decisions) {
+            let Some(fault) = &decision.fault else { continue };
+            let before = self.before.as_ref().and_then(|before| before.decision(&instance.id));
+            if before.is_none_or(|(_, before)| before.fault.as_ref() != Some(fault)) {
+                note_fault(faults, fault, || format!("{}/{}", now.id, instance.id));
+            }
+        }
+    }
+}
+
+fn note_fault(
+    faults: &mut BTreeMap<Text, Faulted>,
+    fault: &Arc<Fault>,
+    subject: impl FnOnce() -> String,
+) {
+    if let Some(known) = faults.get_mut(&fault.policy) {
+        known.count += 1;
+        return;
+    }
+    let faulted = Faulted { count: 1, first: subject(), fault: Arc::clone(fault) };
+    faults.insert(Text::clone(&fault.policy), faulted);
 }
 
 // === impl Draft ===

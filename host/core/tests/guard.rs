@@ -1,0 +1,211 @@
+//! Properties of the guard over generated objects.
+
+#![allow(clippy::unwrap_used, reason = "a failure here is a test's")]
+
+mod objects;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use landfall_core::guard::{
+    BUDGET_WINDOW, Evidence, GuardOptions, GuardSettings, GuardState, Guarded, HeldFor, Trust,
+    guard,
+};
+use landfall_core::mesh::ObjectId;
+use landfall_core::plan::{Observed, Step};
+use landfall_core::registry::SourceName;
+use landfall_core::text::Text;
+use landfall_core::time::Time;
+use proptest::collection::{btree_set, vec};
+use proptest::prelude::*;
+
+use self::objects::*;
+
+const START: Time = Time::from_millis(1_000_000);
+const SETTINGS: GuardSettings =
+    GuardSettings { removal_share_percent: 20, removal_min: 10, hold: Duration::from_secs(600) };
+const OPEN: GuardSettings =
+    GuardSettings { removal_share_percent: 100, removal_min: 0, hold: Duration::from_secs(600) };
+
+/// All that a guard judges by, with nothing that holds back.
+struct Scene {
+    evidence: Evidence,
+    settings: GuardSettings,
+    moved: BTreeMap<ObjectId, Time>,
+    is_failing: bool,
+    now: Time,
+}
+
+impl Scene {
+    fn new(settings: GuardSettings) -> Self {
+        Self {
+            evidence: Evidence::default(),
+            settings,
+            moved: BTreeMap::new(),
+            is_failing: false,
+            now: START,
+        }
+    }
+
+    fn guard(
+        &self,
+        steps: Vec<Step<TestBody>>,
+        total_endpoints: usize,
+        state: &mut GuardState,
+    ) -> Guarded<TestBody> {
+        let options = GuardOptions {
+            total_endpoints,
+            evidence: &self.evidence,
+            settings: &self.settings,
+            moved: &self.moved,
+            is_failing: self.is_failing,
+            now: self.now,
+        };
+        guard(steps, &options, state)
+    }
+}
+
+fn trust(word: u8) -> Option<Trust> {
+    [None, Some(Trust::Silent), Some(Trust::Doubtful), Some(Trust::Current)][usize::from(word)]
+}
+
+fn total(objects: &Objects) -> usize {
+    objects.values().map(|(endpoints, ..)| endpoints).sum()
+}
+
+fn loses(step: &Step<TestBody>) -> bool {
+    step.endpoint_change().1 > 0 || step.from().is_some() && !matches!(step, Step::Update { .. })
+}
+
+/// One object of that many endpoints.
+fn one(name: &str, endpoints: usize) -> (ObjectId, (usize, u8, std::collections::BTreeSet<u8>)) {
+    let id = ObjectId {
+        kind: landfall_core::mesh::Kind::ServiceEntry,
+        namespace: Text::from("ns"),
+        name: Text::from(name),
+    };
+    (id, (endpoints, 1, [0].into()))
+}
+
+fn steps(have: &Objects, want: &Objects) -> Vec<Step<TestBody>> {
+    let observed = Observed { ours: made(have), ..Observed::default() };
+    full(&observed, &made(want), GRACE, START).steps
+}
+
+proptest! {
+    #[test]
+    fn nothing_is_lost_without_evidence(
+        have in objects(),
+        want in objects(),
+        trusts in vec(0_u8..4, 3),
+        undecided in btree_set(0_u8..3, 0..2),
+    ) {
+        let mut scene = Scene::new(OPEN);
+        let trusts: Vec<Option<Trust>> = trusts.into_iter().map(trust).collect();
+        scene.evidence.sources = (0_u8..)
+            .zip(&trusts)
+            .filter_map(|(index, trust)| Some((source(index), (*trust)?)))
+            .collect();
+        scene.evidence.undecided =
+            undecided.iter().map(|index| Text::from(format!("{}/a", source(*index)))).collect();
+        let any_silent = trusts.contains(&Some(Trust::Silent));
+        let all = steps(&have, &want);
+        let count = all.len();
+        let guarded = scene.guard(all, total(&have), &mut GuardState::default());
+        prop_assert_eq!(guarded.steps.len() + guarded.held.len(), count);
+        for step in guarded.steps.iter().filter(|step| loses(step)) {
+            for fed_by in step.from().unwrap().sources.iter() {
+                let trust = scene.evidence.sources.get(fed_by);
+                prop_assert!(matches!(trust, Some(Trust::Current) | None), "{} {trust:?}", step.id());
+                prop_assert!(trust.is_some() || !any_silent, "{}: its source may be silent", step.id());
+                let service = format!("{fed_by}/a");
+                prop_assert!(!scene.evidence.undecided.contains(service.as_str()), "{}", step.id());
+            }
+        }
+        // And nothing else is held.
+        for held in &guarded.held {
+            let other = matches!(held.why, HeldFor::Budget { .. } | HeldFor::Successor { .. });
+            prop_assert!(!other, "{held:?}");
+        }
+    }
+
+    #[test]
+    fn no_more_goes_at_once_than_the_budget(have in objects(), want in objects()) {
+        let scene = Scene::new(SETTINGS);
+        let all = steps(&have, &want);
+        let mut state = GuardState::default();
+        let guarded = scene.guard(all.clone(), total(&have), &mut state);
+        // Every object stands for itself here, so nothing makes up for what one loses.
+        let lost: usize = guarded.steps.iter().map(|step| step.endpoint_change().1).sum();
+        prop_assert!(lost < 10 || lost * 100 <= total(&have) * 20, "{lost} of {}", total(&have));
+        // What is held goes when its time is over.
+        for step in &guarded.steps {
+            state.failed(step.id());
+        }
+        let later = Scene { now: START.plus(SETTINGS.hold), ..scene };
+        prop_assert_eq!(later.guard(all.clone(), total(&have), &mut state).steps.len(), all.len());
+    }
+
+    #[test]
+    fn many_small_losses_count_together(
+        size in 50_usize..400,
+        parts in vec((1_usize..30, any::<bool>(), 0_u64..20_000), 1..40),
+    ) {
+        let mut have: Objects = [one("a", size), one("b", size)].into();
+        let mut scene = Scene::new(SETTINGS);
+        let mut state = GuardState::default();
+        let mut lost: Vec<(Time, usize)> = Vec::new();
+        for (part, succeeds, pause_ms) in parts {
+            scene.now = scene.now.plus(Duration::from_millis(pause_ms));
+            let mut want = have.clone();
+            let (_, shrunk) = want.iter_mut().next().unwrap();
+            shrunk.0 = shrunk.0.saturating_sub(part);
+            for step in scene.guard(steps(&have, &want), total(&have), &mut state).steps {
+                if succeeds {
+                    state.applied(step.id(), scene.now);
+                    lost.push((scene.now, step.endpoint_change().1));
+                    have.clone_from(&want);
+                } else {
+                    state.failed(step.id());
+                }
+            }
+            let in_window = |at: &Time| scene.now.since(*at) < BUDGET_WINDOW;
+            let recent: usize = lost.iter().filter(|(at, _)| in_window(at)).map(|(_, n)| n).sum();
+            let total = total(&have) + recent;
+            prop_assert!(recent < 10 || recent * 100 <= total * 20, "{recent} of {total}");
+        }
+    }
+}
+
+#[test]
+fn what_comes_elsewhere_makes_up_for_nothing() {
+    let have: Objects = [one("old", 100)].into();
+    let want: Objects = [one("new", 100)].into();
+    let guarded = Scene::new(SETTINGS).guard(steps(&have, &want), 100, &mut GuardState::default());
+    let verbs = |guarded: &Guarded<TestBody>| -> Vec<&str> {
+        guarded.steps.iter().map(|step| step.verb()).collect()
+    };
+    assert_eq!(verbs(&guarded), ["create"]);
+    assert_eq!(guarded.held.len(), 1);
+    // What is known to have moved may go, unless the sink may not have the new place.
+    let mut scene = Scene::new(SETTINGS);
+    scene.moved = have.keys().map(|id| (id.clone(), START)).collect();
+    let guarded = scene.guard(steps(&have, &want), 200, &mut GuardState::default());
+    assert_eq!(verbs(&guarded), ["create", "empty"]);
+    scene.is_failing = true;
+    let guarded = scene.guard(steps(&have, &want), 200, &mut GuardState::default());
+    assert_eq!(verbs(&guarded), ["create"]);
+    assert_eq!(guarded.wake, Some(START.plus(SETTINGS.hold)));
+}
+
+#[test]
+fn an_object_of_an_unknown_source_waits_until_all_have_spoken() {
+    let have: Objects = [one("a", 3)].into();
+    let mut scene = Scene::new(OPEN);
+    let renamed = SourceName::parse("renamed").unwrap();
+    for (trust, held) in [(Trust::Silent, 1), (Trust::Current, 0)] {
+        scene.evidence.sources = [(renamed.clone(), trust)].into();
+        let guarded = scene.guard(steps(&have, &Objects::new()), 3, &mut GuardState::default());
+        assert_eq!(guarded.held.len(), held, "{trust:?}");
+    }
+}
