@@ -270,7 +270,9 @@ fn duplicate(key: &ServiceKey, kept: &Instance) -> Finding {
 impl Instance {
     /// Makes duplicates comparable, see [`Service::new`].
     fn sort_key(&self) -> impl Ord + '_ {
-        (&self.address, &self.ports, self.health, self.weight, &self.tags, &self.meta, &self.ext)
+        // Every field but the identifier: two that differ must not be in an order of chance.
+        let Self { id: _, address, ports, health, weight, tags, meta, ext, locality } = self;
+        (address, ports, health, weight, tags, meta, ext, locality)
     }
 
     /// The address as an IP address, brackets of IPv6 removed.

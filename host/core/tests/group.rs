@@ -11,7 +11,7 @@ use landfall_core::diff::changed_services;
 use landfall_core::group::{MeshServices, Redecided, group};
 use landfall_core::pairs::Pairs;
 use landfall_core::registry::{
-    Health, Instance, InstancePort, Service, ServiceId, ServiceKey, Snapshot, SourceName,
+    Health, Instance, InstancePort, Locality, Service, ServiceId, ServiceKey, Snapshot, SourceName,
 };
 use landfall_core::template::Template;
 use landfall_core::text::{Interner, Text};
@@ -189,4 +189,37 @@ fn unpublished_states_of_health_are_dropped_with_a_reason() {
     let of_service = defaults.of_service(&id, &service, &mut Vec::new());
     let mapping = of_service.mapping(&instance, &mut Interner::default(), &mut Vec::new());
     assert_eq!(mapping, Err(DropReason::Health(Health::Critical)));
+}
+
+#[test]
+fn duplicates_that_differ_in_one_field_alone_are_kept_in_no_order_of_chance() {
+    let first = Instance {
+        id: Text::from("a"),
+        address: Text::from("10.0.0.1"),
+        ports: Vec::new(),
+        health: Health::Passing,
+        weight: 1,
+        tags: Vec::new(),
+        meta: Pairs::default(),
+        ext: Pairs::default(),
+        locality: None,
+    };
+    let place = Locality { region: Text::from("eu"), ..Locality::default() };
+    let others = [
+        Instance { address: Text::from("10.0.0.2"), ..first.clone() },
+        Instance { health: Health::Critical, ..first.clone() },
+        Instance { weight: 2, ..first.clone() },
+        Instance { tags: vec![Text::from("t")], ..first.clone() },
+        Instance { meta: [("k", "v")].into_iter().collect(), ..first.clone() },
+        Instance { ext: [("k", "v")].into_iter().collect(), ..first.clone() },
+        Instance { locality: Some(place), ..first.clone() },
+    ];
+    let of = |instances: [&Instance; 2]| {
+        let instances = instances.map(|instance| Arc::new(instance.clone())).to_vec();
+        Service::new(ServiceKey::default(), Pairs::default(), Pairs::default(), instances)
+    };
+    for other in &others {
+        let (service, findings) = of([&first, other]);
+        assert_eq!((service, findings.len()), (of([other, &first]).0, 1), "{other:?}");
+    }
 }
