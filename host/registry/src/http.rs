@@ -23,6 +23,10 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 // Secrets change rarely, and reading a file for each of a thousand requests is waste.
 const SECRET_AGE_MAX: Duration = Duration::from_secs(1);
 const SECRET_BYTES_MAX: u64 = 64 << 10;
+// Long enough for every limit that registries have, most of which look at seconds or a minute;
+// whoever names more, by mistake or otherwise, is asked again after this. It also keeps a number
+// of the registry's out of the arithmetic of time.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
 // How much of an error answer is told to a person.
 const TOLD_BYTES_MAX: usize = 300;
 
@@ -196,7 +200,7 @@ impl Cluster {
         }
         if !status.is_success() {
             let told = told(&body);
-            let retry_after = number(&headers, &RETRY_AFTER).map(Duration::from_secs);
+            let retry_after = retry_after(&headers);
             return Err(HttpError::Status { url: told_url, status, told, retry_after });
         }
         Ok(Answer { headers, body })
@@ -355,6 +359,13 @@ fn told(body: &[u8]) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
+/// How long the registry asks to be left alone, within bounds. A date is not understood: the pause
+/// is then ours to choose.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let asked_for = Duration::from_secs(number(headers, &RETRY_AFTER)?);
+    Some(asked_for.min(RETRY_AFTER_MAX))
+}
+
 /// The number in a header.
 pub(crate) fn number(headers: &HeaderMap, name: &HeaderName) -> Option<u64> {
     headers.get(name)?.to_str().ok()?.trim().parse().ok()
@@ -363,4 +374,21 @@ pub(crate) fn number(headers: &HeaderMap, name: &HeaderName) -> Option<u64> {
 /// Whether a header says `true` or `false`.
 pub(crate) fn flag(headers: &HeaderMap, name: &HeaderName) -> Option<bool> {
     headers.get(name)?.to_str().ok()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_registry_asks_to_be_left_alone_for_ever() {
+        let of = |value: &str| {
+            let value = HeaderValue::from_str(value).unwrap();
+            retry_after(&[(RETRY_AFTER, value)].into_iter().collect())
+        };
+        assert_eq!(of("7"), Some(Duration::from_secs(7)));
+        assert_eq!(of("18446744073709551615"), Some(RETRY_AFTER_MAX));
+        assert_eq!(of("Wed, 21 Oct 2026 07:28:00 GMT"), None);
+        assert_eq!(retry_after(&HeaderMap::new()), None);
+    }
 }
