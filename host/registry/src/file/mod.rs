@@ -5,6 +5,11 @@
 //! are parsed; if they were the same before and after the reading and all of them are listings,
 //! the joined listing is published. Otherwise the last one stands and the doubt says which file,
 //! line and column. A slow poll stands behind the notifications, which some file systems lack.
+//!
+//! A file that was cut at the end of a line is a smaller listing, and nothing in it says so. So a
+//! file is read only when nobody writes it: as the operating system tells, or, where it did not
+//! tell and when the source begins, as two looks at the file a moment apart do. A file that is
+//! renamed into place needs neither.
 
 mod convert;
 mod read;
@@ -21,7 +26,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use landfall_core::finding::Finding;
 use landfall_core::registry::Snapshot;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 pub use self::read::{FILE_BYTES_MAX, FILES_MAX, FileError};
@@ -34,8 +39,11 @@ use crate::{Publisher, Source};
 // Several events come with one edit. Long enough to read once, short beside the 100 ms within
 // which an edit should be seen.
 const QUIET: Duration = Duration::from_millis(10);
-// A writer that is busy longer than this, or that died without a word, is not waited for.
+// A writer that is busy longer than this is a doubt: what the file is to list is not known.
 const WRITER_WAIT_MAX: Duration = Duration::from_secs(2);
+// Between two looks at a file that may be being written. Whoever writes a listing hands over its
+// pieces within microseconds of each other, and the start must not take long.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Where the files are.
 #[derive(Clone, Debug)]
@@ -97,42 +105,78 @@ impl Source for File {
 
     fn run(self: Box<Self>, out: Publisher, stop: CancellationToken) -> BoxFuture<'static, ()> {
         async move {
-            let _stopped = stop.run_until_cancelled(self.watch(&out)).await;
+            let watch = Watch::new(&self.settings.path);
+            let _stopped = stop.run_until_cancelled(self.watch(watch, &out)).await;
         }
         .boxed()
     }
 }
 
 impl File {
-    async fn watch(&self, out: &Publisher) {
-        let path = &self.settings.path;
-        let mut watch = Watch::new(path);
+    async fn watch(&self, mut watch: Watch, out: &Publisher) {
         let mut state = State::default();
         // Before the first reading, or a change between the two would wait for the poll.
         watch.renew(std::iter::empty());
+        let mut noticed = Noticed::Found;
         loop {
+            self.settle(&watch, noticed, out).await;
             state = self.load(state, out).await;
-            self.changed(&mut watch, &state, out).await;
-            settle(&watch).await;
+            noticed = self.changed(&mut watch, &state, out).await;
         }
     }
 
     /// Waits until the files should be read again: having been told of a change, for that may
     /// leave their stamp as it is, or having found another stamp.
-    async fn changed(&self, watch: &mut Watch, state: &State, out: &Publisher) {
+    async fn changed(&self, watch: &mut Watch, state: &State, out: &Publisher) -> Noticed {
         let path = &self.settings.path;
         let mut stamp = state.stamp.clone();
         loop {
             let renewed = watch.renew(stamp.iter().flat_map(Stamp::targets));
             if !renewed && timeout(jittered(self.settings.poll), watch.changed()).await.is_ok() {
-                return;
+                return if watch.tells_all() { Noticed::Told } else { Noticed::Found };
             }
             stamp = Stamp::take(path).ok();
             if stamp != state.stamp {
-                return;
+                return Noticed::Found;
             }
             if state.is_good() {
                 out.confirmed();
+            }
+        }
+    }
+
+    /// Waits until nobody writes. Whoever takes long puts the listing in doubt.
+    async fn settle(&self, watch: &Watch, noticed: Noticed, out: &Publisher) {
+        let path = &self.settings.path;
+        let deadline = Instant::now() + WRITER_WAIT_MAX;
+        let pause = match noticed {
+            Noticed::Told => QUIET,
+            Noticed::Found => LOOK_AGAIN,
+        };
+        let mut told = false;
+        let mut before = Stamp::take(path);
+        loop {
+            sleep(pause).await;
+            let now = Stamp::take(path);
+            let (written, same) = match (&before, &now) {
+                (Ok(before), Ok(now)) => (watch.is_being_written(now), before == now),
+                // What is not there is not being written; the reading will say so.
+                _ => (false, before.is_err() && now.is_err()),
+            };
+            if !written && (same || noticed == Noticed::Told) {
+                return;
+            }
+            before = now;
+            if Instant::now() >= deadline && !told {
+                told = true;
+                let error = FileError::Unsettled { path: path.clone() };
+                out.metrics().count_error(error.code());
+                out.doubt(error.code(), error.to_string());
+            }
+            if written {
+                // Until something happens or there is something to say.
+                let at = if told { Instant::now() + self.settings.poll } else { deadline };
+                let _told_or_late = timeout_at(at, watch.changed()).await;
             }
         }
     }
@@ -161,14 +205,13 @@ impl File {
     }
 }
 
-/// Waits until nobody writes.
-async fn settle(watch: &Watch) {
-    let deadline = Instant::now() + WRITER_WAIT_MAX;
-    sleep(QUIET).await;
-    while watch.is_being_written() && Instant::now() < deadline {
-        let _told_or_late = tokio::time::timeout_at(deadline, watch.changed()).await;
-    }
-    watch.forget_writers();
+/// How a change was noticed, and with it what is known of who writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Noticed {
+    /// The operating system told, and it tells when a file that is written is closed.
+    Told,
+    /// By looking. Whoever wrote may go on.
+    Found,
 }
 
 /// What is known between two readings.

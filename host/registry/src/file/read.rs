@@ -62,6 +62,14 @@ pub enum FileError {
         /// Which bound it breaks.
         what: &'static str,
     },
+    /// Reading it might never end.
+    #[error(
+        "{} is neither a file nor a folder; its last listing stands. Put a file there", path.display()
+    )]
+    NotRegular {
+        /// The pipe, socket or device.
+        path: PathBuf,
+    },
     /// A file is no listing.
     #[error("{}:{line}:{column}: {problem}. The last good listing stands", path.display())]
     Syntax {
@@ -74,8 +82,12 @@ pub enum FileError {
         /// What is wrong there.
         problem: String,
     },
-    /// The files changed each time they were read.
-    #[error("{} keeps changing while it is read; write beside it and rename", path.display())]
+    /// A file is written for longer than is waited for, or the files changed each time they were
+    /// read. What is there may be a part of a listing, and a part of one is mostly one too.
+    #[error(
+        "{} is being written all the time; its last listing stands. Write beside it and rename, \
+         which is seen as a whole", path.display()
+    )]
     Unsettled {
         /// As configured.
         path: PathBuf,
@@ -92,7 +104,8 @@ struct FileStamp {
     target: PathBuf,
     modified: Option<SystemTime>,
     len: u64,
-    identity: (u64, u64),
+    // A writer may set the time of the last modification back; that of the last change it cannot.
+    identity: Identity,
 }
 
 /// The files as last read, so that only those that changed are parsed again.
@@ -112,6 +125,7 @@ impl FileError {
             Self::NoFiles { .. } => "file_none",
             Self::Read { .. } => "file_read",
             Self::TooLarge { .. } => "file_too_large",
+            Self::NotRegular { .. } => "file_not_regular",
             Self::Syntax { .. } => "file_syntax",
             Self::Unsettled { .. } => "file_unsettled",
         }
@@ -132,6 +146,9 @@ impl Stamp {
                 }
                 meta => meta.map_err(|source| FileError::Read { path: file.clone(), source })?,
             };
+            if !meta.is_file() {
+                return Err(FileError::NotRegular { path: file });
+            }
             let stamp = FileStamp {
                 target: fs::canonicalize(&file).unwrap_or_else(|_| file.clone()),
                 modified: meta.modified().ok(),
@@ -265,13 +282,16 @@ fn read_text(path: &Path) -> Result<String, FileError> {
     Ok(text)
 }
 
+/// Device, number on it, and when it was last changed, in seconds and nanoseconds.
+type Identity = (u64, u64, i64, i64);
+
 #[cfg(unix)]
-fn identity(meta: &fs::Metadata) -> (u64, u64) {
+fn identity(meta: &fs::Metadata) -> Identity {
     use std::os::unix::fs::MetadataExt;
-    (meta.dev(), meta.ino())
+    (meta.dev(), meta.ino(), meta.ctime(), meta.ctime_nsec())
 }
 
 #[cfg(not(unix))]
-fn identity(_: &fs::Metadata) -> (u64, u64) {
-    (0, 0)
+fn identity(_: &fs::Metadata) -> Identity {
+    (0, 0, 0, 0)
 }

@@ -623,3 +623,86 @@ async fn polling_notices_too() {
     let since = watched.state.borrow().since;
     assert_eq!(since, Time::from_millis(1));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn polling_goes_on_where_the_operating_system_refuses_to_tell() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("r.yaml");
+    fs::write(&path, listing(&["a"])).unwrap();
+    let (out, state) = Publisher::new(SourceName::parse("file").unwrap(), || Time::from_millis(1));
+    let stop = CancellationToken::new();
+    let mut watched = Watched { state, _stop: stop.clone().drop_guard() };
+    let metrics = Arc::clone(out.metrics());
+    let refused = super::watch::Watch::refused(&path);
+    let poll = Duration::from_millis(300);
+    let source = File::new(FileSettings { path: path.clone(), poll });
+    tokio::spawn(async move {
+        let _stopped = stop.run_until_cancelled(source.watch(refused, &out)).await;
+    });
+    watched.until(&["a"], None).await;
+    fs::write(&path, listing(&["a", "b"])).unwrap();
+    let took = watched.until(&["a", "b"], None).await;
+    assert!(took > Duration::from_millis(50), "{took:?}");
+    // Looking is not reading.
+    tokio::time::sleep(3 * poll).await;
+    assert_eq!(metrics.requests(), 2);
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writer_that_takes_long_is_a_doubt() {
+    use std::io::Write;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("r.yaml");
+    fs::write(&path, listing(&["a", "b"])).unwrap();
+    let mut watched = Watched::start(&path, NO_POLL);
+    watched.until(&["a", "b"], None).await;
+    // Others' files beside it are written for as long as they like.
+    let mut other = fs::File::create(folder.path().join("other.yaml")).unwrap();
+    other.write_all(b"services: []").unwrap();
+    let mut file = fs::File::create(&path).unwrap();
+    file.write_all(listing(&["a"]).as_bytes()).unwrap();
+    watched.until(&["a", "b"], Some("file_unsettled")).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    watched.until(&["a", "b"], Some("file_unsettled")).await;
+    drop(file);
+    assert!(watched.until(&["a"], None).await < SOON);
+    drop(other);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_written_at_the_start_is_waited_for() {
+    use std::io::Write;
+    for poll in [NO_POLL, Duration::from_millis(20)] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("r.yaml");
+        let mut file = fs::File::create(&path).unwrap();
+        let names: Vec<String> = (0..60).map(|n| format!("s{n:02}")).collect();
+        let whole = listing(&names.iter().map(String::as_str).collect::<Vec<_>>());
+        file.write_all(b"services:\n").unwrap();
+        let mut watched = Watched::start(&path, poll);
+        for line in whole.split_inclusive('\n').skip(1) {
+            file.write_all(line.as_bytes()).unwrap();
+            tokio::time::sleep(Duration::from_millis(8)).await;
+        }
+        assert_eq!(watched.state.borrow().snapshot, None);
+        drop(file);
+        watched.until(&names.iter().map(String::as_str).collect::<Vec<_>>(), None).await;
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipe_is_not_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("a.yaml"), listing(&["a"])).unwrap();
+    let mut watched = Watched::start(folder.path(), NO_POLL);
+    watched.until(&["a"], None).await;
+    let pipe = folder.path().join("b.yaml");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    watched.until(&["a"], Some("file_not_regular")).await;
+    fs::remove_file(&pipe).unwrap();
+    watched.until(&["a"], None).await;
+    assert_eq!(super::read(&folder.path().join("a.yaml")).unwrap().0.services.len(), 1);
+}

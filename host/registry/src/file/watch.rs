@@ -10,7 +10,7 @@ use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::Notify;
 
-use super::read::is_listing;
+use super::read::{Stamp, is_listing};
 
 // Only Linux tells when a file that was written is closed. Elsewhere a write counts as done.
 const CLOSE_IS_TOLD: bool = cfg!(target_os = "linux");
@@ -19,10 +19,16 @@ const CLOSE_IS_TOLD: bool = cfg!(target_os = "linux");
 #[derive(Debug)]
 pub(super) struct Watch {
     shared: Arc<Shared>,
+    begin: Begin,
     // `None` when the operating system refused; then polling alone notices changes.
     watcher: Option<RecommendedWatcher>,
+    /// Whether it watches every one of `folders`.
+    whole: bool,
     folders: BTreeSet<Folder>,
 }
+
+/// Asks the operating system for notifications. An argument, so that a refusal can be tested.
+type Begin = fn(Arc<Shared>) -> Option<RecommendedWatcher>;
 
 /// A folder by name and by what stands under that name: a folder that was replaced must be
 /// watched anew.
@@ -40,17 +46,30 @@ struct Shared {
 
 impl Watch {
     pub(super) fn new(path: &Path) -> Self {
+        Self::begun_by(path, |shared| {
+            notify::recommended_watcher(move |event| shared.happened(event)).ok()
+        })
+    }
+
+    /// A watch that the operating system refuses, for there are too many.
+    #[cfg(test)]
+    pub(super) fn refused(path: &Path) -> Self {
+        Self::begun_by(path, |_| None)
+    }
+
+    fn begun_by(path: &Path, begin: Begin) -> Self {
         let shared = Arc::new(Shared {
             path: path.to_owned(),
             changed: Notify::new(),
             open: Mutex::default(),
         });
-        Self { shared, watcher: None, folders: BTreeSet::new() }
+        Self { shared, begin, watcher: None, whole: false, folders: BTreeSet::new() }
     }
 
     /// Watches what must be watched now: the path if it is a folder, its parent, and the folders
-    /// of the `targets` that its links lead to. Returns whether that is other than before, and
-    /// with it that a change may have been missed.
+    /// of the `targets` that its links lead to. Returns whether more is watched than before, and
+    /// with it that a change may have been missed. What the operating system refuses to watch is
+    /// no change: it is tried again with the next call, and left to polling until then.
     pub(super) fn renew<'a>(&mut self, targets: impl Iterator<Item = &'a Path>) -> bool {
         let path = &self.shared.path;
         let parents = targets.filter_map(Path::parent).map(Path::to_owned);
@@ -64,19 +83,20 @@ impl Watch {
             .chain(parent)
             .filter_map(|folder| Some((folder.clone(), folder.canonicalize().ok()?)))
             .collect();
-        if self.watcher.is_some() && folders == self.folders {
+        if self.whole && folders == self.folders {
             return false;
         }
-        let shared = Arc::clone(&self.shared);
-        let watcher = notify::recommended_watcher(move |event| shared.happened(event));
-        self.watcher = watcher.ok().and_then(|mut watcher| {
-            for (folder, _) in &folders {
-                watcher.watch(folder, RecursiveMode::NonRecursive).ok()?;
-            }
-            Some(watcher)
+        let mut watcher = (self.begin)(Arc::clone(&self.shared));
+        // One folder that must not be watched costs only its own notifications.
+        let whole = watcher.as_mut().is_some_and(|watcher| {
+            let watch = |(folder, _): &Folder| watcher.watch(folder, RecursiveMode::NonRecursive);
+            folders.iter().map(watch).filter(Result::is_err).count() == 0
         });
-        self.folders = folders;
-        true
+        // The end of a writing may have been told to the watcher that is replaced.
+        self.shared.open().clear();
+        let renewed = folders != self.folders || whole != self.whole;
+        (self.watcher, self.whole, self.folders) = (watcher, whole, folders);
+        renewed
     }
 
     /// Waits until something may have changed.
@@ -84,14 +104,18 @@ impl Watch {
         self.shared.changed.notified().await;
     }
 
-    /// Whether some file is being written, so that reading it would see a part.
-    pub(super) fn is_being_written(&self) -> bool {
-        !self.shared.open().is_empty()
+    /// Whether one of the files of `stamp` is being written, so that reading it would see a part.
+    /// Others that are written beside them do not matter.
+    pub(super) fn is_being_written(&self, stamp: &Stamp) -> bool {
+        let open: Vec<PathBuf> = self.shared.open().iter().cloned().collect();
+        open.iter()
+            .filter_map(|path| path.canonicalize().ok())
+            .any(|path| stamp.targets().any(|target| target == path))
     }
 
-    /// Forgets who is writing, after having waited long enough.
-    pub(super) fn forget_writers(&self) {
-        self.shared.open().clear();
+    /// Whether a change is noticed by being told of it, and the end of a writing too.
+    pub(super) fn tells_all(&self) -> bool {
+        self.whole && CLOSE_IS_TOLD
     }
 }
 
@@ -113,7 +137,11 @@ impl Shared {
         if event.kind.is_access() && !closed {
             return;
         }
-        // No path comes with an overflow of the operating system's queue.
+        // No path comes with an overflow of the operating system's queue. What was lost with it may
+        // be that a file was closed.
+        if event.paths.is_empty() {
+            self.open().clear();
+        }
         if !event.paths.is_empty() && !event.paths.iter().any(|path| self.matters(path)) {
             return;
         }
