@@ -1,4 +1,9 @@
 //! From Consul's types to the core's.
+//!
+//! An instance is where its service's `Locality` says, or else its node's. A datacenter is no
+//! region and none is made of it: locality load balancing would take the instances to be near each
+//! other and far from all others, which nobody said. The metadata of nodes has no key for a place
+//! that Consul documents; policies find all of it under `consul.node-meta.`.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -100,7 +105,9 @@ fn instance(entry: &wire::Entry, texts: &mut Interner) -> Result<Instance, Strin
     let mut tags: Vec<Text> = service.tags.iter().map(|tag| texts.text(tag)).collect();
     tags.sort();
     tags.dedup();
-    let locality = service.locality.as_ref().or(node.locality.as_ref()).map(|place| Locality {
+    let places = [service.locality.as_ref(), node.locality.as_ref()];
+    let said = |place: &&wire::Locality| !place.region.is_empty() || !place.zone.is_empty();
+    let locality = places.into_iter().flatten().find(said).map(|place| Locality {
         region: texts.text(&place.region),
         zone: texts.text(&place.zone),
         subzone: texts.text(""),
@@ -194,6 +201,12 @@ fn ext(node: &wire::Node, service: &wire::Service, texts: &mut Interner) -> Pair
             port => format!("{}:{port}", at.address),
         };
         add(&format!("consul.tagged.{tag}"), &value);
+    }
+    for (tag, address) in &node.tagged_addresses {
+        // Consul fills in the address itself where nobody gave another.
+        if *address != node.address {
+            add(&format!("consul.node-tagged.{tag}"), address);
+        }
     }
     for (key, value) in &node.meta {
         // Consul's own, the same on every node, such as its version.

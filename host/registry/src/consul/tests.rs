@@ -244,6 +244,39 @@ fn answers_that_are_no_list() {
 }
 
 #[test]
+fn an_instance_is_where_it_says_or_where_its_node_does() {
+    let of = |own: Value, node: Value| {
+        let body = changed(|entry| {
+            entry["Service"]["Locality"] = own.clone();
+            entry["Node"]["Locality"] = node.clone();
+            entry["Node"]["Meta"] = json!({"region": "meta"});
+        });
+        let read = service(&body, "db", &Scope::default(), Kinds::default()).unwrap();
+        let place = read.service.unwrap().instances()[0].locality.clone();
+        place.map(|place| format!("{}/{}", place.region, place.zone))
+    };
+    let place = |region: &str, zone: &str| json!({"Region": region, "Zone": zone});
+    assert_eq!(of(place("a", "1"), place("b", "2")).as_deref(), Some("a/1"));
+    assert_eq!(of(json!(null), place("b", "2")).as_deref(), Some("b/2"));
+    assert_eq!(of(place("", ""), place("b", "")).as_deref(), Some("b/"));
+    // Neither the datacenter nor a node's metadata is a place.
+    assert_eq!(of(place("", ""), json!(null)), None);
+}
+
+#[test]
+fn a_node_has_addresses_for_others() {
+    let body = changed(|entry| {
+        let own = entry["Node"]["Address"].clone();
+        entry["Node"]["TaggedAddresses"] = json!({"lan": own, "wan": "203.0.113.7"});
+    });
+    let read = service(&body, "db", &Scope::default(), Kinds::default()).unwrap();
+    let ext = read.service.unwrap().instances()[0].ext.clone();
+    let told: Vec<_> = ext.iter().filter(|(key, _)| key.contains("node-tagged")).collect();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!((&**told[0].0, &**told[0].1), ("consul.node-tagged.wan", "203.0.113.7"));
+}
+
+#[test]
 fn the_worst_check_counts() {
     let of = |checks: Value| {
         let body = changed(|entry| entry["Checks"] = checks.clone());

@@ -55,6 +55,8 @@ pub(super) struct Node {
     #[serde(default, deserialize_with = "null_is_empty")]
     pub(super) partition: String,
     #[serde(default, deserialize_with = "null_is_empty")]
+    pub(super) tagged_addresses: BTreeMap<String, String>,
+    #[serde(default, deserialize_with = "null_is_empty")]
     pub(super) meta: BTreeMap<String, String>,
     pub(super) locality: Option<Locality>,
 }
