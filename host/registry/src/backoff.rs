@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 /// Pauses that double from `first` to `most`. Each is drawn between half of itself and itself, so
 /// that many watchers of one registry that failed together do not return together.
 #[derive(Clone, Debug)]
@@ -40,6 +42,48 @@ impl Backoff {
     }
 }
 
+/// A time in which nothing is asked. It grows while what calls for it returns, and begins small
+/// again after a calm time: not with the first success, or whoever is refused every other time
+/// would go on as fast as ever.
+#[derive(Debug)]
+pub struct Hold {
+    backoff: Backoff,
+    until: Option<Instant>,
+}
+
+/// Twice the longest pause of the sources.
+const CALM: Duration = Duration::from_secs(60);
+
+// === impl Hold ===
+
+impl Hold {
+    /// Nothing is held.
+    #[must_use]
+    pub const fn new(backoff: Backoff) -> Self {
+        Self { backoff, until: None }
+    }
+
+    /// Until when nothing may be asked, if that is after `now`.
+    #[must_use]
+    pub fn until(&self, now: Instant) -> Option<Instant> {
+        self.until.filter(|until| now < *until)
+    }
+
+    /// Holds for longer than the last time, and for `least`.
+    pub fn again(&mut self, now: Instant, least: Duration) {
+        if self.until.is_some_and(|until| now.saturating_duration_since(until) >= CALM) {
+            self.backoff.succeeded();
+        }
+        let pause = self.backoff.after_failure().max(least);
+        self.extend(now + pause);
+    }
+
+    /// Holds until `at`, if not for longer already.
+    pub fn extend(&mut self, at: Instant) {
+        self.until = self.until.max(Some(at));
+    }
+}
+
 /// `period`, up to a tenth shorter or longer.
 #[must_use]
 pub fn jittered(period: Duration) -> Duration {
@@ -49,6 +93,26 @@ pub fn jittered(period: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_hold_grows_until_it_is_calm() {
+        let backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        let mut hold = Hold::new(backoff);
+        let mut now = Instant::now();
+        for _ in 0..10 {
+            hold.again(now, Duration::ZERO);
+            // It seems to be over for a while, again and again.
+            now = hold.until(now).unwrap() + Duration::from_secs(10);
+            assert_eq!(hold.until(now), None);
+        }
+        hold.again(now, Duration::ZERO);
+        assert!(hold.until(now).unwrap() >= now + Duration::from_millis(2500));
+        now = hold.until(now).unwrap() + CALM;
+        hold.again(now, Duration::ZERO);
+        assert!(hold.until(now).unwrap() <= now + Duration::from_millis(100));
+        hold.again(now, Duration::from_secs(7));
+        assert_eq!(hold.until(now), Some(now + Duration::from_secs(7)));
+    }
 
     #[test]
     fn pauses_grow_to_the_most_and_start_again_after_a_success() {

@@ -14,7 +14,7 @@ use landfall_core::registry::{Health, Instance, InstancePort, Locality, Service,
 use landfall_core::text::{Interner, Text};
 
 use super::wire;
-use super::{Kinds, Scope};
+use super::{CONSUL_ITSELF, Kinds, Scope};
 
 /// What an answer to `/v1/health/service/<name>` says.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -219,8 +219,24 @@ fn ext(node: &wire::Node, service: &wire::Service, texts: &mut Interner) -> Pair
 
 // === Views: what a catalogue-wide answer shows of each service ===
 
-/// A number for each service that changes when what is shown of it changes.
-pub(super) type View = std::collections::BTreeMap<Text, u64>;
+/// What is shown of each service.
+pub(super) type View = std::collections::BTreeMap<Text, Shown>;
+
+/// What a view shows of one service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Shown {
+    /// Changes when what is shown changes.
+    pub(super) digest: u64,
+    /// Whether instances can trade their health without a trace: the view counts checks by state,
+    /// and not all of them pass.
+    pub(super) hides_health: bool,
+}
+
+/// Whether a service of this name can be asked for: a path takes some for folders. Consul itself
+/// is not listed.
+pub(super) fn is_listed_name(name: &Text) -> bool {
+    !matches!(&**name, CONSUL_ITSELF | "" | "." | "..")
+}
 
 /// Reads `/v1/catalog/services`.
 pub(super) fn names_view(body: &[u8]) -> Result<View, serde_json::Error> {
@@ -228,7 +244,7 @@ pub(super) fn names_view(body: &[u8]) -> Result<View, serde_json::Error> {
     let view = names.into_iter().map(|(name, tags)| {
         let mut tags = tags.unwrap_or_default();
         tags.sort();
-        (Text::from(name), digest(&tags))
+        (Text::from(name), Shown { digest: digest(&tags), hides_health: false })
     });
     Ok(view.collect())
 }
@@ -252,7 +268,8 @@ pub(super) fn summary_view(body: &[u8], kinds: Kinds) -> Result<View, serde_json
             &summary.tags,
             &summary.nodes,
         ));
-        view.insert(Text::from(summary.name), shown);
+        let hides_health = summary.checks_warning > 0 || summary.checks_critical > 0;
+        view.insert(Text::from(summary.name), Shown { digest: shown, hides_health });
     }
     Ok(view)
 }
@@ -263,9 +280,9 @@ pub(super) fn checks_view(body: &[u8]) -> Result<View, serde_json::Error> {
     let mut view = View::new();
     for check in checks.unwrap_or_default() {
         let one = digest(&(&check.node, &check.service_id, &check.id, &check.status));
-        let shown = view.entry(Text::from(check.service_name)).or_default();
+        let shown: &mut Shown = view.entry(Text::from(check.service_name)).or_default();
         // A sum, for the order of checks means nothing.
-        *shown = shown.wrapping_add(one);
+        shown.digest = shown.digest.wrapping_add(one);
     }
     Ok(view)
 }

@@ -19,15 +19,19 @@
 //! What the summary does not show is an instance edited in place (address, port, metadata). If it
 //! wakes and nothing differs, the indexes of the tables of services and nodes tell whether that
 //! is what happened; if so, all services are read at once (a brisk sweep, at most a fifth of the
-//! time), else it was the output of a check, which does not matter. If it wakes and something
-//! differs, an edit may hide behind that, so all services are read one after another (a slow
-//! sweep, 50 a second, a fifth of the time at most too). So an edit in place takes about the time
-//! to read all services until it is seen, and one in the very moment of another change may take
-//! a hundred times that.
+//! time). Else a check wrote its output, which does not matter, or two instances of one service
+//! traded their health, which leaves the counts as they are. Services of which every check passes
+//! before and after cannot hide that; the others are read, at most a fifth of the time and once a
+//! second. If it wakes and something differs, an edit or a trade may hide behind that, so all
+//! services are read one after another (a slow sweep, 50 a second, a fifth of the time at most
+//! too). So an edit in place takes about the time to read all services until it is seen, and one
+//! in the very moment of another change may take a hundred times that.
 //!
-//! The summary is internal to Consul. Where it is refused, the list of names and the state of all
-//! checks (`/v1/health/state/any`) stand in: the first wakes for registrations and edits without
-//! saying whose, which costs a brisk sweep; the second wakes for checks and says whose.
+//! The summary is internal to Consul. Where it is refused (403, 404, or too large), or fails three
+//! times in a row, the list of names and the state of all checks (`/v1/health/state/any`) stand
+//! in: the first wakes for registrations and edits without saying whose, which costs a brisk
+//! sweep; the second wakes for checks and says whose. Where that is refused too, nothing tells of
+//! health, and services are read over and over, at most a fifth of the time and once a second.
 //!
 //! Answers are priced by their size ([`pace`]), so that a large Consul that never rests is not
 //! asked more often than it can stand.
@@ -39,8 +43,14 @@
 //! Everything else leaves what is known and raises a doubt. Consul says when it hides something,
 //! but only to who has a token. To others everything just looks empty; so where even Consul itself
 //! is not listed, nothing is believed. Rules that take only some services away from everybody
-//! without a token cannot be told from deregistrations: give Landfall a token. After a failure that is about Consul
-//! and not about one service, all is given up and listed anew, from whichever address answers.
+//! without a token cannot be told from deregistrations: give Landfall a token. A view of which
+//! rules hide a part is a doubt too, unless `partial_view` says that it is meant so: after a
+//! restart nobody would miss what a narrowed token no longer shows.
+//!
+//! A read that fails is tried again by itself. When Consul asks for fewer requests (429, 503),
+//! nothing is asked for a while, longer each time until a minute was calm; what is known and what
+//! waits stands. Only when a view fails, or three services one after another without an answer
+//! between, all is given up and listed anew, from whichever address answers.
 
 mod client;
 mod convert;

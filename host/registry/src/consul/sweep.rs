@@ -11,6 +11,9 @@ use tokio::time::Instant;
 const SLOW_GAP: Duration = Duration::from_millis(20);
 // Behind the change that asked for it, so that it delays no other and serves those that follow.
 const SLOW_DELAY: Duration = Duration::from_secs(10);
+// A sweep that is begun again and again for want of anything that tells of changes does so once a
+// second at most: as often as health is checked where it is checked often.
+const REST_MIN: Duration = Duration::from_secs(1);
 // At least four fifths of the time there is no sweep: 1,000 services that never rest cost Consul
 // 10 reads a second.
 const REST: u32 = 4;
@@ -24,6 +27,15 @@ pub(super) enum Speed {
     Brisk,
 }
 
+/// What a sweep is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// Something changed.
+    Change,
+    /// Something may have changed; nothing would tell.
+    Suspicion,
+}
+
 /// The sweep under way, and the one wanted after it.
 #[derive(Debug)]
 pub(super) struct Sweep {
@@ -33,12 +45,13 @@ pub(super) struct Sweep {
     began: Option<Instant>,
     next_at: Option<Instant>,
     rest_until: Option<(Speed, Instant)>,
+    cause: Cause,
 }
 
 // === impl Sweep ===
 
 impl Sweep {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(cause: Cause) -> Self {
         Self {
             wanted: None,
             queue: VecDeque::new(),
@@ -46,6 +59,7 @@ impl Sweep {
             began: None,
             next_at: None,
             rest_until: None,
+            cause,
         }
     }
 
@@ -62,6 +76,11 @@ impl Sweep {
         if speed == Speed::Brisk && self.speed == Speed::Slow {
             self.queue.clear();
         }
+    }
+
+    /// Whether a sweep is wanted or under way.
+    pub(super) fn is_busy(&self) -> bool {
+        self.wanted.is_some() || !self.queue.is_empty()
     }
 
     /// When the wanted sweep should begin, if one is wanted and none is under way.
@@ -94,7 +113,7 @@ impl Sweep {
     pub(super) fn next(
         &mut self,
         now: Instant,
-        is_fresh: impl Fn(&Text, Instant) -> bool,
+        mut is_fresh: impl FnMut(&Text, Instant) -> bool,
     ) -> Option<Text> {
         let began = self.began?;
         let found = loop {
@@ -108,7 +127,12 @@ impl Sweep {
         }
         if self.queue.is_empty() {
             self.began = None;
-            self.rest_until = Some((self.speed, now + now.duration_since(began) * REST));
+            let rest = now.duration_since(began) * REST;
+            let rest = match self.cause {
+                Cause::Change => rest,
+                Cause::Suspicion => rest.max(REST_MIN),
+            };
+            self.rest_until = Some((self.speed, now + rest));
         }
         found
     }
@@ -125,7 +149,7 @@ mod tests {
     #[test]
     fn a_slow_sweep_waits_and_a_brisk_one_takes_its_place() {
         let now = Instant::now();
-        let mut sweep = Sweep::new();
+        let mut sweep = Sweep::new(Cause::Change);
         assert_eq!(sweep.due_at(), None);
         sweep.want(Speed::Slow, now);
         assert_eq!(sweep.due_at(), Some(now + SLOW_DELAY));
@@ -142,5 +166,17 @@ mod tests {
         assert_eq!((sweep.due_at(), sweep.next_at()), (None, None));
         sweep.want(Speed::Brisk, second);
         assert_eq!(sweep.due_at(), Some(second + Duration::from_secs(4)));
+    }
+
+    #[test]
+    fn a_mere_suspicion_rests_for_a_second_at_least() {
+        let now = Instant::now();
+        let mut sweep = Sweep::new(Cause::Suspicion);
+        sweep.want(Speed::Brisk, now);
+        sweep.begin(names(), now);
+        while sweep.next(now, |_, _| false).is_some() {}
+        assert!(!sweep.is_busy());
+        sweep.want(Speed::Brisk, now);
+        assert_eq!(sweep.due_at(), Some(now + REST_MIN));
     }
 }

@@ -277,6 +277,20 @@ fn a_node_has_addresses_for_others() {
 }
 
 #[test]
+fn a_summary_hides_health_unless_all_is_well() {
+    let of = |passing: u64, warning: u64, critical: u64| {
+        let summary = json!([{
+            "Name": "s", "InstanceCount": 2, "ChecksPassing": passing,
+            "ChecksWarning": warning, "ChecksCritical": critical,
+        }]);
+        let view = summary_view(summary.to_string().as_bytes(), ALL).unwrap();
+        view.values().any(|shown| shown.hides_health)
+    };
+    assert!(!of(2, 0, 0) && !of(0, 0, 0));
+    assert!(of(1, 1, 0) && of(1, 0, 1) && of(0, 0, 2));
+}
+
+#[test]
 fn the_worst_check_counts() {
     let of = |checks: Value| {
         let body = changed(|entry| entry["Checks"] = checks.clone());

@@ -19,9 +19,11 @@ pub(super) struct Tracked {
     pub(super) service: Option<Arc<Service>>,
     /// Entries in the last answer, those left out too.
     pub(super) entries: usize,
-    /// Of the last answer.
+    /// Of the last answer that was taken; 0 when the registry's indexes began anew.
     pub(super) index: u64,
-    /// Of the last answer, to skip equal ones.
+    /// How many questions had been asked when that answer was taken.
+    pub(super) taken: u64,
+    /// Of the last answer that was taken, to skip equal ones.
     pub(super) digest: Option<u64>,
     /// When the last read that succeeded was begun.
     pub(super) read_at: Option<Instant>,
@@ -29,14 +31,22 @@ pub(super) struct Tracked {
     pub(super) listed: bool,
     /// Whether it must be read now.
     pub(super) wanted: bool,
-    /// Whether a read is under way, and since when.
-    pub(super) reading: Option<Instant>,
-    /// Whether a long poll is under way, and since when.
-    pub(super) polling: Option<Instant>,
+    /// The read that is under way.
+    pub(super) reading: Option<Begun>,
+    /// The long poll that is under way.
+    pub(super) polling: Option<Begun>,
     /// When it last changed, other than by being read for the first time.
     pub(super) changed_at: Option<Instant>,
     pub(super) pace: Pace,
     pub(super) failure: Option<Failure>,
+}
+
+/// When a question was asked.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Begun {
+    pub(super) at: Instant,
+    /// How many questions had been asked by then, this one too.
+    pub(super) number: u64,
 }
 
 /// Why the last read of a service was not good.
@@ -69,6 +79,7 @@ impl Tracked {
             service: None,
             entries: 0,
             index: 0,
+            taken: 0,
             digest: None,
             read_at: None,
             listed: false,
@@ -91,6 +102,18 @@ impl Tracked {
             && self.reading.is_none()
             && self.polling.is_none()
             && self.failure.is_none()
+    }
+
+    /// Whether an answer with `index` to the question `begun`, of which `same_as` is the digest if
+    /// it has nothing new, may be older than what is known: an answer that was asked for before
+    /// the known one came, and is of an earlier index. One that was asked for later is not, even
+    /// if its index is lower: then the registry's indexes began anew.
+    pub(super) fn is_overtaken(&self, index: u64, begun: Begun, same_as: Option<u64>) -> bool {
+        let asked_before = begun.number <= self.taken;
+        let is_older = asked_before && index < self.index;
+        // What it is said to equal is no longer what is known.
+        let equals_the_past = same_as.is_some() && same_as != self.digest;
+        is_older || equals_the_past
     }
 
     /// Takes an answer. `read` is `None` for one that equals the last.

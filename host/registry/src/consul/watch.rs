@@ -178,13 +178,24 @@ impl<'a> Watch<'a> {
         match heard {
             Heard::GivenUp => (),
             Heard::Answer { scope, epoch, ask, answer } => {
+                let now = Instant::now();
                 let Some(running) = self.scopes.get_mut(&scope) else { return };
                 if epoch == running.epoch.number && epoch == running.watch.epoch() {
-                    running.watch.answered(ask, answer, Instant::now());
+                    running.watch.answered(ask, answer, now);
+                }
+                // Whoever limits us does not know of scopes.
+                if let Some(until) = running.watch.limited_until(now) {
+                    self.scopes.values_mut().for_each(|other| other.watch.hold_until(until));
                 }
             }
             Heard::Roster(answer) => {
-                self.roster_at = Some(Instant::now() + NAMESPACES_EVERY);
+                let pause = match &answer {
+                    Err(ConsulError::RateLimited { retry_after: Some(asked_for), .. }) => {
+                        NAMESPACES_EVERY.max(*asked_for)
+                    }
+                    _ => NAMESPACES_EVERY,
+                };
+                self.roster_at = Some(Instant::now() + pause);
                 match answer {
                     Ok(namespaces) => {
                         self.roster_trouble = None;
@@ -195,8 +206,7 @@ impl<'a> Watch<'a> {
                         self.set_scopes(scopes);
                     }
                     Err(error) => {
-                        let (code, message) = (error.code(), error.to_string());
-                        self.roster_trouble = Some(Trouble { code, message });
+                        self.roster_trouble = Some(Trouble::of(&error));
                     }
                 }
             }

@@ -20,9 +20,9 @@ use self::views::ViewWatch;
 use super::Scope;
 use super::client::{Ask, ConsulError, Reply, ViewKind};
 use super::pace::Pace;
-use super::sweep::{Speed, Sweep};
+use super::sweep::{Cause, Speed, Sweep};
 use super::tracked::Tracked;
-use crate::backoff::{Backoff, jittered};
+use crate::backoff::{Hold, jittered};
 
 /// How many requests a scope may have under way.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +52,8 @@ pub(super) struct ScopeWatch {
     width: Width,
     views: Vec<ViewWatch>,
     refused: BTreeSet<ViewKind>,
+    /// What is wrong with views, until each answers as it should.
+    view_troubles: BTreeMap<ViewKind, Trouble>,
     tracked: BTreeMap<Text, Tracked>,
     /// Services to read now; `wanted` is set on each.
     urgent: VecDeque<Text>,
@@ -59,18 +61,28 @@ pub(super) struct ScopeWatch {
     unread: BTreeSet<Text>,
     /// Services whose last read failed.
     failing: BTreeSet<Text>,
+    /// Services whose last read failed as if it were about Consul, since Consul last answered.
+    suspects: BTreeSet<Text>,
     /// Services that changed lately, the latest last; at most as many as there are long polls.
     hot: VecDeque<Text>,
     sweep: Sweep,
+    /// Over services whose instances may have traded their health.
+    health_sweep: Sweep,
     revision: Option<(u64, u64)>,
     revision_use: RevisionUse,
     compare_again: bool,
     reads: usize,
     polls: usize,
     in_flight: usize,
-    down_until: Option<Instant>,
+    /// Questions asked so far.
+    asked: u64,
+    /// Before everything is listed anew.
+    down: Hold,
     general: Option<Trouble>,
-    backoff: Backoff,
+    /// Because Consul asks for fewer requests.
+    limited: Hold,
+    /// The service that was last refused for that reason.
+    limited_by: Option<Text>,
     resync_at: Instant,
     /// Nothing that was asked in an earlier epoch matters any more.
     epoch: u64,
@@ -118,21 +130,26 @@ impl ScopeWatch {
             width: Width::Unknown,
             views: Vec::new(),
             refused: BTreeSet::new(),
+            view_troubles: BTreeMap::new(),
             tracked: BTreeMap::new(),
             urgent: VecDeque::new(),
             unread: BTreeSet::new(),
             failing: BTreeSet::new(),
+            suspects: BTreeSet::new(),
             hot: VecDeque::new(),
-            sweep: Sweep::new(),
+            sweep: Sweep::new(Cause::Change),
+            health_sweep: Sweep::new(Cause::Suspicion),
             revision: None,
             revision_use: RevisionUse::None,
             compare_again: false,
             reads: 0,
             polls: 0,
             in_flight: 0,
-            down_until: None,
+            asked: 0,
+            down: Hold::new(super::failure_backoff()),
             general: None,
-            backoff: super::failure_backoff(),
+            limited: Hold::new(super::failure_backoff()),
+            limited_by: None,
             resync_at: now + jittered(resync),
             epoch: 0,
             listed_once: false,
@@ -163,6 +180,9 @@ impl ScopeWatch {
     pub(super) fn trouble(&self) -> Option<Trouble> {
         if let Some(general) = &self.general {
             return Some(general.clone());
+        }
+        if let Some(trouble) = self.view_troubles.values().next() {
+            return Some(trouble.clone());
         }
         let name = self.failing.first()?;
         let failure = self.tracked.get(name)?.failure.as_ref()?;
@@ -206,18 +226,26 @@ impl ScopeWatch {
     /// Whether the addresses and certificates should be looked at again: it was down and tries
     /// again now.
     pub(super) fn is_recovering(&self) -> bool {
-        self.general.is_some() && self.down_until.is_none()
+        self.general.is_some()
+    }
+
+    /// Until when Consul asked for fewer requests, if that is after `now`. Every scope is of the
+    /// same Consul.
+    pub(super) fn limited_until(&self, now: Instant) -> Option<Instant> {
+        self.limited.until(now)
+    }
+
+    /// Asks nothing before `at`.
+    pub(super) fn hold_until(&mut self, at: Instant) {
+        self.limited.extend(at);
     }
 
     /// What to ask now, if anything. To be called until it returns `None`.
     pub(super) fn next_ask(&mut self, now: Instant) -> Option<Ask> {
         self.wake_at = None;
-        if let Some(until) = self.down_until {
-            if now < until {
-                self.later(until);
-                return None;
-            }
-            self.down_until = None;
+        if let Some(until) = self.down.until(now).max(self.limited.until(now)) {
+            self.later(until);
+            return None;
         }
         if now >= self.resync_at {
             self.resync_at = now + jittered(self.resync);
@@ -230,6 +258,7 @@ impl ScopeWatch {
             }
         }
         self.later(self.resync_at);
+        self.suspect_health(now);
         if self.in_flight >= self.limits.in_flight {
             return None;
         }
@@ -239,6 +268,7 @@ impl ScopeWatch {
             .or_else(|| self.next_read(now))
             .or_else(|| self.next_poll(now))?;
         self.in_flight += 1;
+        self.asked += 1;
         Some(ask)
     }
 
@@ -253,7 +283,8 @@ impl ScopeWatch {
         if self.unread.is_empty() && self.width != Width::Unknown && self.has_baselines() {
             self.listed_once = true;
             self.general = None;
-            self.backoff.succeeded();
+            let views = &self.views;
+            self.view_troubles.retain(|kind, _| views.iter().any(|view| view.kind() == *kind));
         }
     }
 
@@ -271,15 +302,26 @@ impl ScopeWatch {
 
     /// Waits, then lists everything again.
     fn go_down(&mut self, error: &ConsulError, now: Instant) {
-        let asked_for = match error {
-            ConsulError::RateLimited { retry_after, .. } => retry_after.unwrap_or_default(),
-            _ => Duration::ZERO,
-        };
-        let pause = self.backoff.after_failure().max(asked_for);
         self.list_again();
         self.refused.clear();
-        self.down_until = Some(now + pause);
-        self.general = Some(Trouble { code: error.code(), message: error.to_string() });
+        self.down.again(now, Duration::ZERO);
+        self.general = Some(Trouble::of(error));
+    }
+
+    /// Asks nothing for a while, as Consul wants. What is known and what is under way stands.
+    fn limit(&mut self, by: Option<&Text>, retry_after: Option<Duration>, now: Instant) {
+        let least = retry_after.unwrap_or_default();
+        // Requests that were under way together tell of one and the same limit. And one service
+        // that is refused whenever it is asked for is no reason to leave the others unread for
+        // longer and longer; it has a pause of its own.
+        let is_known = self.limited.until(now).is_some();
+        let is_alone = by.is_some() && self.limited_by.as_ref() == by;
+        if is_known || is_alone {
+            self.limited.extend(now + least);
+        } else {
+            self.limited.again(now, least);
+        }
+        self.limited_by = by.cloned();
     }
 
     /// Lists everything again. What is known stands until then.
@@ -289,7 +331,9 @@ impl ScopeWatch {
         self.views.clear();
         self.urgent.clear();
         self.hot.clear();
-        self.sweep = Sweep::new();
+        self.suspects.clear();
+        self.sweep = Sweep::new(Cause::Change);
+        self.health_sweep = Sweep::new(Cause::Suspicion);
         self.revision = None;
         self.revision_use = RevisionUse::None;
         self.compare_again = false;
@@ -302,13 +346,21 @@ impl ScopeWatch {
     }
 }
 
+// === impl Trouble ===
+
+impl Trouble {
+    pub(super) fn of(error: &ConsulError) -> Self {
+        Self { code: error.code(), message: error.to_string() }
+    }
+}
+
 // === impl Limits ===
 
 // Of the requests under way, so many at most read single services: more gain nothing (measured).
 const READS_MAX: usize = 16;
 
 impl Limits {
-    fn of(in_flight: usize) -> Self {
+    pub(super) fn of(in_flight: usize) -> Self {
         let in_flight = in_flight.max(super::CONNECTIONS_MIN);
         let reads = (in_flight / 4).clamp(1, READS_MAX);
         // Two are for views.

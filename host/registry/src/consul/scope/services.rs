@@ -11,10 +11,13 @@ use tokio::time::Instant;
 use super::{ScopeWatch, Width};
 use crate::consul::client::{Ask, ConsulError, Reply, Trust};
 use crate::consul::convert::ServiceRead;
-use crate::consul::tracked::{Applied, Tracked};
+use crate::consul::tracked::{Applied, Begun, Tracked};
 
 // How long a service that changed keeps a long poll of its own.
 const HOT_FOR: Duration = Duration::from_secs(600);
+// So many services that fail one after another, with no answer between, tell of Consul and not of
+// themselves: two may be broken by one cause of their own, such as their names.
+const SUSPECTS_MAX: usize = 3;
 // Reading 1,000 services over 16 to 32 connections takes 0.33 s, over more no less (measured).
 const LISTING_READS_MAX: usize = 32;
 
@@ -32,9 +35,10 @@ impl ScopeWatch {
         }
         let name =
             self.next_urgent().or_else(|| self.next_retry(now)).or_else(|| self.next_swept(now))?;
+        let number = self.asked + 1;
         let tracked = self.tracked.get_mut(&name)?;
         tracked.wanted = false;
-        tracked.reading = Some(now);
+        tracked.reading = Some(Begun { at: now, number });
         self.reads += 1;
         Some(Ask::Service { name, index: None, known: tracked.digest })
     }
@@ -69,17 +73,38 @@ impl ScopeWatch {
     }
 
     fn next_swept(&mut self, now: Instant) -> Option<Text> {
-        let at = self.sweep.next_at()?;
-        if at > now {
-            self.later(at);
-            return None;
-        }
         let tracked = &self.tracked;
-        self.sweep.next(now, |name, began| {
-            tracked.get(name).is_none_or(|t| {
-                t.reading.is_some() || t.failure.is_some() || t.read_at.is_some_and(|at| at > began)
-            })
-        })
+        let mut again = Vec::new();
+        let mut later = None;
+        let mut found = None;
+        for sweep in [&mut self.sweep, &mut self.health_sweep] {
+            match sweep.next_at() {
+                Some(at) if at <= now => {
+                    found = sweep.next(now, |name, began| {
+                        let Some(tracked) = tracked.get(name) else { return true };
+                        if tracked.reading.is_some_and(|read| read.at <= began) {
+                            // Its answer may be of before what the sweep looks for.
+                            again.push(Text::clone(name));
+                        }
+                        tracked.reading.is_some()
+                            || tracked.failure.is_some()
+                            || tracked.read_at.is_some_and(|at| at > began)
+                    });
+                }
+                Some(at) => later = later.into_iter().chain([at]).min(),
+                None => (),
+            }
+            if found.is_some() {
+                break;
+            }
+        }
+        for name in again {
+            self.want(&name);
+        }
+        if let Some(at) = later {
+            self.later(at);
+        }
+        found
     }
 
     pub(super) fn next_poll(&mut self, now: Instant) -> Option<Ask> {
@@ -110,8 +135,9 @@ impl ScopeWatch {
             self.later(at);
         }
         let name = found?;
+        let number = self.asked + 1;
         let tracked = self.tracked.get_mut(&name)?;
-        tracked.polling = Some(now);
+        tracked.polling = Some(Begun { at: now, number });
         self.polls += 1;
         Some(Ask::Service { name, index: Some(tracked.index), known: tracked.digest })
     }
@@ -130,37 +156,60 @@ impl ScopeWatch {
             self.reads -= 1;
         }
         let Some(tracked) = self.tracked.get_mut(name) else { return };
-        let asked = if polled { tracked.polling.take() } else { tracked.reading.take() };
-        let asked = asked.unwrap_or(now);
+        let begun = if polled { tracked.polling.take() } else { tracked.reading.take() };
+        let begun = begun.unwrap_or(Begun { at: now, number: self.asked });
         match answer {
             Ok(Reply::Service { index, digest, bytes, read, trust }) => {
+                self.suspects.clear();
+                tracked.pace.cost(now, bytes);
                 if asked_index.is_some_and(|asked_index| index < asked_index) {
                     // The service's past was lost or restored; what holds now is read anew.
+                    tracked.index = 0;
                     self.want(name);
-                    return;
+                } else {
+                    if polled {
+                        tracked.pace.polled(begun.at, now, read.is_some());
+                    }
+                    let same_as = read.is_none().then_some(digest);
+                    if tracked.is_overtaken(index, begun, same_as) {
+                        self.want(name);
+                    } else {
+                        tracked.read_at = Some(begun.at);
+                        self.take_service(name, index, digest, read, trust, now);
+                    }
                 }
-                tracked.pace.cost(now, bytes);
-                if polled {
-                    tracked.pace.polled(asked, now, read.is_some());
-                }
-                tracked.read_at = Some(asked);
-                self.take_service(name, index, digest, read, trust, now);
             }
             Ok(_) => (),
-            Err(error @ ConsulError::RateLimited { .. }) => self.go_down(&error, now),
+            Err(ref error @ ConsulError::RateLimited { retry_after, .. }) => {
+                self.service_failed(name, error, now);
+                self.limit(Some(name), retry_after, now);
+            }
             Err(_) if polled => {
                 // A broken long poll says nothing of the data; reading without waiting will.
                 tracked.pace.pause(now);
                 self.want(name);
             }
-            Err(error) if error.is_general() => self.go_down(&error, now),
             Err(error) => {
-                tracked.failed(&error, now);
-                self.failing.insert(Text::clone(name));
-                self.unread_in_vain(name);
+                if error.is_general() {
+                    self.suspects.insert(Text::clone(name));
+                }
+                if self.suspects.len() >= SUSPECTS_MAX {
+                    self.go_down(&error, now);
+                } else {
+                    self.service_failed(name, &error, now);
+                }
             }
         }
         self.read_again_if_wanted(name);
+    }
+
+    /// The service stands as it was and is tried again, after a pause that grows.
+    fn service_failed(&mut self, name: &Text, error: &ConsulError, now: Instant) {
+        if let Some(tracked) = self.tracked.get_mut(name) {
+            tracked.failed(error, now);
+            self.failing.insert(Text::clone(name));
+            self.unread_in_vain(name);
+        }
     }
 
     /// A service that is known from before does not keep the others waiting.
@@ -192,6 +241,9 @@ impl ScopeWatch {
         let Some(tracked) = self.tracked.get_mut(name) else { return };
         let first = tracked.digest.is_none();
         let applied = tracked.apply(index, digest, read, trust);
+        if matches!(applied, Applied::Same | Applied::Changed { .. }) {
+            tracked.taken = self.asked;
+        }
         if applied == Applied::Unproven {
             self.want(name);
             return;

@@ -6,10 +6,9 @@ use std::time::Duration;
 use landfall_core::text::Text;
 use tokio::time::Instant;
 
-use super::{RevisionUse, ScopeWatch, Width};
-use crate::consul::CONSUL_ITSELF;
+use super::{RevisionUse, ScopeWatch, Trouble, Width};
 use crate::consul::client::{Ask, ConsulError, Reply, ViewKind};
-use crate::consul::convert::View;
+use crate::consul::convert::{View, is_listed_name};
 use crate::consul::pace::Pace;
 use crate::consul::sweep::Speed;
 use crate::consul::tracked::Tracked;
@@ -17,6 +16,10 @@ use crate::consul::tracked::Tracked;
 // A changed service is read before the view is asked for again: Consul works 45 ms on the summary
 // of 1,000 services, and the two would share its cores.
 const REARM_PAUSE: Duration = Duration::from_millis(25);
+
+// A view that can be done without and fails so often in a row is done without. Fewer may be a
+// server that restarts, and going without costs Consul more.
+const VIEW_FAILURES_MAX: u32 = 3;
 
 /// A catalogue-wide view and what it last showed.
 #[derive(Debug)]
@@ -26,6 +29,8 @@ pub(super) struct ViewWatch {
     /// `None` when it must be read without waiting.
     index: Option<u64>,
     asked: Option<Instant>,
+    /// In a row.
+    failures: u32,
     pace: Pace,
 }
 
@@ -72,7 +77,16 @@ impl ScopeWatch {
                     self.go_down(&ConsulError::Filtered { attempt }, now);
                     return;
                 }
+                self.suspects.clear();
+                if filtered {
+                    let attempt = format!("list the services of {}", self.place);
+                    let trouble = Trouble::of(&ConsulError::Filtered { attempt });
+                    self.view_troubles.insert(kind, trouble);
+                } else {
+                    self.view_troubles.remove(&kind);
+                }
                 let moved = asked_index != Some(index);
+                watch.failures = 0;
                 watch.index = Some(index);
                 watch.pace.cost(now, bytes);
                 if asked_index.is_some() {
@@ -85,7 +99,12 @@ impl ScopeWatch {
             }
             // Not an answer to this question; it cannot happen.
             Ok(_) => (),
-            Err(error @ ConsulError::RateLimited { .. }) => self.go_down(&error, now),
+            Err(ref error @ ConsulError::RateLimited { retry_after, .. }) => {
+                // What it showed stands, to be compared with what it shows next.
+                watch.index = None;
+                self.view_troubles.insert(kind, Trouble::of(error));
+                self.limit(None, retry_after, now);
+            }
             Err(_) if asked_index.is_some() => {
                 // A broken long poll says nothing of the data; reading without waiting will.
                 watch.index = None;
@@ -94,6 +113,16 @@ impl ScopeWatch {
             Err(error) if kind.is_optional() && error.is_refusal() => {
                 self.refused.insert(kind);
                 self.list_again();
+            }
+            Err(error) if kind.is_optional() && !error.is_general() => {
+                watch.failures += 1;
+                if watch.failures >= VIEW_FAILURES_MAX {
+                    self.refused.insert(kind);
+                    self.list_again();
+                } else {
+                    watch.pace.pause(now);
+                    self.view_troubles.insert(kind, Trouble::of(&error));
+                }
             }
             Err(error) => self.go_down(&error, now),
         }
@@ -205,6 +234,40 @@ impl ScopeWatch {
         }
     }
 
+    /// Whether nothing tells of health: all that can be done is to read services over and over.
+    fn is_blind(&self) -> bool {
+        self.width == Width::Wide && self.views.iter().all(|view| view.kind == ViewKind::Names)
+    }
+
+    fn summary(&self) -> Option<&ViewWatch> {
+        self.views.iter().find(|view| view.kind == ViewKind::Summary)
+    }
+
+    /// Begins to read the services whose instances may have traded their health, if that is due.
+    pub(super) fn suspect_health(&mut self, now: Instant) {
+        let blind = self.is_blind();
+        if blind && self.unread.is_empty() && !self.health_sweep.is_busy() {
+            self.health_sweep.want(Speed::Brisk, now);
+        }
+        let Some(at) = self.health_sweep.due_at() else { return };
+        if now < at {
+            self.later(at);
+            return;
+        }
+        let shown = self.summary().and_then(|view| view.shown.as_ref());
+        let hides_health = |name: &Text| {
+            shown.and_then(|shown| shown.get(name)).is_some_and(|shown| shown.hides_health)
+        };
+        // One that is waited for tells by itself.
+        let names: Vec<Text> = self
+            .tracked
+            .iter()
+            .filter(|(name, tracked)| tracked.polling.is_none() && (blind || hides_health(name)))
+            .map(|(name, _)| Text::clone(name))
+            .collect();
+        self.health_sweep.begin(names.into_iter(), now);
+    }
+
     // === Revisions and sweeps ===
 
     fn compare_revision(&mut self) {
@@ -220,10 +283,13 @@ impl ScopeWatch {
             && self.unread.is_empty()
             && let Some(at) = self.sweep.due_at()
         {
-            if now >= at {
+            if now < at {
+                self.later(at);
+            } else if self.summary().is_some() {
                 self.revision_use = RevisionUse::Sweep { asked: false };
             } else {
-                self.later(at);
+                // Nothing will be compared with the revision.
+                self.begin_sweep(now);
             }
         }
         match &mut self.revision_use {
@@ -243,6 +309,11 @@ impl ScopeWatch {
         let used = mem::replace(&mut self.revision_use, RevisionUse::None);
         let revision = match answer {
             Ok(Reply::Revision { services, nodes }) => Some((services, nodes)),
+            Err(ConsulError::RateLimited { retry_after, .. }) => {
+                self.revision_use = used.unasked();
+                self.limit(None, retry_after, now);
+                return;
+            }
             Err(error) if error.is_general() => {
                 self.go_down(&error, now);
                 return;
@@ -254,17 +325,38 @@ impl ScopeWatch {
             RevisionUse::None => (),
             RevisionUse::Baseline { .. } => self.revision = revision,
             // The sweep that is wanted reads the revision again when it begins.
-            RevisionUse::Compare { .. } if revision.is_some() && revision == self.revision => (),
+            // Checks wrote their output, or instances of one service traded their health.
+            RevisionUse::Compare { .. } if revision.is_some() && revision == self.revision => {
+                self.health_sweep.want(Speed::Brisk, now);
+            }
             RevisionUse::Compare { .. } => self.sweep.want(Speed::Brisk, now),
             RevisionUse::Sweep { .. } => {
                 // All that is older is seen by the sweep that begins now.
                 self.revision = revision;
-                let names: Vec<Text> = self.tracked.keys().cloned().collect();
-                self.sweep.begin(names.into_iter(), now);
+                self.begin_sweep(now);
             }
         }
         if mem::take(&mut self.compare_again) {
             self.compare_revision();
+        }
+    }
+
+    fn begin_sweep(&mut self, now: Instant) {
+        let names: Vec<Text> = self.tracked.keys().cloned().collect();
+        self.sweep.begin(names.into_iter(), now);
+    }
+}
+
+// === impl RevisionUse ===
+
+impl RevisionUse {
+    /// The same, to be read anew.
+    const fn unasked(self) -> Self {
+        match self {
+            Self::None => Self::None,
+            Self::Baseline { .. } => Self::Baseline { asked: false },
+            Self::Compare { .. } => Self::Compare { asked: false },
+            Self::Sweep { .. } => Self::Sweep { asked: false },
         }
     }
 }
@@ -273,7 +365,11 @@ impl ScopeWatch {
 
 impl ViewWatch {
     fn new(kind: ViewKind) -> Self {
-        Self { kind, shown: None, index: None, asked: None, pace: Pace::new() }
+        Self { kind, shown: None, index: None, asked: None, failures: 0, pace: Pace::new() }
+    }
+
+    pub(super) fn kind(&self) -> ViewKind {
+        self.kind
     }
 }
 
@@ -289,15 +385,14 @@ impl ViewKind {
 // === impl ConsulError ===
 
 impl ConsulError {
-    /// Whether it is about the question rather than about Consul's state.
+    /// Whether asking again will not help: the question itself is refused, unknown or answered
+    /// with more than is read.
     const fn is_refusal(&self) -> bool {
-        matches!(self, Self::Forbidden { .. } | Self::Filtered { .. }) || !self.is_general()
+        matches!(
+            self,
+            Self::Forbidden { .. } | Self::TooLarge { .. } | Self::Status { status: 404, .. }
+        )
     }
-}
-
-/// Names that cannot be asked for: a path takes them for folders.
-fn is_listed_name(name: &Text) -> bool {
-    !matches!(&**name, CONSUL_ITSELF | "" | "." | "..")
 }
 
 /// The names whose entries differ.
