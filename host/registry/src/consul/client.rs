@@ -187,6 +187,15 @@ pub(super) struct Client {
     metrics: Arc<SourceMetrics>,
 }
 
+// === impl Ask ===
+
+impl Ask {
+    /// Whether it is a long poll.
+    pub(super) const fn waits(&self) -> bool {
+        matches!(self, Self::View { index: Some(_), .. } | Self::Service { index: Some(_), .. })
+    }
+}
+
 // === impl Client ===
 
 impl Client {

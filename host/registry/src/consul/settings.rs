@@ -27,6 +27,10 @@ pub struct ConsulSettings {
     /// Requests under way at once, over everything that is watched; without TLS each is a
     /// connection. At least [`CONNECTIONS_MIN`] are used. Consul refuses more than 200
     /// connections from one client unless configured otherwise (`limits.http_max_conns_per_client`).
+    ///
+    /// Where there are more datacenters, partitions and namespaces than a fourth of this, their
+    /// long polls take turns, each for as long as `wait`: a change may then take that long times
+    /// the number of turns to be seen. Reads never wait for long polls.
     pub connections_max: usize,
     /// How long a blocking query waits for a change. Consul takes up to ten minutes.
     pub wait: Duration,

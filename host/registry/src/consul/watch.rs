@@ -10,11 +10,12 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use futures_util::{FutureExt, future};
 use landfall_core::finding::Finding;
 use landfall_core::registry::Snapshot;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::client::{Ask, Client, ConsulError, Reply};
-use super::scope::{ScopeWatch, Trouble};
+use super::scope::{Limits, ScopeWatch, Trouble};
 use super::{ConsulSettings, Scope};
 use crate::Publisher;
 
@@ -35,6 +36,7 @@ pub(super) async fn run(settings: ConsulSettings, out: &Publisher) -> Infallible
 struct Watch<'a> {
     settings: ConsulSettings,
     client: Arc<Client>,
+    budget: Arc<Budget>,
     out: &'a Publisher,
     scopes: BTreeMap<Scope, Running>,
     /// Failure to learn which scopes there are.
@@ -47,6 +49,15 @@ struct Watch<'a> {
     scopes_went: bool,
     told: Option<Trouble>,
     published: bool,
+}
+
+/// The requests that may be under way, over all scopes: each scope alone keeps to its share, but
+/// no share is smaller than what a scope works with.
+struct Budget {
+    all: Semaphore,
+    /// Of all, those that may be long polls. The others are for reads, which must not wait until
+    /// nothing changes.
+    polls: Semaphore,
 }
 
 struct Running {
@@ -72,6 +83,7 @@ enum Heard {
 impl<'a> Watch<'a> {
     fn new(settings: ConsulSettings, client: Arc<Client>, out: &'a Publisher) -> Self {
         let mut watch = Self {
+            budget: Arc::new(Budget::of(settings.connections_max)),
             settings,
             client,
             out,
@@ -124,8 +136,12 @@ impl<'a> Watch<'a> {
         if self.roster_at.is_some_and(|at| at <= now) {
             self.roster_at = None;
             let (settings, client) = (self.settings.clone(), Arc::clone(&self.client));
-            self.in_flight
-                .push(async move { Heard::Roster(roster(&settings, &client).await) }.boxed());
+            let budget = Arc::clone(&self.budget);
+            let asking = async move {
+                let _taken = budget.take(false).await;
+                Heard::Roster(roster(&settings, &client).await)
+            };
+            self.in_flight.push(asking.boxed());
         }
         for (scope, running) in &mut self.scopes {
             loop {
@@ -139,9 +155,14 @@ impl<'a> Watch<'a> {
                 }
                 let (client, scope) = (Arc::clone(&self.client), scope.clone());
                 let (epoch, token) = (running.epoch.number, running.epoch.token.clone());
+                let budget = Arc::clone(&self.budget);
                 self.in_flight.push(
                     async move {
-                        match token.run_until_cancelled(client.ask(&scope, &ask)).await {
+                        let asking = async {
+                            let _taken = budget.take(ask.waits()).await;
+                            client.ask(&scope, &ask).await
+                        };
+                        match token.run_until_cancelled(asking).await {
                             Some(answer) => Heard::Answer { scope, epoch, ask, answer },
                             None => Heard::GivenUp,
                         }
@@ -267,6 +288,24 @@ impl<'a> Watch<'a> {
     fn trouble(&self) -> Option<Trouble> {
         let scopes = || self.scopes.values().find_map(|running| running.watch.trouble());
         self.roster_trouble.clone().or_else(scopes)
+    }
+}
+
+// === impl Budget ===
+
+impl Budget {
+    fn of(connections_max: usize) -> Self {
+        let limits = Limits::of(connections_max);
+        let [all, polls] = [limits.in_flight, limits.long_polls()].map(Semaphore::new);
+        Self { all, polls }
+    }
+
+    /// Waits until one more request may be under way; it may for as long as the permits live.
+    /// Those that wait longest are first.
+    async fn take(&self, waits: bool) -> [Option<SemaphorePermit<'_>>; 2] {
+        // Nobody closes them, so there always is a permit at last.
+        let poll = if waits { self.polls.acquire().await.ok() } else { None };
+        [poll, self.all.acquire().await.ok()]
     }
 }
 

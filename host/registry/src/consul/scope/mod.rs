@@ -359,11 +359,18 @@ impl Trouble {
 // Of the requests under way, so many at most read single services: more gain nothing (measured).
 const READS_MAX: usize = 16;
 
+// The most views that a scope waits on at once.
+const VIEWS_MAX: usize = 2;
+
 impl Limits {
     pub(super) fn of(in_flight: usize) -> Self {
         let in_flight = in_flight.max(super::CONNECTIONS_MIN);
         let reads = (in_flight / 4).clamp(1, READS_MAX);
-        // Two are for views.
-        Self { in_flight, reads, polls: in_flight - reads - 2 }
+        Self { in_flight, reads, polls: in_flight - reads - VIEWS_MAX }
+    }
+
+    /// Long polls of any kind.
+    pub(super) fn long_polls(&self) -> usize {
+        self.polls + VIEWS_MAX
     }
 }
