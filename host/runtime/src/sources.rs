@@ -75,6 +75,7 @@ fn consul_settings(config: &ConsulConfig) -> ConsulSettings {
     if let Some(resync) = config.resync {
         settings.resync = resync;
     }
+    settings.partial_view = config.partial_view;
     settings
 }
 

@@ -7,7 +7,7 @@ use landfall_core::text::Text;
 use reqwest::StatusCode;
 use reqwest::header::{HeaderMap, HeaderName};
 
-use super::convert::{self, ServiceRead, View};
+use super::convert::{self, ServiceRead, View, is_listed_name};
 use super::{ConsulSettings, Scope};
 use crate::http::{self, Answer, Cluster, HttpError, Request, SecretFile};
 use crate::metrics::SourceMetrics;
@@ -18,6 +18,9 @@ const LAST_CONTACT_MS: HeaderName = HeaderName::from_static("x-consul-lastcontac
 const FILTERED: HeaderName = HeaderName::from_static("x-consul-results-filtered-by-acls");
 const BACKEND: HeaderName = HeaderName::from_static("x-consul-query-backend");
 const TOKEN: HeaderName = HeaderName::from_static("x-consul-token");
+
+/// The namespace that every partition has and nobody can delete.
+const DEFAULT_NAMESPACE: &str = "default";
 
 // Answers from this size on are parsed beside the threads that others wait for.
 const PARSE_ASIDE_BYTES: usize = 256 << 10;
@@ -98,7 +101,7 @@ pub enum ConsulError {
         lag_ms: u64,
     },
     /// An answer is larger than what is read.
-    #[error("failed to {attempt}: {source}. Raise bodyBytesMax if this size is right")]
+    #[error("failed to {attempt}: {source}, which is all that is read. Check what answers there")]
     TooLarge {
         /// What was asked for.
         attempt: String,
@@ -116,7 +119,7 @@ pub enum ConsulError {
     /// The token hides part of what was asked for.
     #[error(
         "failed to {attempt} in full: Consul's access rules hide part of it from the token. \
-         Grant it node:read and service:read there"
+         Grant it node:read and service:read there, or set partialView if it is to see no more"
     )]
     Filtered {
         /// What was asked for.
@@ -244,6 +247,7 @@ impl Client {
         let attempt = || format!("read {} of {scope}", view.what());
         let answer = self.get(scope, view.path(), index, true, &attempt).await?;
         let (index, filtered) = (index_of(&answer), is_filtered(&answer));
+        let may_be_partial = self.settings.partial_view;
         let bytes = answer.body.len();
         let parse = move || match view {
             ViewKind::Names => convert::names_view(&answer.body),
@@ -263,6 +267,8 @@ impl Client {
         if shown.is_empty() && !filtered && view.lists_services() && scope.lists_consul() {
             return Err(ConsulError::NothingListed { attempt: attempt() });
         }
+        // A token that may see a part sees some of it.
+        let filtered = filtered && !(may_be_partial && shown.keys().any(is_listed_name));
         Ok(Reply::View { index, view: shown, bytes, filtered })
     }
 
@@ -289,18 +295,20 @@ impl Client {
         let path = ["health", "service", name];
         let answer = self.get(scope, &path, index, false, &attempt).await?;
         let digest = convert::digest(&answer.body);
-        let trust = if is_filtered(&answer) {
+        let filtered = is_filtered(&answer);
+        let read = if known == Some(digest) && !filtered {
+            None
+        } else {
+            let read = convert::service(&answer.body, name, scope, self.settings.kinds);
+            Some(read.map_err(|error| malformed(attempt(), error))?)
+        };
+        let some = read.as_ref().is_some_and(|read| read.entries > 0);
+        let trust = if filtered && !(some && self.settings.partial_view) {
             Trust::Filtered
         } else if is_streamed(&answer) {
             Trust::Streamed
         } else {
             Trust::Full
-        };
-        let read = if known == Some(digest) && trust != Trust::Filtered {
-            None
-        } else {
-            let read = convert::service(&answer.body, name, scope, self.settings.kinds);
-            Some(read.map_err(|error| malformed(attempt(), error))?)
         };
         if read.as_ref().is_some_and(|read| read.entries == 0) && trust == Trust::Full {
             self.assure_rights(scope).await?;
@@ -309,10 +317,11 @@ impl Client {
         Ok(Reply::Service { index, digest, bytes, read, trust })
     }
 
-    /// Who asks without a token is not told that it lost its rights: everything just looks empty.
-    /// So before a service is believed to be gone, something else must be there.
+    /// Who asks without a token is not told that it lost its rights, and older Consul tells nobody:
+    /// everything just looks empty. So before a service is believed to be gone, something else
+    /// must be there.
     async fn assure_rights(&self, scope: &Scope) -> Result<(), ConsulError> {
-        if self.token.is_some() || !scope.lists_consul() {
+        if !scope.lists_consul() {
             return Ok(());
         }
         let attempt = || format!("read Consul's own servers in {scope}");
@@ -326,15 +335,22 @@ impl Client {
         self.view(scope, ViewKind::Names, None).await.map(drop)
     }
 
-    /// The namespaces of the partition that `scope` names.
+    /// The namespaces of the partition that `scope` names. A list without the default one, which
+    /// every partition has, was made smaller by access rules.
     pub(super) async fn namespaces(&self, scope: &Scope) -> Result<Vec<String>, ConsulError> {
         let attempt = || format!("list the namespaces of {scope} (Consul Enterprise)");
         let answered = async {
             let answer = self.get(scope, &["namespaces"], None, false, &attempt).await?;
-            if is_filtered(&answer) {
+            if is_filtered(&answer) && !self.settings.partial_view {
                 return Err(ConsulError::Filtered { attempt: attempt() });
             }
-            convert::namespaces(&answer.body).map_err(|error| malformed(attempt(), error))
+            let names =
+                convert::namespaces(&answer.body).map_err(|error| malformed(attempt(), error))?;
+            let may_be_partial = self.settings.partial_view && !names.is_empty();
+            if !may_be_partial && !names.iter().any(|name| name == DEFAULT_NAMESPACE) {
+                return Err(ConsulError::Filtered { attempt: attempt() });
+            }
+            Ok(names)
         };
         let answered = answered.await;
         if let Err(error) = &answered {

@@ -72,7 +72,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::client::ConsulError;
 use self::settings::Scope;
-pub use self::settings::{CONNECTIONS_MIN, ConsulSettings, Kinds};
+pub use self::settings::{CONNECTIONS_MIN, ConsulSettings, Kinds, RESYNC_MIN};
 use crate::backoff::Backoff;
 use crate::{Publisher, Source};
 

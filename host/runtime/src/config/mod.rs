@@ -93,6 +93,8 @@ pub struct ConsulConfig {
     pub connections_max: Option<u16>,
     /// How often all is read anew; the source's own default when unset.
     pub resync: Option<Duration>,
+    /// Whether a listing that access rules made smaller is as it should be.
+    pub partial_view: bool,
 }
 
 /// A policy to run.
@@ -359,6 +361,24 @@ sinks:
                 11:5: set one of: file, configMap
                 13:5: a sink is of one kind: kubernetes or files"#]],
         );
+    }
+
+    #[test]
+    fn reading_all_anew_must_not_fill_the_time() {
+        let of = |resync: &str| {
+            format!(
+                "sources:\n  - name: a\n    consul: {{url: \"http://127.0.0.1:8500\", resync: {resync}}}\n"
+            )
+        };
+        check(
+            &of("0s"),
+            expect!["3:44: resync is 0s; reading all anew takes a registry seconds, so set 10s or more"],
+        );
+        check(
+            &of("9999ms"),
+            expect!["3:44: resync is 9999ms; reading all anew takes a registry seconds, so set 10s or more"],
+        );
+        check(&of("10s"), expect!["ok"]);
     }
 
     #[test]

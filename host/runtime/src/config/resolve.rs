@@ -15,11 +15,12 @@ use landfall_mesh::api::Owner;
 use landfall_mesh::render::Shape;
 use landfall_policy_host::Limits;
 use landfall_registry::Url;
+use landfall_registry::consul::RESYNC_MIN;
 
 use super::tree::{Document, child};
 use super::{
     ComponentOrigin, ConfigMapOrigin, Configuration, ConsulConfig, KubeAccess, PolicyConfig,
-    Problem, SinkConfig, SinkKind, SourceConfig, SourceKind, wire,
+    Problem, SinkConfig, SinkKind, SourceConfig, SourceKind, units, wire,
 };
 
 const OWNER_DEFAULT: &str = "default";
@@ -147,6 +148,17 @@ impl Resolver<'_> {
         if consul.cert_file.is_some() != consul.key_file.is_some() {
             self.problem(at, "certFile and keyFile go together; set both or none");
         }
+        if let Some(resync) = consul.resync
+            && resync.0 < RESYNC_MIN
+        {
+            self.problem(
+                &child(at, "resync"),
+                format!(
+                    "resync is {resync}; reading all anew takes a registry seconds, so set {} or more",
+                    units::Duration(RESYNC_MIN)
+                ),
+            );
+        }
         ConsulConfig {
             urls,
             token_file: consul.token_file.as_deref().map(|path| self.path(path)),
@@ -159,6 +171,7 @@ impl Resolver<'_> {
             include_proxies: consul.include_proxies,
             connections_max: consul.connections_max,
             resync: consul.resync.map(|resync| resync.0),
+            partial_view: consul.partial_view,
         }
     }
 

@@ -89,13 +89,18 @@ pub struct ConsulSource {
     /// Whether sidecar proxies and gateways are listed too.
     #[serde(default)]
     pub include_proxies: bool,
-    /// Most connections to one agent at a time. Consul allows 200 per client by default.
+    /// Most connections to one agent at a time. Consul allows 200 per client by default. Four for
+    /// each datacenter, partition and namespace; with fewer their long polls take turns.
     #[serde(default)]
     #[schemars(range(min = 4, max = 10_000))]
     pub connections_max: Option<u16>,
-    /// How often everything is read anew though nothing seems to have changed.
+    /// How often everything is read anew though nothing seems to have changed; `10s` or more.
     #[serde(default)]
     pub resync: Option<Duration>,
+    /// Whether the token is meant to see a part of what there is. Otherwise a listing that access
+    /// rules made smaller is a doubt, and nothing is removed meanwhile.
+    #[serde(default)]
+    pub partial_view: bool,
 }
 
 /// How instances are published when no policy says otherwise.
