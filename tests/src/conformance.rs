@@ -31,7 +31,7 @@ pub trait Registry: Send {
     /// Starts anew, with what was registered but without its past. False if it has none.
     fn restart(&mut self) -> bool;
     /// Has one service that cannot be read until it is mended. False if it fails as a whole.
-    fn break_service(&mut self, service: &str) -> bool;
+    fn break_service(&mut self, service: &str, how: ServiceBreak) -> bool;
 }
 
 /// What is registered of an instance.
@@ -58,6 +58,10 @@ pub enum Break {
     Refused,
     /// The credentials see nothing: the listing is well-formed and empty.
     Hidden,
+    /// As [`Self::Hidden`], and nothing says that it is so.
+    Unsaid,
+    /// Fewer requests are asked for, whatever is asked.
+    Limited,
     /// The registry is in no state to know.
     Leaderless,
     /// Answers never end.
@@ -73,11 +77,13 @@ pub enum Break {
 }
 
 /// All of them.
-pub const BREAKS: [Break; 10] = [
+pub const BREAKS: [Break; 12] = [
     Break::Unreachable,
     Break::Errors,
     Break::Refused,
     Break::Hidden,
+    Break::Unsaid,
+    Break::Limited,
     Break::Leaderless,
     Break::Slow,
     Break::Oversize,
@@ -85,6 +91,21 @@ pub const BREAKS: [Break; 10] = [
     Break::Silent,
     Break::Gone,
 ];
+
+/// Ways for one service to break.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServiceBreak {
+    /// An error of the registry's own.
+    Errors,
+    /// Fewer requests are asked for.
+    Limited,
+    /// The registry is not there just now.
+    Unavailable,
+}
+
+/// All of them.
+pub const SERVICE_BREAKS: [ServiceBreak; 3] =
+    [ServiceBreak::Errors, ServiceBreak::Limited, ServiceBreak::Unavailable];
 
 /// What is registered: instances by service.
 pub type Listed = BTreeMap<String, BTreeSet<Facts>>;
@@ -198,6 +219,9 @@ fn put(registry: &mut dyn Registry, listed: &mut Listed, service: &str, id: &str
 }
 
 // === The cases ===
+//
+// Those that return a bool say whether the registry can do what they are about. Whoever runs them
+// asserts it: a case that nobody can fail would pass for ever.
 
 /// All that is registered is listed, then every kind of change.
 pub async fn lists_and_sees_changes(registry: &mut dyn Registry) {
@@ -247,13 +271,13 @@ pub async fn an_emptied_registry_is_empty(registry: &mut dyn Registry) {
 }
 
 /// Whatever breaks: nothing is gone, the doubt says what to do, and afterwards all is seen.
-pub async fn a_broken_registry_loses_nothing(registry: &mut dyn Registry, how: Break) {
+pub async fn a_broken_registry_loses_nothing(registry: &mut dyn Registry, how: Break) -> bool {
     let mut want = fill(registry);
     let before = want.clone();
     let mut running = Running::start(registry.source());
     running.until_listed(&want).await;
     if !registry.break_down(how) {
-        return;
+        return false;
     }
     running.until_doubted().await;
     let keeps = |state: &SourceState| {
@@ -281,13 +305,14 @@ pub async fn a_broken_registry_loses_nothing(registry: &mut dyn Registry, how: B
     want.remove("c");
     put(registry, &mut want, "e", "e1", facts(8));
     running.until_listed(&want).await;
+    true
 }
 
 /// A source that starts on a broken registry publishes nothing until it is mended.
-pub async fn nothing_is_listed_before_all_is(registry: &mut dyn Registry, how: Break) {
+pub async fn nothing_is_listed_before_all_is(registry: &mut dyn Registry, how: Break) -> bool {
     let want = fill(registry);
     if !registry.break_down(how) {
-        return;
+        return false;
     }
     let mut running = Running::start(registry.source());
     running.until_doubted().await;
@@ -295,10 +320,29 @@ pub async fn nothing_is_listed_before_all_is(registry: &mut dyn Registry, how: B
     assert_eq!(running.state.borrow().snapshot, None, "{how:?}");
     registry.mend();
     running.until_listed(&want).await;
+    true
+}
+
+/// Nor while one service cannot be read.
+pub async fn nothing_is_listed_before_every_service_is(
+    registry: &mut dyn Registry,
+    how: ServiceBreak,
+) -> bool {
+    let want = fill(registry);
+    if !registry.break_service("b.x", how) {
+        return false;
+    }
+    let mut running = Running::start(registry.source());
+    running.until_doubted().await;
+    sleep(LOOK).await;
+    assert_eq!(running.state.borrow().snapshot, None, "{how:?}");
+    registry.mend();
+    running.until_listed(&want).await;
+    true
 }
 
 /// A registry that starts anew, and whose positions mean nothing any more.
-pub async fn a_restarted_registry_is_followed(registry: &mut dyn Registry) {
+pub async fn a_restarted_registry_is_followed(registry: &mut dyn Registry) -> bool {
     let mut want = fill(registry);
     let mut running = Running::start(registry.source());
     running.until_listed(&want).await;
@@ -309,21 +353,47 @@ pub async fn a_restarted_registry_is_followed(registry: &mut dyn Registry) {
     want.entry("a".to_owned()).or_default().insert(facts(19));
     running.until_listed(&want).await;
     if !registry.restart() {
-        return;
+        return false;
     }
     registry.remove("b.x", "b1");
     want.remove("b.x");
     put(registry, &mut want, "f", "f1", facts(21));
     running.until_listed(&want).await;
+    true
 }
 
-/// One service that cannot be read stands as it was; the others go on changing.
-pub async fn a_broken_service_harms_no_other(registry: &mut dyn Registry) {
+/// A registry that starts anew while one service cannot be read: that one stands as it was.
+pub async fn a_restart_with_a_broken_service_is_followed(
+    registry: &mut dyn Registry,
+    how: ServiceBreak,
+) -> bool {
     let mut want = fill(registry);
     let mut running = Running::start(registry.source());
     running.until_listed(&want).await;
-    if !registry.break_service("b.x") {
-        return;
+    if !registry.break_service("b.x", how) || !registry.restart() {
+        return false;
+    }
+    put(registry, &mut want, "f", "f1", facts(21));
+    let changed = want.clone();
+    running.until("the others are listed", |state| seen(state).as_ref() == Some(&changed)).await;
+    running.until_doubted().await;
+    registry.mend();
+    registry.remove("b.x", "b1");
+    want.remove("b.x");
+    running.until_listed(&want).await;
+    true
+}
+
+/// One service that cannot be read stands as it was; the others go on changing.
+pub async fn a_broken_service_harms_no_other(
+    registry: &mut dyn Registry,
+    how: ServiceBreak,
+) -> bool {
+    let mut want = fill(registry);
+    let mut running = Running::start(registry.source());
+    running.until_listed(&want).await;
+    if !registry.break_service("b.x", how) {
+        return false;
     }
     put(registry, &mut want, "a", "a5", facts(11));
     registry.remove("c", "c1");
@@ -340,15 +410,16 @@ pub async fn a_broken_service_harms_no_other(registry: &mut dyn Registry) {
     registry.mend();
     want.remove("b.x");
     running.until_listed(&want).await;
+    true
 }
 
 /// One instance that cannot be read is a finding; the others of its service are listed.
-pub async fn a_malformed_instance_harms_no_other(registry: &mut dyn Registry) {
+pub async fn a_malformed_instance_harms_no_other(registry: &mut dyn Registry) -> bool {
     let mut want = fill(registry);
     let mut running = Running::start(registry.source());
     running.until_listed(&want).await;
     if !registry.put_malformed("a") {
-        return;
+        return false;
     }
     let found = |state: &SourceState| state.findings.iter().any(|f| f.subject.contains('a'));
     running.until("the finding", found).await;
@@ -356,15 +427,16 @@ pub async fn a_malformed_instance_harms_no_other(registry: &mut dyn Registry) {
     put(registry, &mut want, "g", "g1", facts(22));
     running.until_listed(&want).await;
     assert!(!running.state.borrow().findings.is_empty());
+    true
 }
 
 /// The same facts in another order are the same snapshot.
-pub async fn order_means_nothing(registry: &mut dyn Registry) {
+pub async fn order_means_nothing(registry: &mut dyn Registry) -> bool {
     let want = fill(registry);
     let mut first = Running::start(registry.source());
     first.until_listed(&want).await;
     if !registry.reorder() {
-        return;
+        return false;
     }
     first.state.mark_unchanged();
     let mut second = Running::start(registry.source());
@@ -372,4 +444,5 @@ pub async fn order_means_nothing(registry: &mut dyn Registry) {
     assert_eq!(first.state.borrow().snapshot, second.state.borrow().snapshot);
     sleep(LOOK).await;
     assert!(!first.state.has_changed().expect("it runs"), "{:?}", brief(&first.state.borrow()));
+    true
 }

@@ -35,8 +35,8 @@ const ITSELF: &str = "consul";
 pub enum Fault {
     /// Every answer is this status with this text.
     Status(u16, String),
-    /// Answers for paths that contain the text are status 500.
-    OnlyPath(String),
+    /// Answers for paths that contain the text are this status.
+    OnlyPath(String, u16),
     /// Bodies come a byte at a time, for ever.
     SlowBodies,
     /// Bodies are padded to this many bytes.
@@ -46,6 +46,11 @@ pub enum Fault {
     /// Access rules hide everything. The answers say so to who gives a token, as Consul's do, and
     /// to nobody else.
     HiddenByAcl,
+    /// As [`Self::HiddenByAcl`], and the answers say so to nobody.
+    HiddenUnsaid,
+    /// Access rules hide the services whose names contain the text. The answers say so to who
+    /// gives a token.
+    HiddenInPart(String),
     /// Nobody leads; the answers are empty and say so.
     NoLeader,
     /// Nothing is answered.
@@ -157,25 +162,12 @@ impl FakeConsul {
 
     /// Registers an entry of `/v1/health/service/<name>`, or replaces it.
     pub fn register(&self, entry: Value) {
-        let id = entry_id(&entry);
-        self.change(|catalog| {
-            let before = catalog.entries.get(&id).cloned();
-            if before.as_ref() == Some(&entry) {
-                return;
-            }
-            catalog.index += 1;
-            if before.as_ref().map(|before| &before["Service"]) != Some(&entry["Service"]) {
-                catalog.services_index = catalog.index;
-            }
-            if before.as_ref().map(|before| &before["Checks"]) != Some(&entry["Checks"]) {
-                catalog.checks_index = catalog.index;
-            }
-            if before.as_ref().map(|before| &before["Node"]) != Some(&entry["Node"]) {
-                catalog.nodes_index = catalog.index;
-            }
-            catalog.service_indexes.insert(service_name(&entry), catalog.index);
-            catalog.entries.insert(id, entry);
-        });
+        self.register_all([entry]);
+    }
+
+    /// Registers several before anybody who waits is answered.
+    pub fn register_all(&self, entries: impl IntoIterator<Item = Value>) {
+        self.change(|catalog| entries.into_iter().for_each(|entry| catalog.register(entry)));
     }
 
     /// Removes the instance `id` on `node`.
@@ -349,6 +341,28 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
 }
 
 impl Catalog {
+    fn register(&mut self, entry: Value) {
+        let id = entry_id(&entry);
+        let before = self.entries.get(&id);
+        if before == Some(&entry) {
+            return;
+        }
+        let differs = |part: &str| before.map(|before| &before[part]) != Some(&entry[part]);
+        let [service, checks, node] = ["Service", "Checks", "Node"].map(differs);
+        self.index += 1;
+        if service {
+            self.services_index = self.index;
+        }
+        if checks {
+            self.checks_index = self.index;
+        }
+        if node {
+            self.nodes_index = self.index;
+        }
+        self.service_indexes.insert(service_name(&entry), self.index);
+        self.entries.insert(id, entry);
+    }
+
     /// The index and the body, or `None` for what does not exist.
     fn answer(&self, path: &str, query: &Query) -> Option<(u64, Value)> {
         if self.missing.as_ref().is_some_and(|missing| path.contains(missing)) {
@@ -385,7 +399,11 @@ impl Catalog {
     }
 
     fn listed(&self, query: &Query) -> impl Iterator<Item = &Value> {
-        let hidden = matches!(self.fault, Some(Fault::HiddenByAcl | Fault::NoLeader));
+        let part = match &self.fault {
+            Some(Fault::HiddenByAcl | Fault::HiddenUnsaid | Fault::NoLeader) => Some(""),
+            Some(Fault::HiddenInPart(part)) => Some(part.as_str()),
+            _ => None,
+        };
         let namespace = query.namespace.clone();
         let mut all: Vec<&Value> = self.entries.values().collect();
         if self.reversed {
@@ -393,6 +411,7 @@ impl Catalog {
         }
         all.into_iter().filter(move |entry| {
             let own = entry["Service"]["Namespace"].as_str().unwrap_or("default");
+            let hidden = part.is_some_and(|part| service_name(entry).contains(part));
             !hidden && namespace.as_deref().is_none_or(|asked| asked == own)
         })
     }
@@ -414,7 +433,8 @@ impl Catalog {
     /// Whether its own server is among the services.
     fn lists_itself(&self, query: &Query) -> bool {
         let namespace = query.namespace.as_deref().unwrap_or("default");
-        namespace == "default" && !matches!(self.fault, Some(Fault::HiddenByAcl))
+        let hidden = matches!(self.fault, Some(Fault::HiddenByAcl | Fault::HiddenUnsaid));
+        namespace == "default" && !hidden
     }
 
     fn summary(&self, query: &Query) -> Value {
@@ -467,8 +487,9 @@ async fn misbehave(
             let status = StatusCode::from_u16(*code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
             Some(plain(status, text.clone()))
         }
-        Fault::OnlyPath(part) if path.contains(part) => {
-            Some(plain(StatusCode::INTERNAL_SERVER_ERROR, "rpc error: EOF".to_owned()))
+        Fault::OnlyPath(part, code) if path.contains(part) => {
+            let status = StatusCode::from_u16(*code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            Some(plain(status, "rpc error: EOF".to_owned()))
         }
         Fault::SlowBodies => {
             let bytes = stream::unfold((), |()| async {
@@ -490,7 +511,11 @@ async fn misbehave(
             std::future::pending::<()>().await;
             None
         }
-        Fault::OnlyPath(_) | Fault::HiddenByAcl | Fault::NoLeader => None,
+        Fault::OnlyPath(..)
+        | Fault::HiddenByAcl
+        | Fault::HiddenUnsaid
+        | Fault::HiddenInPart(_)
+        | Fault::NoLeader => None,
     }
 }
 
@@ -524,7 +549,7 @@ fn json_answer(
     set("x-consul-knownleader", if leads { "true" } else { "false" });
     set("x-consul-lastcontact", "0");
     set("x-consul-query-backend", if streamed { "streaming" } else { "blocking-query" });
-    if told && !streamed && matches!(fault, Some(Fault::HiddenByAcl)) {
+    if told && !streamed && matches!(fault, Some(Fault::HiddenByAcl | Fault::HiddenInPart(_))) {
         set("x-consul-results-filtered-by-acls", "true");
     }
     response

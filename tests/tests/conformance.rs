@@ -11,7 +11,9 @@ use landfall_core::registry::Health;
 use landfall_registry::Source;
 use landfall_registry::consul::{Consul, ConsulSettings};
 use landfall_registry::file::{File, FileSettings};
-use landfall_tests::conformance::{self as cases, BREAKS, Break, Facts, Registry};
+use landfall_tests::conformance::{
+    self as cases, BREAKS, Break, Facts, Registry, SERVICE_BREAKS, ServiceBreak,
+};
 use landfall_tests::fake_consul::{FakeConsul, Fault, entry};
 use serde_json::{Value, json};
 
@@ -123,6 +125,8 @@ impl Registry for Files {
             Break::Unreachable
             | Break::Refused
             | Break::Hidden
+            | Break::Unsaid
+            | Break::Limited
             | Break::Leaderless
             | Break::Slow
             | Break::Oversize
@@ -132,7 +136,7 @@ impl Registry for Files {
         true
     }
 
-    fn break_service(&mut self, _service: &str) -> bool {
+    fn break_service(&mut self, _service: &str, _how: ServiceBreak) -> bool {
         false
     }
 
@@ -230,6 +234,8 @@ impl Registry for FakeRegistry {
             }
             Break::Errors => Fault::Status(500, "rpc error making call: EOF".to_owned()),
             Break::Hidden => Fault::HiddenByAcl,
+            Break::Unsaid => Fault::HiddenUnsaid,
+            Break::Limited => Fault::Status(429, "rate limit exceeded".to_owned()),
             Break::Leaderless => Fault::NoLeader,
             Break::Slow => Fault::SlowBodies,
             Break::Oversize => Fault::Oversize(100 << 10),
@@ -241,8 +247,13 @@ impl Registry for FakeRegistry {
         true
     }
 
-    fn break_service(&mut self, service: &str) -> bool {
-        self.consul.set_fault(Some(Fault::OnlyPath(service.to_owned())));
+    fn break_service(&mut self, service: &str, how: ServiceBreak) -> bool {
+        let status = match how {
+            ServiceBreak::Errors => 500,
+            ServiceBreak::Limited => 429,
+            ServiceBreak::Unavailable => 503,
+        };
+        self.consul.set_fault(Some(Fault::OnlyPath(service.to_owned(), status)));
         true
     }
 
@@ -264,8 +275,32 @@ impl Registry for FakeRegistry {
 
 // === The suite ===
 
+/// What a registry can do, besides what all can. A case about anything else passes in vain.
+struct Able {
+    breaks: &'static [Break],
+    service_breaks: &'static [ServiceBreak],
+    restarts: bool,
+}
+
+const FILES: Able = Able {
+    breaks: &[Break::Errors, Break::Cut, Break::Gone],
+    service_breaks: &[],
+    restarts: false,
+};
+
+const CONSUL: Able = Able { breaks: &BREAKS, service_breaks: &SERVICE_BREAKS, restarts: true };
+
+/// Those of `all` for which `case` says that it could be tried. At once, for each mostly waits.
+async fn tried<T: Copy, const N: usize, F: Future<Output = bool>>(
+    all: [T; N],
+    case: impl Fn(T) -> F,
+) -> Vec<T> {
+    let tried = join_all(all.map(|how| case(how))).await;
+    all.into_iter().zip(tried).filter(|(_, tried)| *tried).map(|(how, _)| how).collect()
+}
+
 macro_rules! suite {
-    ($($name:ident: $registry:expr;)*) => {$(
+    ($($name:ident: $registry:expr, $able:expr;)*) => {$(
         mod $name {
             use super::*;
 
@@ -281,48 +316,66 @@ macro_rules! suite {
 
             #[tokio::test(flavor = "multi_thread")]
             async fn a_broken_registry_loses_nothing() {
-                // At once, for each mostly waits.
-                join_all(BREAKS.map(|how| async move {
-                    cases::a_broken_registry_loses_nothing(&mut $registry, how).await;
-                }))
-                .await;
+                let tried = tried(BREAKS, |how| async move {
+                    cases::a_broken_registry_loses_nothing(&mut $registry, how).await
+                });
+                assert_eq!(tried.await, $able.breaks);
             }
 
             #[tokio::test(flavor = "multi_thread")]
             async fn nothing_is_listed_before_all_is() {
-                // At once, for each mostly waits.
-                join_all(BREAKS.map(|how| async move {
-                    cases::nothing_is_listed_before_all_is(&mut $registry, how).await;
-                }))
-                .await;
+                let tried = tried(BREAKS, |how| async move {
+                    cases::nothing_is_listed_before_all_is(&mut $registry, how).await
+                });
+                assert_eq!(tried.await, $able.breaks);
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn nothing_is_listed_before_every_service_is() {
+                let tried = tried(SERVICE_BREAKS, |how| async move {
+                    cases::nothing_is_listed_before_every_service_is(&mut $registry, how).await
+                });
+                assert_eq!(tried.await, $able.service_breaks);
             }
 
             #[tokio::test(flavor = "multi_thread")]
             async fn a_restarted_registry_is_followed() {
-                cases::a_restarted_registry_is_followed(&mut $registry).await;
+                let tried = cases::a_restarted_registry_is_followed(&mut $registry).await;
+                assert_eq!(tried, $able.restarts);
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn a_restart_with_a_broken_service_is_followed() {
+                let tried = tried(SERVICE_BREAKS, |how| async move {
+                    cases::a_restart_with_a_broken_service_is_followed(&mut $registry, how).await
+                });
+                assert_eq!(tried.await, $able.service_breaks);
             }
 
             #[tokio::test(flavor = "multi_thread")]
             async fn a_broken_service_harms_no_other() {
-                cases::a_broken_service_harms_no_other(&mut $registry).await;
+                let tried = tried(SERVICE_BREAKS, |how| async move {
+                    cases::a_broken_service_harms_no_other(&mut $registry, how).await
+                });
+                assert_eq!(tried.await, $able.service_breaks);
             }
 
             #[tokio::test(flavor = "multi_thread")]
             async fn a_malformed_instance_harms_no_other() {
-                cases::a_malformed_instance_harms_no_other(&mut $registry).await;
+                assert!(cases::a_malformed_instance_harms_no_other(&mut $registry).await);
             }
 
             #[tokio::test(flavor = "multi_thread")]
             async fn order_means_nothing() {
-                cases::order_means_nothing(&mut $registry).await;
+                assert!(cases::order_means_nothing(&mut $registry).await);
             }
         }
     )*};
 }
 
 suite! {
-    files: Files::new();
-    consul_narrow: FakeRegistry::new(64);
-    consul_wide: FakeRegistry::new(4);
-    consul_wide_without_summary: FakeRegistry::without(4, "internal/ui");
+    files: Files::new(), FILES;
+    consul_narrow: FakeRegistry::new(64), CONSUL;
+    consul_wide: FakeRegistry::new(4), CONSUL;
+    consul_wide_without_summary: FakeRegistry::without(4, "internal/ui"), CONSUL;
 }

@@ -253,9 +253,111 @@ async fn a_dead_summary_falls_back_to_the_other_views() {
     let consul = filled(200);
     let mut running = start(settings(&consul));
     until_services(&mut running, 200).await;
-    consul.set_fault(Some(Fault::OnlyPath("internal".to_owned())));
+    consul.set_fault(Some(Fault::OnlyPath("internal".to_owned(), 500)));
     consul.register(an_entry(300, 0));
     until_services(&mut running, 201).await;
     consul.deregister("node-0", "s300-0");
     until_services(&mut running, 200).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_namespaces_share_the_connections() {
+    let consul = FakeConsul::start();
+    let names: Vec<String> = (0..20).map(|n| format!("team-{n}")).collect();
+    let mut namespaces: Vec<&str> = names.iter().map(String::as_str).collect();
+    namespaces.push("default");
+    consul.set_namespaces(&namespaces);
+    let put = |n: usize, service: usize| {
+        let mut entry = an_entry(100 * n + service, 0);
+        entry["Service"]["Namespace"] = json!(names[n]);
+        consul.register(entry);
+    };
+    for n in 0..20 {
+        (0..5).for_each(|service| put(n, service));
+    }
+    let settings = ConsulSettings {
+        connections_max: 8,
+        namespaces: vec!["*".to_owned()],
+        wait: Duration::from_millis(300),
+        ..settings(&consul)
+    };
+    let mut running = start(settings);
+    until_services(&mut running, 100).await;
+    // Their long polls take turns.
+    (0..20).for_each(|n| put(n, 7));
+    until_services(&mut running, 120).await;
+    assert!(consul.waiting_max() <= 8, "{}", consul.waiting_max());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_namespaces_without_the_default_one_is_no_list() {
+    let consul = filled(3);
+    consul.set_namespaces(&["default"]);
+    let namespaces = vec!["*".to_owned()];
+    let mut running = start(ConsulSettings { namespaces: namespaces.clone(), ..settings(&consul) });
+    until_services(&mut running, 3).await;
+    for visible in [&[][..], &["team"]] {
+        consul.set_namespaces(visible);
+        let mut fresh =
+            start(ConsulSettings { namespaces: namespaces.clone(), ..settings(&consul) });
+        fresh.until_doubted().await;
+        let state = fresh.state.borrow().clone();
+        assert_eq!(state.doubt.map(|doubt| doubt.code), Some("consul_filtered"), "{visible:?}");
+        assert_eq!(state.snapshot, None);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_sees_a_part_is_a_doubt_unless_it_is_meant_so() {
+    let token = tempfile::NamedTempFile::new().unwrap();
+    fs::write(token.path(), "reader").unwrap();
+    for connections_max in [64, 4] {
+        for partial_view in [false, true] {
+            let consul = filled(20);
+            consul.set_token(Some("reader"));
+            consul.set_fault(Some(Fault::HiddenInPart("s1".to_owned())));
+            let token_file = Some(token.path().to_owned());
+            let settings =
+                ConsulSettings { connections_max, token_file, partial_view, ..settings(&consul) };
+            // As after a restart: s1 and s10 to s19 are not known from before.
+            let mut running = start(settings);
+            let listed = running.until("nine are listed", |state| {
+                state.snapshot.as_ref().is_some_and(|s| s.services.len() == 9)
+            });
+            listed.await;
+            until_quiet(&consul).await;
+            let doubt = running.state.borrow().doubt.clone();
+            let code = (!partial_view).then_some("consul_filtered");
+            assert_eq!(doubt.as_ref().map(|doubt| doubt.code), code);
+            assert!(doubt.is_none_or(|doubt| doubt.message.contains("partialView")));
+            consul.set_fault(None);
+            until_services(&mut running, 20).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_that_trade_their_health_among_many_services_are_seen() {
+    let consul = FakeConsul::start();
+    let with_health = |instance: usize, status: &str| {
+        let mut entry = an_entry(123, instance);
+        entry["Checks"][0]["Status"] = json!(status);
+        entry
+    };
+    for service in 0..200 {
+        (0..2).for_each(|instance| consul.register(an_entry(service, instance)));
+    }
+    consul.register(with_health(0, "critical"));
+    let mut running = start(settings(&consul));
+    until_services(&mut running, 200).await;
+    until_quiet(&consul).await;
+    consul.register_all([with_health(0, "passing"), with_health(1, "critical")]);
+    running
+        .until("the other instance is well", |state| {
+            let services = state.snapshot.iter().flat_map(|s| s.services.values());
+            services.flat_map(|service| service.instances()).any(|instance| {
+                &*instance.id == "node-1/s123-1" && instance.health.as_str() == "critical"
+            })
+        })
+        .await;
 }

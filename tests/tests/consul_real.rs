@@ -15,7 +15,9 @@ use std::time::{Duration, Instant};
 use landfall_core::registry::Health;
 use landfall_registry::consul::{Consul, ConsulSettings};
 use landfall_registry::{Source, TlsFiles};
-use landfall_tests::conformance::{self as cases, BREAKS, Break, Facts, Registry, Running};
+use landfall_tests::conformance::{
+    self as cases, BREAKS, Break, Facts, Registry, Running, SERVICE_BREAKS, ServiceBreak,
+};
 use landfall_tests::servers::process::{self, Server, free_port, program, started};
 use landfall_tests::servers::{Fault, Http, Proxy};
 use serde_json::{Value, json};
@@ -159,14 +161,22 @@ impl Registry for Real {
                     let gone = self.http.send("DELETE", &format!("/v1/acl/token/{id}"), &[], "");
                     assert_eq!(gone.unwrap().status, 200);
                 }
-                Break::Leaderless | Break::Slow | Break::Oversize | Break::Cut => return false,
+                Break::Limited => self.proxy.set(Fault::Status(429)),
+                Break::Cut => self.proxy.set(Fault::Cut),
+                Break::Unsaid | Break::Leaderless | Break::Slow | Break::Oversize => return false,
             }
             true
         })
     }
 
-    fn break_service(&mut self, _service: &str) -> bool {
-        false
+    fn break_service(&mut self, service: &str, how: ServiceBreak) -> bool {
+        let status = match how {
+            ServiceBreak::Errors => 500,
+            ServiceBreak::Limited => 429,
+            ServiceBreak::Unavailable => 503,
+        };
+        self.proxy.set(Fault::OnlyPath(service.to_owned(), status));
+        true
     }
 
     fn mend(&mut self) {
@@ -229,13 +239,18 @@ async fn suite(connections_max: usize) {
     let start = || Real::start(connections_max);
     cases::lists_and_sees_changes(&mut start()).await;
     cases::an_emptied_registry_is_empty(&mut start()).await;
-    cases::a_malformed_instance_harms_no_other(&mut start()).await;
-    cases::a_restarted_registry_is_followed(&mut start()).await;
+    assert!(cases::a_malformed_instance_harms_no_other(&mut start()).await);
+    assert!(cases::a_restarted_registry_is_followed(&mut start()).await);
     for how in BREAKS {
-        cases::a_broken_registry_loses_nothing(&mut start(), how).await;
+        // The proxy hands on what Consul says, whole or cut.
+        let able =
+            !matches!(how, Break::Unsaid | Break::Leaderless | Break::Slow | Break::Oversize);
+        assert_eq!(cases::a_broken_registry_loses_nothing(&mut start(), how).await, able);
+        assert_eq!(cases::nothing_is_listed_before_all_is(&mut start(), how).await, able);
     }
-    for how in BREAKS {
-        cases::nothing_is_listed_before_all_is(&mut start(), how).await;
+    for how in SERVICE_BREAKS {
+        assert!(cases::a_broken_service_harms_no_other(&mut start(), how).await);
+        assert!(cases::nothing_is_listed_before_every_service_is(&mut start(), how).await);
     }
 }
 

@@ -19,6 +19,10 @@ pub enum Fault {
     Down,
     /// Every request is answered with this status.
     Status(u16),
+    /// Requests for paths that contain the text are answered with this status.
+    OnlyPath(String, u16),
+    /// Every answer ends in its middle, and the connection with it.
+    Cut,
     /// Every request reaches the registry so much later.
     Slow(Duration),
 }
@@ -145,13 +149,27 @@ impl Shared {
         let mut upstream: Option<TcpStream> = None;
         let mut rest = Vec::new();
         while let Some(head) = next_head(&mut client, &mut rest)? {
+            let path = path(&head);
             let fault = {
                 let mut state = self.state();
-                state.asked.push(Asked { at: Instant::now(), path: path(&head) });
-                state.fault.clone()
+                state.asked.push(Asked { at: Instant::now(), path: path.clone() });
+                match state.fault.clone() {
+                    Fault::OnlyPath(part, status) if path.contains(&part) => Fault::Status(status),
+                    Fault::OnlyPath(..) => Fault::None,
+                    fault => fault,
+                }
             };
             match fault {
-                Fault::None => {}
+                Fault::None | Fault::OnlyPath(..) => {}
+                Fault::Cut => {
+                    let mut server = TcpStream::connect((Ipv4Addr::LOCALHOST, self.upstream))?;
+                    server.write_all(&head)?;
+                    // Less than the head of any answer that has more to say.
+                    let mut part = [0; 64];
+                    let count = server.read(&mut part)?;
+                    client.write_all(&part[..count])?;
+                    return client.shutdown(Shutdown::Both);
+                }
                 Fault::Slow(delay) => thread::sleep(delay),
                 Fault::Down => return client.shutdown(Shutdown::Both),
                 Fault::Status(status) => {
