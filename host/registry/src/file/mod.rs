@@ -154,16 +154,17 @@ impl File {
             Noticed::Found => LOOK_AGAIN,
         };
         let mut told = false;
-        let mut before = Stamp::take(path);
+        // What is not there is not being written; the reading will say so.
+        let look = || Stamp::take(path).ok();
+        let mut before = if noticed == Noticed::Found { look() } else { None };
         loop {
             sleep(pause).await;
-            let now = Stamp::take(path);
-            let (written, same) = match (&before, &now) {
-                (Ok(before), Ok(now)) => (watch.is_being_written(now), before == now),
-                // What is not there is not being written; the reading will say so.
-                _ => (false, before.is_err() && now.is_err()),
-            };
-            if !written && (same || noticed == Noticed::Told) {
+            if noticed == Noticed::Told && watch.hears_no_writer() {
+                return;
+            }
+            let now = look();
+            let written = now.as_ref().is_some_and(|now| watch.is_being_written(now));
+            if !written && (noticed == Noticed::Told || before == now) {
                 return;
             }
             before = now;

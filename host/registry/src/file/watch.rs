@@ -104,6 +104,11 @@ impl Watch {
         self.shared.changed.notified().await;
     }
 
+    /// Whether nothing at all is being written that might matter.
+    pub(super) fn hears_no_writer(&self) -> bool {
+        self.shared.open().is_empty()
+    }
+
     /// Whether one of the files of `stamp` is being written, so that reading it would see a part.
     /// Others that are written beside them do not matter.
     pub(super) fn is_being_written(&self, stamp: &Stamp) -> bool {
