@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+// Twice the longest pause of the sources.
+const CALM: Duration = Duration::from_secs(60);
+
 /// Pauses that double from `first` to `most`. Each is drawn between half of itself and itself, so
 /// that many watchers of one registry that failed together do not return together.
 #[derive(Clone, Debug)]
@@ -11,6 +14,15 @@ pub struct Backoff {
     first: Duration,
     most: Duration,
     failures: u32,
+}
+
+/// A time in which nothing is asked. It grows while what calls for it returns, and begins small
+/// again after a calm time: not with the first success, or whoever is refused every other time
+/// would go on as fast as ever.
+#[derive(Debug)]
+pub struct Hold {
+    backoff: Backoff,
+    until: Option<Instant>,
 }
 
 // === impl Backoff ===
@@ -41,18 +53,6 @@ impl Backoff {
         self.failures
     }
 }
-
-/// A time in which nothing is asked. It grows while what calls for it returns, and begins small
-/// again after a calm time: not with the first success, or whoever is refused every other time
-/// would go on as fast as ever.
-#[derive(Debug)]
-pub struct Hold {
-    backoff: Backoff,
-    until: Option<Instant>,
-}
-
-/// Twice the longest pause of the sources.
-const CALM: Duration = Duration::from_secs(60);
 
 // === impl Hold ===
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use landfall_core::finding::Finding;
-use landfall_core::registry::Service;
+use landfall_core::registry::{Health, Service};
 use landfall_core::text::Text;
 use tokio::time::Instant;
 
@@ -102,6 +102,12 @@ impl Tracked {
             && self.reading.is_none()
             && self.polling.is_none()
             && self.failure.is_none()
+    }
+
+    /// Whether every instance passes its checks, as last read.
+    pub(super) fn is_well(&self) -> bool {
+        let instances = self.service.iter().flat_map(|service| service.instances());
+        instances.map(|instance| instance.health).all(|health| health == Health::Passing)
     }
 
     /// Whether an answer with `index` to the question `begun`, of which `same_as` is the digest if

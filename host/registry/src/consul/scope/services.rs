@@ -90,6 +90,11 @@ impl ScopeWatch {
                             || tracked.failure.is_some()
                             || tracked.read_at.is_some_and(|at| at > began)
                     });
+                    if found.is_none() {
+                        // It ended by skipping the rest, and whoever looks for the next one to
+                        // begin has been here already.
+                        later = later.into_iter().chain(sweep.due_at()).min();
+                    }
                 }
                 Some(at) => later = later.into_iter().chain([at]).min(),
                 None => (),

@@ -258,11 +258,13 @@ impl ScopeWatch {
         let hides_health = |name: &Text| {
             shown.and_then(|shown| shown.get(name)).is_some_and(|shown| shown.hides_health)
         };
+        // Of which all is well as far as it was read, and all is well as far as is shown, it is.
         // One that is waited for tells by itself.
         let names: Vec<Text> = self
             .tracked
             .iter()
-            .filter(|(name, tracked)| tracked.polling.is_none() && (blind || hides_health(name)))
+            .filter(|(_, tracked)| tracked.polling.is_none())
+            .filter(|(name, tracked)| blind || hides_health(name) || !tracked.is_well())
             .map(|(name, _)| Text::clone(name))
             .collect();
         self.health_sweep.begin(names.into_iter(), now);
