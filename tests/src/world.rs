@@ -1,4 +1,5 @@
 //! Generated registries, the same at every run.
+#![allow(clippy::expect_used, reason = "part of tests: a failure is theirs")]
 
 use std::sync::Arc;
 

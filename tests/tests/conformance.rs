@@ -53,22 +53,20 @@ impl Files {
         }
         // So that a folder without services is a listing.
         self.replace("0.yaml", "services: []\n");
-        for (n, (name, instances)) in self.services.iter().enumerate() {
+        for (name, instances) in &self.services {
             let mut instances = instances.clone();
-            let mut file = format!("{}.yaml", name);
             if self.reversed {
+                // Not the files as well: for as long as some have their new names and some their
+                // old ones, services would be listed twice.
                 instances.reverse();
-                file = format!("{}.yaml", 100 - n);
             }
             let listing = json!({"services": [{"name": name, "instances": instances}]});
-            self.replace(&file, &listing.to_string());
+            self.replace(&format!("{name}.yaml"), &listing.to_string());
         }
         for file in fs::read_dir(self.path()).unwrap() {
             let path = file.unwrap().path();
             let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
-            let is_number = name.parse::<u32>().is_ok();
-            let stale = if self.reversed { !is_number } else { !self.services.contains_key(&name) };
-            if stale && name != "0" {
+            if !self.services.contains_key(&name) && name != "0" {
                 fs::remove_file(path).unwrap();
             }
         }
@@ -295,7 +293,7 @@ async fn tried<T: Copy, const N: usize, F: Future<Output = bool>>(
     all: [T; N],
     case: impl Fn(T) -> F,
 ) -> Vec<T> {
-    let tried = join_all(all.map(|how| case(how))).await;
+    let tried = join_all(all.map(&case)).await;
     all.into_iter().zip(tried).filter(|(_, tried)| *tried).map(|(how, _)| how).collect()
 }
 

@@ -1,6 +1,8 @@
 //! The whole line against a sink in memory, over random histories of a registry: what is planned
 //! converges, a restart writes nothing, and nothing is lost without evidence.
 
+#![allow(clippy::unwrap_used, reason = "a failure ends the test")]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
