@@ -372,11 +372,15 @@ sinks:
         };
         check(
             &of("0s"),
-            expect!["3:44: resync is 0s; reading all anew takes a registry seconds, so set 10s or more"],
+            expect![
+                "3:44: resync is 0s; reading all anew takes a registry seconds, so set 10s or more"
+            ],
         );
         check(
             &of("9999ms"),
-            expect!["3:44: resync is 9999ms; reading all anew takes a registry seconds, so set 10s or more"],
+            expect![
+                "3:44: resync is 9999ms; reading all anew takes a registry seconds, so set 10s or more"
+            ],
         );
         check(&of("10s"), expect!["ok"]);
     }
