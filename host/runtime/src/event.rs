@@ -5,8 +5,8 @@ use std::sync::Arc;
 use landfall_mesh::sink::Applied;
 use landfall_policy_host::{AdmissionError, Revision};
 
-use crate::daemon::Prepared;
 use crate::policies::Offered;
+use crate::prepared::Prepared;
 
 /// What wakes the line.
 #[derive(Debug)]

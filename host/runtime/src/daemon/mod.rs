@@ -6,8 +6,6 @@
 mod policies;
 mod reload;
 
-pub(crate) use self::reload::Prepared;
-
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +19,6 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::policies::PolicySlot;
 use self::reload::Reloading;
 use crate::admin::Admin;
 use crate::clock;
@@ -33,6 +30,7 @@ use crate::line::{Line, Round};
 use crate::metrics::Metrics;
 use crate::once::{line_options, worker_count};
 use crate::sinks::RunningSink;
+use crate::slots::PolicySlot;
 use crate::sources::{self, RunningSource, RunningSources};
 use crate::status::Status;
 use crate::telemetry::{FindingsSeen, RoundDone, StepDone};
@@ -109,7 +107,7 @@ impl Daemon {
         }
         for config in self.config.policies.clone() {
             let slot = PolicySlot::start(config, &self.clients).await?;
-            slot.listen(&self.events);
+            self.listen(&slot);
             self.policies.push(slot);
         }
         self.update_waiting();

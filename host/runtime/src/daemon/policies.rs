@@ -2,67 +2,35 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use landfall_core::pattern::Selector;
 use landfall_core::text::Text;
 use landfall_mesh::kube::configmap::ConfigMap;
 use landfall_mesh::kube::events::Note;
-use landfall_policy_host::{AdmissionError, Link, Revision, Rules, is_transient};
-use tokio::sync::mpsc;
+use landfall_policy_host::{AdmissionError, Revision, Rules, is_transient};
 
 use super::{Daemon, forward};
 use crate::clock;
-use crate::config::{ComponentOrigin, Configuration, PolicyConfig};
+use crate::config::ComponentOrigin;
 use crate::event::Event;
-use crate::kubernetes::Clients;
 use crate::line::{Faulted, RulesRefused};
-use crate::policies::{Offer, Offered, PolicyFeed, admit};
+use crate::policies::{Offer, Offered, admit};
+use crate::slots::{PolicySlot, rules, waiting};
 use crate::telemetry::{PolicyFaulted, PolicyRefused, PolicyTaken};
 
 /// How long a candidate waits that was refused for what may pass, such as a machine too busy to
 /// answer in time.
 const ADMIT_AGAIN: Duration = Duration::from_secs(30);
 
-/// A policy between what is offered and what is at work.
-#[derive(Debug)]
-pub(super) struct PolicySlot {
-    /// Tells it apart from another of the same name that a reload put in its place.
-    pub(super) serial: u64,
-    pub(super) feed: PolicyFeed,
-    /// At work; `None` until the first was admitted.
-    pub(super) revision: Option<Arc<Revision>>,
-    /// Being compiled.
-    pub(super) admitting: bool,
-    /// What was tried last, so that the same is not tried again.
-    pub(super) tried: Option<Arc<Offered>>,
-}
-
-impl PolicySlot {
-    /// Begins to watch the policy's origin.
-    ///
-    /// # Errors
-    /// The Kubernetes API that it names cannot be reached by any configuration.
-    pub(super) async fn start(config: PolicyConfig, clients: &Clients) -> anyhow::Result<Self> {
-        static SERIAL: AtomicU64 = AtomicU64::new(0);
-        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-        let feed = PolicyFeed::start(config, clients).await?;
-        Ok(Self { serial, feed, revision: None, admitting: false, tried: None })
-    }
-
-    /// Sends an event for what is offered now and for whatever is offered from now on.
-    pub(super) fn listen(&self, events: &mpsc::Sender<Event>) {
-        let slot = self.serial;
-        forward(self.feed.offer.clone(), events.clone(), move || Event::Offer { slot });
-    }
-
-    pub(super) fn name(&self) -> &Text {
-        &self.feed.config.name
-    }
-}
-
 impl Daemon {
+    /// Has an event sent for what a slot is offered now and for whatever it is from now on.
+    pub(super) fn listen(&self, slot: &PolicySlot) {
+        let serial = slot.serial;
+        forward(slot.feed.offer.clone(), self.events.clone(), move || Event::Offer {
+            slot: serial,
+        });
+    }
+
     /// Compiles what a policy's origin offers, unless it was tried before.
     pub(super) fn consider(&mut self, serial: u64) {
         let Some(slot) = self.policies.iter_mut().find(|slot| slot.serial == serial) else {
@@ -229,23 +197,4 @@ impl Daemon {
             .map(|slot| (Text::clone(slot.name()), slot.revision.is_some()))
             .collect()
     }
-}
-
-/// The services that wait for a policy that was not admitted yet.
-pub(super) fn waiting<'a>(slots: impl IntoIterator<Item = &'a PolicySlot>) -> Vec<Selector> {
-    let without = slots.into_iter().filter(|slot| slot.revision.is_none());
-    without.map(|slot| slot.feed.selector()).collect()
-}
-
-/// The rules that `config` and the revisions of `slots` make.
-pub(super) fn rules<'a>(
-    config: &Configuration,
-    slots: impl IntoIterator<Item = &'a PolicySlot>,
-) -> Arc<Rules> {
-    let link = |slot: &PolicySlot| {
-        let revision = Arc::clone(slot.revision.as_ref()?);
-        let Selector { sources, services } = slot.feed.selector();
-        Some(Link { revision, sources, services })
-    };
-    Rules::new(config.defaults.clone(), slots.into_iter().filter_map(link).collect())
 }

@@ -8,30 +8,24 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use landfall_core::registry::SourceName;
 use landfall_core::text::Text;
-use landfall_policy_host::PolicyEngine;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::Daemon;
-use super::policies::{PolicySlot, rules, waiting};
 use crate::clock;
 use crate::config::{self, Configuration, PolicyConfig};
 use crate::event::Event;
-use crate::kubernetes::Clients;
 use crate::once::line_options;
-use crate::policies::admit;
-use crate::sinks::RunningSink;
+use crate::prepared::{Prepared, prepare};
+use crate::slots::{PolicySlot, rules, waiting};
 use crate::sources::RunningSource;
 use crate::telemetry::{ConfigurationRefused, ConfigurationTaken};
 
 /// How often the configuration file is looked at.
 const CONFIG_POLL: Duration = Duration::from_millis(500);
-/// How long a policy's origin may take to offer something.
-const OFFER_WAIT: Duration = Duration::from_secs(10);
 /// How long a configuration waits that is legal but was refused, as for a ConfigMap that is not
 /// there yet.
 const TRY_AGAIN: Duration = Duration::from_secs(30);
@@ -42,15 +36,6 @@ pub(super) struct Reloading {
     /// Counts reloads, so that one that was overtaken is told apart.
     number: u64,
     preparing: Option<AbortHandle>,
-}
-
-/// A configuration, with what is new in it and can fail.
-#[derive(Debug)]
-pub(crate) struct Prepared {
-    config: Configuration,
-    policies: Vec<PolicySlot>,
-    /// `None` when they stay.
-    sinks: Option<Vec<RunningSink>>,
 }
 
 impl Daemon {
@@ -132,7 +117,7 @@ impl Daemon {
             }
         };
         // From here on nothing fails.
-        new.iter().for_each(|slot| slot.listen(&self.events));
+        new.iter().for_each(|slot| self.listen(slot));
         let mut known: BTreeMap<Text, PolicySlot> = BTreeMap::new();
         for slot in std::mem::take(&mut self.policies).into_iter().chain(new) {
             known.insert(Text::clone(slot.name()), slot);
@@ -163,50 +148,6 @@ impl Daemon {
             }
         }
     }
-}
-
-async fn prepare(
-    config: Configuration,
-    policies: Vec<PolicyConfig>,
-    with_sinks: bool,
-    engine: &Arc<PolicyEngine>,
-    clients: &Clients,
-) -> anyhow::Result<Prepared> {
-    let mut slots = Vec::new();
-    for policy in policies {
-        slots.push(prepared_slot(policy, engine, clients).await?);
-    }
-    let mut sinks = None;
-    if with_sinks {
-        let mut started = Vec::new();
-        for sink in &config.sinks {
-            let sink = RunningSink::start(sink.clone(), &config.owner, clients).await?;
-            sink.prepare().await;
-            started.push(sink);
-        }
-        sinks = Some(started);
-    }
-    Ok(Prepared { config, policies: slots, sinks })
-}
-
-/// A policy of a new configuration, admitted.
-async fn prepared_slot(
-    config: PolicyConfig,
-    engine: &Arc<PolicyEngine>,
-    clients: &Clients,
-) -> anyhow::Result<PolicySlot> {
-    let mut slot = PolicySlot::start(config, clients).await?;
-    let offered = slot.feed.offered(OFFER_WAIT).await?;
-    let (engine, config) = (Arc::clone(engine), slot.feed.config.clone());
-    let tried = Arc::clone(&offered);
-    let admitted = tokio::task::spawn_blocking(move || admit(&engine, &config, &offered));
-    let revision = admitted
-        .await
-        .context("compiling ended early")?
-        .with_context(|| format!("failed to load policy {}", slot.name()))?;
-    slot.revision = Some(revision);
-    slot.tried = Some(tried);
-    Ok(slot)
 }
 
 /// Tells when the configuration file changes, and once in the beginning: it may have changed since

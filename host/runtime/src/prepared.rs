@@ -1,0 +1,75 @@
+//! What of a changed configuration may take long or fail, made ready before anything is replaced.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use landfall_policy_host::PolicyEngine;
+
+use crate::config::{Configuration, PolicyConfig};
+use crate::kubernetes::Clients;
+use crate::policies::admit;
+use crate::sinks::RunningSink;
+use crate::slots::PolicySlot;
+
+/// How long a policy's origin may take to offer something.
+const OFFER_WAIT: Duration = Duration::from_secs(10);
+
+/// A configuration, with what is new in it and can fail.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    /// The configuration.
+    pub(crate) config: Configuration,
+    /// Policies that are new or configured otherwise, each admitted.
+    pub(crate) policies: Vec<PolicySlot>,
+    /// All sinks, connected; `None` when they stay.
+    pub(crate) sinks: Option<Vec<RunningSink>>,
+}
+
+/// Prepares a configuration, of whose policies `policies` are new.
+///
+/// # Errors
+/// A policy cannot be loaded, or a sink cannot be set up.
+pub(crate) async fn prepare(
+    config: Configuration,
+    policies: Vec<PolicyConfig>,
+    with_sinks: bool,
+    engine: &Arc<PolicyEngine>,
+    clients: &Clients,
+) -> anyhow::Result<Prepared> {
+    let mut slots = Vec::new();
+    for policy in policies {
+        slots.push(prepared_slot(policy, engine, clients).await?);
+    }
+    let mut sinks = None;
+    if with_sinks {
+        let mut started = Vec::new();
+        for sink in &config.sinks {
+            let sink = RunningSink::start(sink.clone(), &config.owner, clients).await?;
+            sink.prepare().await;
+            started.push(sink);
+        }
+        sinks = Some(started);
+    }
+    Ok(Prepared { config, policies: slots, sinks })
+}
+
+/// A policy of a new configuration, admitted.
+async fn prepared_slot(
+    config: PolicyConfig,
+    engine: &Arc<PolicyEngine>,
+    clients: &Clients,
+) -> anyhow::Result<PolicySlot> {
+    let mut slot = PolicySlot::start(config, clients).await?;
+    let offered = slot.feed.offered(OFFER_WAIT).await?;
+    let (engine, config) = (Arc::clone(engine), slot.feed.config.clone());
+    let tried = Arc::clone(&offered);
+    let admitted = tokio::task::spawn_blocking(move || admit(&engine, &config, &offered));
+    let revision = admitted
+        .await
+        .context("compiling ended early")?
+        .with_context(|| format!("failed to load policy {}", slot.name()))?;
+    slot.revision = Some(revision);
+    slot.tried = Some(tried);
+    Ok(slot)
+}
