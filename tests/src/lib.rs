@@ -1,9 +1,11 @@
-//! What the tests of Landfall share: the program, the repository as text, and hostile guests.
+//! What the tests of Landfall share: the program, the repository as text, hostile guests, and a
+//! daemon without its edges.
 
 pub mod binary;
 pub mod conformance;
 pub mod fake_consul;
 pub mod hostile;
+pub mod line;
 pub mod markdown;
 pub mod repository;
 #[cfg(feature = "e2e")]

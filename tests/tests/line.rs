@@ -3,80 +3,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a failure ends the test")]
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::Duration;
-
-use landfall_core::guard::GuardSettings;
-use landfall_core::plan::{Mode, Observed, Step};
-use landfall_core::registry::{Doubt, Snapshot, SourceName, SourceState};
-use landfall_core::time::Time;
-use landfall_mesh::api::Body;
-use landfall_policy_host::{Rules, Workers};
-use landfall_runtime::line::sink::{SinkLine, SinkOptions};
-use landfall_runtime::line::{Line, LineOptions};
+use landfall_core::plan::Observed;
+use landfall_core::registry::{Doubt, Snapshot, SourceState};
+use landfall_tests::line::{DEFAULT, OPEN, World};
 use landfall_tests::world;
 use proptest::prelude::*;
-
-const GRACE: Duration = Duration::from_secs(30);
-const OPEN: GuardSettings =
-    GuardSettings { removal_share_percent: 100, removal_min: 0, hold: Duration::from_secs(600) };
-const DEFAULT: GuardSettings =
-    GuardSettings { removal_share_percent: 20, removal_min: 10, hold: Duration::from_secs(600) };
-
-/// A daemon without its edges: the line, and one sink in memory that takes every step.
-struct World {
-    line: Line,
-    sink: SinkLine,
-    held: Observed<Body>,
-    guard: GuardSettings,
-    now: Time,
-}
-
-impl World {
-    fn new(held: Observed<Body>, guard: GuardSettings) -> Self {
-        let workers = Workers::start(1).unwrap();
-        let rules = Rules::new(world::defaults(), Vec::new());
-        let options = LineOptions { render: Default::default(), grace: GRACE };
-        let mut line = Line::new(workers, rules, options);
-        line.add_source(world::source(), "file");
-        let sink = SinkLine::new(Mode::Sync, Vec::new());
-        Self { line, sink, held, guard, now: Time::from_millis(1_000_000) }
-    }
-
-    /// One round with what the source offers; returns the steps, which are applied.
-    fn round(&mut self, state: &SourceState) -> Vec<Step<Body>> {
-        let states: BTreeMap<SourceName, SourceState> =
-            BTreeMap::from([(world::source(), state.clone())]);
-        let round = self.line.round(&states, self.now);
-        self.sink.observe(&self.held, self.line.desired());
-        self.sink.desire(&round, self.now);
-        let evidence = self.line.evidence();
-        let options =
-            SinkOptions { evidence: &evidence, guard: &self.guard, grace: GRACE, now: self.now };
-        let due = self.sink.due(self.line.desired(), options);
-        for step in &due.steps {
-            match step.to() {
-                Some(object) => self.held.ours.insert(step.id().clone(), Arc::clone(object)),
-                None => self.held.ours.remove(step.id()),
-            };
-            self.sink.applied(step.id(), self.now);
-        }
-        self.sink.observe(&self.held, self.line.desired());
-        due.steps
-    }
-
-    /// Rounds until nothing is due any more, through all grace times.
-    fn settle(&mut self, state: &SourceState) {
-        for _ in 0..4 {
-            self.round(state);
-            self.now = self.now.plus(GRACE);
-        }
-        assert!(self.round(state).is_empty(), "planning again gives no step");
-        assert!(self.sink.is_settled());
-        assert_eq!(self.held.ours, *self.line.desired());
-    }
-}
 
 /// Parts of one generated listing, so that services come, go and change.
 fn history() -> impl Strategy<Value = Vec<Snapshot>> {
@@ -127,7 +58,7 @@ proptest! {
         let mut world = World::new(Observed::default(), OPEN);
         let listing = first.last().cloned().unwrap_or_default();
         world.settle(&world::state(listing.clone()));
-        let before: usize = endpoints(&world);
+        let before = world.endpoints();
         let doubt = Doubt { code: "unreachable", message: String::new(), since: world.now };
         for snapshot in later {
             let state = SourceState { doubt: Some(doubt.clone()), ..world::state(snapshot) };
@@ -136,13 +67,8 @@ proptest! {
                 prop_assert!(step.to().is_some());
             }
         }
-        prop_assert!(endpoints(&world) >= before);
+        prop_assert!(world.endpoints() >= before);
     }
-}
-
-fn endpoints(world: &World) -> usize {
-    use landfall_core::mesh::Body as _;
-    world.held.ours.values().map(|object| object.body.endpoint_count()).sum()
 }
 
 #[test]

@@ -35,8 +35,8 @@ pub struct DecidedService {
 pub struct Decision {
     /// Where it is published, or why it is not.
     pub outcome: Outcome,
-    /// Why the outcome is an older one: a policy failed on this instance. It is not tried again
-    /// until the instance, its service or the rules change.
+    /// Why the outcome is an older one: a policy failed on this instance. It is tried again when
+    /// the instance, its service or the rules change, or, where that may help, after a while.
     pub fault: Option<Arc<Fault>>,
 }
 

@@ -1,0 +1,293 @@
+//! The whole line with policies that fail: what stands stays, nobody else is harmed, and what
+//! service policies say takes effect at once.
+
+#![allow(clippy::unwrap_used, reason = "a helper of a test fails the test")]
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use landfall_core::mesh::Body as _;
+use landfall_core::plan::{Observed, Step};
+use landfall_core::registry::{Instance, Service, Snapshot, SourceName};
+use landfall_core::text::Text;
+use landfall_mesh::api::Body;
+use landfall_mesh::render::{RenderOptions, Shape};
+use landfall_mesh::testing::Dice;
+use landfall_policy_host::{
+    Candidate, EngineSettings, Limits, Link, PolicyEngine, Revision, Rules,
+};
+use landfall_runtime::line::{LineOptions, Round};
+use landfall_tests::hostile::hostile;
+use landfall_tests::line::{DEFAULT, GRACE, OPEN, World};
+use landfall_tests::world;
+
+/// A policy that is one of the hostile guests, under its name.
+fn link(guest: &str) -> Link {
+    let engine = PolicyEngine::start(EngineSettings::default()).unwrap();
+    let candidate = Candidate {
+        name: Text::from(guest),
+        bytes: &hostile(guest),
+        settings_json: "{}",
+        limits: Limits { time_max: Duration::from_millis(20), ..Limits::default() },
+    };
+    let revision = Revision::admit(&engine, candidate).unwrap();
+    Link { revision, sources: Vec::new(), services: Vec::new() }
+}
+
+fn rules(links: Vec<Link>) -> Arc<Rules> {
+    Rules::new(world::defaults(), links)
+}
+
+fn judged(names: &[&str]) -> BTreeSet<Text> {
+    names.iter().copied().map(Text::from).collect()
+}
+
+/// The listing with an instance in its first service on which `trap-on-poison` fails.
+fn poisoned(snapshot: &Snapshot) -> Snapshot {
+    with_instance(snapshot, |like| Instance {
+        id: Text::from("poison"),
+        address: Text::from("10.9.9.9"),
+        ..like.clone()
+    })
+}
+
+/// The listing with another instance in its first service, made after the first one there.
+fn with_instance(snapshot: &Snapshot, make: impl Fn(&Instance) -> Instance) -> Snapshot {
+    let (key, service) = snapshot.services.get_min().unwrap();
+    let mut instances = service.instances().to_vec();
+    instances.push(Arc::new(make(&instances[0])));
+    let Service { meta, ext, .. } = &**service;
+    let (service, _) = Service::new(key.clone(), meta.clone(), ext.clone(), instances);
+    let mut snapshot = snapshot.clone();
+    snapshot.services.insert(key.clone(), Arc::new(service));
+    snapshot
+}
+
+fn verbs(steps: &[Step<Body>]) -> Vec<&str> {
+    steps.iter().map(Step::verb).collect()
+}
+
+#[test]
+fn one_poisonous_instance_holds_back_its_own_service_alone() {
+    let snapshot = world::snapshot(3, 3);
+    let mut before = World::new(Observed::default(), OPEN);
+    before.settle(&world::state(poisoned(&snapshot)));
+
+    // After a restart a policy fails on an instance that an earlier process published.
+    let mut world = World::with(vec![link("trap-on-poison")], before.held, OPEN);
+    let steps = world.round(&world::state(poisoned(&snapshot)));
+    assert_eq!(verbs(&steps), [""; 0], "the object that has it stays as it is");
+    assert_eq!(world.sink.held().len(), 1);
+    assert_eq!(world.endpoints(), 10);
+
+    // Another service loses an instance meanwhile.
+    let fewer = world::with_service(&poisoned(&snapshot), 2, 2, 0);
+    let steps = world.round(&world::state(fewer.clone()));
+    assert_eq!(verbs(&steps), ["update"]);
+    assert_eq!(world.endpoints(), 9);
+
+    // The poisonous one leaves its registry.
+    let cured = world::with_service(&snapshot, 2, 2, 0);
+    world.settle(&world::state(cured));
+    assert_eq!(world.endpoints(), 8);
+
+    // One that comes later was published by nobody, so nothing waits for it.
+    let later = world::with_service(&poisoned(&snapshot), 0, 1, 0);
+    let later = poisoned(&later);
+    world.settle(&world::state(later));
+    assert_eq!(world.endpoints(), 7);
+    assert!(world.sink.held().is_empty());
+}
+
+#[test]
+fn how_a_policy_failed_is_told_once() {
+    let snapshot = world::snapshot(2, 3);
+    let mut world = World::with(vec![link("trap-on-poison")], Observed::default(), OPEN);
+    let states = |snapshot: &Snapshot| [(world::source(), world::state(snapshot.clone()))].into();
+    let round = world.line.round(&states(&poisoned(&snapshot)), world.now);
+    let faulted = &round.faults["trap-on-poison"];
+    assert_eq!((faulted.count, faulted.fault.code), (1, "trap"));
+    assert!(faulted.first.ends_with("/poison"), "{}", faulted.first);
+    assert_eq!(round.findings.len(), 1);
+    let round = world.line.round(&states(&world::changed(&poisoned(&snapshot), 1, 7)), world.now);
+    assert!(round.faults.is_empty() && round.findings.is_empty(), "{round:?}");
+    let counts: usize = world.line.finding_counts().values().sum();
+    assert_eq!(counts, 1);
+    world.line.round(&states(&snapshot), world.now);
+    let counts: usize = world.line.finding_counts().values().sum();
+    assert_eq!(counts, 0);
+}
+
+#[test]
+fn what_may_have_passed_is_tried_again_with_pauses() {
+    let snapshot = poisoned(&world::snapshot(1, 3));
+    let mut world = World::with(vec![link("loop-on-poison")], Observed::default(), OPEN);
+    let states = [(world::source(), world::state(snapshot))].into();
+    let round = world.line.round(&states, world.now);
+    assert_eq!(round.faults["loop-on-poison"].fault.code, "deadline");
+    let mut pauses = Vec::new();
+    let mut wake = round.wake;
+    for _ in 0..3 {
+        let at = wake.unwrap();
+        pauses.push(at.since(world.now).as_secs());
+        let early = world.line.round(&states, world.now);
+        assert_eq!(early.services, 0);
+        world.now = at;
+        let round = world.line.round(&states, world.now);
+        assert_eq!(round.services, 1, "it is decided again");
+        wake = round.wake;
+    }
+    assert_eq!(pauses, [30, 60, 120]);
+}
+
+#[test]
+fn service_policies_take_effect_on_hosts_that_are_there() {
+    let mut world = World::new(Observed::default(), DEFAULT);
+    let state = world::state(world::snapshot(3, 2));
+    world.settle(&state);
+    let is_set = |world: &World| {
+        let entries = world.held.ours.values().filter_map(|object| object.body.service_entry());
+        entries.filter(|entry| entry.hosts.len() > 1).count()
+    };
+    assert_eq!(is_set(&world), 0);
+    let round =
+        world.line.change_rules(&rules(vec![link("service-illegal")]), &judged(&[]), world.now);
+    assert_eq!(world.take(&round.unwrap()).len(), 3);
+    assert_eq!(is_set(&world), 3);
+    let round = world.line.change_rules(&rules(Vec::new()), &judged(&[]), world.now);
+    assert_eq!(world.take(&round.unwrap()).len(), 3);
+    assert_eq!(is_set(&world), 0);
+    world.settle(&state);
+}
+
+#[test]
+fn a_policy_that_fails_is_not_taken() {
+    let mut world = World::new(Observed::default(), DEFAULT);
+    let state = world::state(world::snapshot(3, 2));
+    world.settle(&state);
+    for guest in ["trap-decide", "service-trap"] {
+        let refused =
+            world.line.change_rules(&rules(vec![link(guest)]), &judged(&[guest]), world.now);
+        let refused = refused.unwrap_err();
+        assert_eq!(&*refused.policy, guest);
+        assert!(refused.first.contains("service-0000"), "{refused}");
+        assert!(world.line.rules().links().is_empty());
+        world.settle(&state);
+    }
+}
+
+#[test]
+fn a_host_that_no_service_policy_answered_for_keeps_what_an_earlier_process_wrote() {
+    let state = world::state(world::snapshot(3, 2));
+    let mut before = World::with(vec![link("service-illegal")], Observed::default(), OPEN);
+    before.settle(&state);
+
+    let mut world = World::with(vec![link("service-trap")], before.held.clone(), OPEN);
+    assert_eq!(verbs(&world.round(&state)), [""; 0]);
+    assert_eq!(world.held.ours, before.held.ours);
+    assert_eq!(world.sink.held().len(), 3);
+    // A host that is new is not published without what may restrict it.
+    let more = world::state(world::with_service(&world::snapshot(3, 2), 7, 2, 0));
+    assert_eq!(verbs(&world.round(&more)), [""; 0]);
+
+    let round =
+        world.line.change_rules(&rules(vec![link("service-illegal")]), &judged(&[]), world.now);
+    assert_eq!(verbs(&world.take(&round.unwrap())), ["create"]);
+    world.settle(&more);
+}
+
+#[test]
+fn a_source_under_another_name_takes_its_objects_along() {
+    let state = world::state(world::snapshot(3, 2));
+    let mut before = World::new(Observed::default(), OPEN);
+    before.settle(&state);
+    let mut world = World::new(before.held, OPEN);
+    world.line.remove_source(&world::source());
+    let renamed = SourceName::parse("renamed").unwrap();
+    world.line.add_source(renamed.clone(), "file");
+    let silent = world.line.round(&[].into(), world.now);
+    assert_eq!(verbs(&world.take(&silent)), [""; 0], "before the renamed source has spoken");
+    let spoken = world.line.round(&[(renamed, state)].into(), world.now);
+    // Its name is in the hosts: the old ones go because all sources have spoken.
+    let mut verbs: Vec<&str> = world.take(&spoken).iter().map(Step::verb).collect();
+    verbs.sort_unstable();
+    assert_eq!(verbs, ["create", "create", "create", "empty", "empty", "empty"]);
+}
+
+#[test]
+fn a_source_of_another_kind_under_the_same_name_is_silent_until_it_lists() {
+    let state = world::state(world::snapshot(3, 2));
+    let mut world = World::new(Observed::default(), OPEN);
+    world.settle(&state);
+    world.line.add_source(world::source(), "consul");
+    assert_eq!(world.line.registry(&world::source()), "consul");
+    let empty = world::state(Snapshot::default());
+    let round = world.line.round(&[].into(), world.now);
+    assert_eq!(verbs(&world.take(&round)), [""; 0]);
+    assert_eq!(verbs(&world.round(&empty)), ["empty", "empty", "empty"]);
+}
+
+/// Has all endpoints stand in WorkloadEntries from now on, or in the ServiceEntries.
+fn reshape(world: &mut World, shape: Shape, state: &landfall_core::registry::SourceState) -> Round {
+    let render = RenderOptions { shape, ..RenderOptions::default() };
+    world.line.set_options(LineOptions { render, grace: GRACE });
+    world.line.round(&[(world::source(), state.clone())].into(), world.now)
+}
+
+#[test]
+fn a_service_that_changes_its_shape_never_lacks_endpoints() {
+    let state = world::state(world::snapshot(1, 3));
+    for (from, to) in
+        [(Shape::Inline, Shape::WorkloadEntries), (Shape::WorkloadEntries, Shape::Inline)]
+    {
+        let mut world = World::new(Observed::default(), DEFAULT);
+        let round = reshape(&mut world, from, &state);
+        world.take(&round);
+        let mut round = reshape(&mut world, to, &state);
+        // Half of all requests fail, and steps come back in their own time.
+        let mut dice = Dice::new(7);
+        for turn in 0..200 {
+            let steps = world.due(&round);
+            round = Round::default();
+            let phases: BTreeSet<u8> = steps.iter().map(Step::phase).collect();
+            // As a sink does: what a failed step is needed for is not tried.
+            let mut stuck = false;
+            for phase in phases {
+                let of_phase: Vec<_> = steps.iter().filter(|step| step.phase() == phase).collect();
+                let blocked = stuck;
+                for step in of_phase {
+                    if blocked || dice.below(2) == 0 {
+                        stuck = true;
+                        world.sink.failed(step.id(), world.now);
+                    } else {
+                        world.apply(step);
+                    }
+                    assert_eq!(
+                        reachable(&world),
+                        3,
+                        "{from:?} to {to:?}, turn {turn}: {}",
+                        step.id()
+                    );
+                }
+            }
+            world.sink.observe(&world.held, world.line.desired());
+            world.now = world.now.plus(Duration::from_millis(2500));
+        }
+        assert_eq!(world.held.ours, *world.line.desired(), "{from:?} to {to:?}");
+    }
+}
+
+/// Endpoints that proxies have: inline, or selected by a ServiceEntry that selects.
+fn reachable(world: &World) -> usize {
+    let bodies = || world.held.ours.values().map(|object| &object.body);
+    let inline: usize = bodies()
+        .filter(|body| body.service_entry().is_some())
+        .map(|body| body.endpoint_count())
+        .sum();
+    let selects = bodies()
+        .filter_map(|body| body.service_entry())
+        .any(|entry| matches!(entry.endpoints, landfall_mesh::api::Endpoints::Selected(_)));
+    let workloads = bodies().filter(|body| body.service_entry().is_none()).count();
+    if selects { workloads } else { inline }
+}
