@@ -88,6 +88,7 @@ e2e: ## Run the tests against real Consul, kube-apiserver, istiod and Envoy; ins
 	cargo build --locked --workspace --bins --tests --features landfall-tests/e2e
 	$(make_components)
 	eval "$$(tests/servers/install.sh)" && \
+	cargo test --locked --workspace --features landfall-tests/e2e --test consul_real --test mesh_real -- --test-threads=2 && \
 	cargo test --locked --workspace --features landfall-tests/e2e --test e2e -- --test-threads=1 --nocapture
 
 bench: plugins ## Measure what a call, a change and a cold start cost
