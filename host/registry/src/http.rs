@@ -68,6 +68,7 @@ pub(crate) struct Request {
     pub(crate) path: Vec<String>,
     pub(crate) query: Vec<(&'static str, String)>,
     pub(crate) headers: HeaderMap,
+    pub(crate) basic: Option<Basic>,
     /// For the whole answer.
     pub(crate) timeout: Duration,
     /// Worth it for large answers only: it costs the registry more than the wire saves.
@@ -76,9 +77,19 @@ pub(crate) struct Request {
     pub(crate) every_address: bool,
 }
 
+/// A user and a password, for HTTP's own way to ask for them (RFC 7617).
+#[derive(Clone, Debug)]
+pub(crate) struct Basic {
+    pub(crate) user: String,
+    /// Never printed: it is marked as sensitive.
+    pub(crate) password: HeaderValue,
+}
+
 /// A whole answer with a status of success.
 #[derive(Debug)]
 pub(crate) struct Answer {
+    /// Which of the cluster's addresses gave it.
+    pub(crate) address: usize,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Vec<u8>,
 }
@@ -99,6 +110,8 @@ pub(crate) struct Cluster {
 /// A secret in a file, read again when it may have changed.
 #[derive(Debug)]
 pub(crate) struct SecretFile {
+    /// Such as `the token`.
+    what: &'static str,
     path: PathBuf,
     known: Mutex<Option<(Instant, HeaderValue)>>,
 }
@@ -135,6 +148,13 @@ impl Cluster {
         Ok(())
     }
 
+    /// Has the next request begin with the next address: what the current one answered is of no
+    /// use.
+    pub(crate) fn begin_with_next(&self) {
+        let next = (self.current.load(Ordering::Relaxed) + 1) % self.urls.len().max(1);
+        self.current.store(next, Ordering::Relaxed);
+    }
+
     /// The answer of the first address that gives one; of those that do not, the last error.
     pub(crate) async fn get(&self, request: &Request) -> Result<Answer, HttpError> {
         let client = self.client()?;
@@ -143,7 +163,7 @@ impl Cluster {
         let mut last = None;
         for turn in 0..attempts {
             let index = (first + turn) % self.urls.len();
-            match self.get_from(&client, &self.urls[index], request).await {
+            match self.get_from(&client, index, request).await {
                 Err(error) if error.is_worth_another_address() => last = Some(error),
                 answer => {
                     self.current.store(index, Ordering::Relaxed);
@@ -169,10 +189,10 @@ impl Cluster {
     async fn get_from(
         &self,
         client: &Client,
-        base: &Url,
+        address: usize,
         request: &Request,
     ) -> Result<Answer, HttpError> {
-        let mut url = base.clone();
+        let mut url = self.urls[address].clone();
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty().extend(&request.path);
         }
@@ -184,6 +204,9 @@ impl Cluster {
         if !request.gzip {
             // Saying so by hand also keeps the client from asking for it.
             builder = builder.header(ACCEPT_ENCODING, "identity");
+        }
+        if let Some(Basic { user, password }) = &request.basic {
+            builder = builder.basic_auth(user, Some(String::from_utf8_lossy(password.as_bytes())));
         }
         let told_url = without_password(url);
         let failed = |error| HttpError::of(error, &told_url, request.timeout);
@@ -203,7 +226,7 @@ impl Cluster {
             let retry_after = retry_after(&headers);
             return Err(HttpError::Status { url: told_url, status, told, retry_after });
         }
-        Ok(Answer { headers, body })
+        Ok(Answer { address, headers, body })
     }
 }
 
@@ -242,8 +265,8 @@ impl HttpError {
 // === impl SecretFile ===
 
 impl SecretFile {
-    pub(crate) fn new(path: PathBuf) -> Self {
-        Self { path, known: Mutex::new(None) }
+    pub(crate) fn new(what: &'static str, path: PathBuf) -> Self {
+        Self { what, path, known: Mutex::new(None) }
     }
 
     /// The secret as a header's value, which is never logged.
@@ -262,7 +285,7 @@ impl SecretFile {
 
     fn parse(&self, bytes: &[u8]) -> Result<HeaderValue, HttpError> {
         let unusable = |problem: &str| HttpError::Pem {
-            what: "the token",
+            what: self.what,
             path: self.path.clone(),
             problem: problem.to_owned(),
         };

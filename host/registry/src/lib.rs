@@ -15,6 +15,7 @@
 
 pub mod backoff;
 pub mod consul;
+pub mod eureka;
 pub mod file;
 pub mod metrics;
 pub mod publisher;

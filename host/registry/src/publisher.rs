@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use landfall_core::finding::Finding;
 use landfall_core::registry::{Doubt, Snapshot, SourceName, SourceState};
+use landfall_core::time::Time;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -34,6 +35,11 @@ impl Publisher {
     #[must_use]
     pub fn metrics(&self) -> &Arc<SourceMetrics> {
         &self.metrics
+    }
+
+    /// The wall clock's time.
+    pub(crate) fn now(&self) -> Time {
+        (self.clock)()
     }
 
     /// The registry lists exactly `snapshot`, now. Ends any doubt. Readers wake only when
@@ -109,7 +115,7 @@ impl Publisher {
         &self,
         state: &mut SourceState,
         doubt: Option<(&'static str, String)>,
-        now: landfall_core::time::Time,
+        now: Time,
     ) -> bool {
         let before = state.doubt.take();
         match (before, doubt) {
@@ -188,7 +194,7 @@ impl Doubted<'_> {
 struct DoubtEnded<'a> {
     source: &'a SourceName,
     doubt: &'a Doubt,
-    now: landfall_core::time::Time,
+    now: Time,
 }
 
 impl DoubtEnded<'_> {
@@ -207,7 +213,6 @@ impl DoubtEnded<'_> {
 mod tests {
     use landfall_core::pairs::Pairs;
     use landfall_core::registry::{Service, ServiceKey};
-    use landfall_core::time::Time;
 
     use super::*;
 

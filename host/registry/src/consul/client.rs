@@ -210,7 +210,7 @@ impl Client {
             settings.body_bytes_max,
             Arc::clone(&metrics),
         );
-        let token = settings.token_file.clone().map(SecretFile::new);
+        let token = settings.token_file.clone().map(|path| SecretFile::new("the token", path));
         Self { cluster, token, settings, metrics }
     }
 
@@ -404,6 +404,7 @@ impl Client {
             path: ["v1"].iter().chain(path).map(|&segment| segment.to_owned()).collect(),
             query,
             headers,
+            basic: None,
             // Consul adds up to a sixteenth to the wait so that clients do not all return at once.
             timeout: index.map_or(timeout, |_| wait + wait / 16 + timeout),
             gzip: false,

@@ -1,0 +1,87 @@
+//! Services registered in Eureka.
+//!
+//! # How they are watched
+//!
+//! Eureka tells nobody of changes; it is asked. `/apps` lists everything. `/apps/delta` lists what
+//! changed in the last three minutes, with a digest of everything: how many instances are in each
+//! state. So one small question every five seconds is enough: its answer is put into what is known,
+//! and if the digest of that is the server's, what is known is what the server has. If it is not,
+//! everything is read. A server behind a cache of 30 s, which is what Eureka comes with, has
+//! nothing new in between; how soon a change is seen is then up to that cache.
+//!
+//! The digest says nothing of addresses, ports and metadata, so everything is read once in ten
+//! minutes all the same. Changes are those of one server: after a failure, or when another one
+//! answered, everything is read too. Some servers tell nobody what changed (403 or 404), and some
+//! what does not lead to what they list; those are asked for everything every 30 s, as Eureka's own
+//! clients do, and for changes again with the next full reading that is due.
+//!
+//! # What may remove something
+//!
+//! An instance is gone when a server says that it was deleted, which it does of those that
+//! deregister and of those whose lease ends. One that is merely not listed any more may have been
+//! forgotten: a server that starts without another to ask knows nobody, says so with status 200,
+//! and learns within 30 s of whoever is there. So such an instance is kept for 90 s, the length of
+//! a lease, and there is a doubt meanwhile; so is everything when nothing at all is listed, and a
+//! first listing without anything is none for as long. Where a server does not tell of changes an
+//! instance that is not listed is gone, for nothing else says so, unless there is a doubt already.
+//! An answer that lists fewer instances than its own digest counts is no answer.
+//!
+//! Eureka keeps instances that died when many do at once (self preservation). `stale_after` is for
+//! those: by its lease an instance that is `UP` and dead is critical and says `eureka.stale`; it is
+//! not left out, so that policies may judge otherwise. It compares our clock with the server's, and
+//! Eureka dates a renewal up to the length of a lease ahead.
+
+mod client;
+mod convert;
+mod listing;
+mod settings;
+#[cfg(test)]
+mod tests;
+mod watch;
+mod wire;
+
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
+
+pub use self::client::EurekaError;
+pub use self::settings::{EurekaLogin, EurekaSettings, POLL_MIN, RESYNC_MIN, STALE_AFTER_MIN};
+use crate::backoff::Backoff;
+use crate::{Publisher, Source};
+
+/// The source.
+#[derive(Debug)]
+pub struct Eureka {
+    settings: EurekaSettings,
+}
+
+// === impl Eureka ===
+
+impl Eureka {
+    /// A source of the Eureka that `settings` name.
+    #[must_use]
+    pub fn new(settings: EurekaSettings) -> Self {
+        Self { settings }
+    }
+}
+
+impl Source for Eureka {
+    fn registry(&self) -> &'static str {
+        "eureka"
+    }
+
+    fn run(self: Box<Self>, out: Publisher, stop: CancellationToken) -> BoxFuture<'static, ()> {
+        async move {
+            let _stopped = stop.run_until_cancelled(watch::run(self.settings, &out)).await;
+        }
+        .boxed()
+    }
+}
+
+/// Short enough to be back soon after a restart of a server, long enough at last to leave a
+/// server alone that struggles.
+fn failure_backoff() -> Backoff {
+    Backoff::new(Duration::from_millis(200), Duration::from_secs(30))
+}

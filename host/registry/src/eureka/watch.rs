@@ -1,0 +1,240 @@
+//! Asks one thing after another, and publishes what is known then.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::EurekaSettings;
+use super::client::{Client, Delta, EurekaError};
+use super::convert::Reading;
+use super::listing::{Absence, Listing, Server};
+use crate::Publisher;
+use crate::backoff::{Backoff, jittered};
+
+// A change is missed, or two servers behind one address take turns, now and then; more in a row
+// say that this server's changes do not lead to what it lists, and each costs a full answer.
+const IN_VAIN_MAX: u32 = 3;
+// Dead instances are to be found soon after they are dead, not at twice that age.
+const STALE_LOOKS: u32 = 3;
+
+/// Watches for ever.
+pub(super) async fn run(settings: EurekaSettings, out: &Publisher) -> Infallible {
+    let mut watch = Watch::new(settings, out);
+    loop {
+        let pause = watch.turn().await;
+        sleep(pause).await;
+    }
+}
+
+struct Watch<'a> {
+    client: Client,
+    settings: EurekaSettings,
+    out: &'a Publisher,
+    listing: Listing,
+    is_listed: bool,
+    /// The address that the last full answer is from.
+    server: Option<usize>,
+    deltas: Deltas,
+    /// The last answer to what changed, which led to what the server has.
+    known: Option<u64>,
+    full_at: Instant,
+    /// Since when nothing has been listed, before anything was.
+    empty_since: Option<Instant>,
+    backoff: Backoff,
+}
+
+/// Whether the server is asked for what changed.
+#[derive(Clone, Copy)]
+enum Deltas {
+    /// It is; so many answers in a row were of no use.
+    Asked { in_vain: u32 },
+    /// It does not tell. It is asked for everything, less often, until it may have learned.
+    Off { until: Instant },
+}
+
+// === impl Watch ===
+
+impl<'a> Watch<'a> {
+    fn new(settings: EurekaSettings, out: &'a Publisher) -> Self {
+        Self {
+            client: Client::new(&settings, Arc::clone(out.metrics())),
+            settings,
+            out,
+            listing: Listing::default(),
+            is_listed: false,
+            server: None,
+            deltas: Deltas::Asked { in_vain: 0 },
+            known: None,
+            full_at: Instant::now(),
+            empty_since: None,
+            backoff: super::failure_backoff(),
+        }
+    }
+
+    /// Asks once, and once more where the first answer was of no use. Returns how long to rest.
+    async fn turn(&mut self) -> Duration {
+        let now = Instant::now();
+        if let Deltas::Off { until } = self.deltas
+            && until <= now
+        {
+            self.deltas = Deltas::Asked { in_vain: 0 };
+        }
+        if self.full_at <= now || matches!(self.deltas, Deltas::Off { .. }) {
+            return self.full().await;
+        }
+        // An answer to what changed is built when something does, so the leases in it may be old.
+        let reading = Reading { stale_before: None, ..self.reading() };
+        match self.client.delta(reading).await {
+            Ok(delta) if Some(delta.address) == self.server => self.changed(delta).await,
+            Ok(_) => self.full().await,
+            Err(error @ EurekaError::RateLimited { .. }) => self.failed(&error),
+            Err(error) => {
+                self.in_vain(if error.is_refusal() { IN_VAIN_MAX } else { 1 });
+                self.full().await
+            }
+        }
+    }
+
+    async fn changed(&mut self, delta: Delta) -> Duration {
+        if self.known == Some(delta.digest) {
+            // Whoever is missing is so still.
+            if self.listing.missing() == 0 {
+                self.out.confirmed();
+            }
+            return jittered(self.settings.poll);
+        }
+        self.listing.changes(delta.entries);
+        if self.listing.hash() != delta.hash {
+            self.in_vain(1);
+            return self.full().await;
+        }
+        self.known = Some(delta.digest);
+        self.deltas = Deltas::Asked { in_vain: 0 };
+        self.publish();
+        jittered(self.settings.poll)
+    }
+
+    /// What was told of changes was of no use, which counts for `times`.
+    fn in_vain(&mut self, times: u32) {
+        if let Deltas::Asked { in_vain } = self.deltas {
+            let in_vain = in_vain.saturating_add(times);
+            self.deltas = if in_vain < IN_VAIN_MAX {
+                Deltas::Asked { in_vain }
+            } else {
+                Deltas::Off { until: Instant::now() + jittered(self.settings.resync) }
+            };
+        }
+    }
+
+    async fn full(&mut self) -> Duration {
+        let full = match self.client.full(self.reading()).await {
+            Ok(full) => full,
+            Err(error) => return self.failed(&error),
+        };
+        let now = Instant::now();
+        self.backoff.succeeded();
+        let is_empty = full.entries.is_empty();
+        if is_empty && !self.is_listed && !self.is_settled(now) {
+            self.out.doubt(EMPTY, self.empty());
+            self.client.begin_with_next();
+            return jittered(self.settings.poll);
+        }
+        let server = if self.server == Some(full.address) {
+            Server::Same
+        } else {
+            // It may well tell of changes where the last one did not.
+            self.deltas = Deltas::Asked { in_vain: 0 };
+            Server::Another
+        };
+        let absence = match self.deltas {
+            Deltas::Off { .. } if !is_empty && self.listing.missing() == 0 => Absence::Counts,
+            _ => Absence::CountsAfter(self.settings.settle),
+        };
+        let missing_before = self.listing.missing();
+        self.listing.full(full.entries, &full.twice, absence, server, now);
+        self.server = Some(full.address);
+        self.known = None;
+        self.full_at = now + jittered(self.full_every());
+        if let Some(since) = self.listing.missing_since() {
+            self.full_at = self.full_at.min(since + self.settings.settle);
+            if missing_before == 0 {
+                self.out.metrics().count_error(if is_empty { EMPTY } else { FORGOTTEN });
+            }
+            if is_empty {
+                // Another server may remember.
+                self.client.begin_with_next();
+                self.full_at = now;
+            }
+        }
+        self.publish();
+        match self.deltas {
+            Deltas::Asked { .. } => jittered(self.settings.poll),
+            Deltas::Off { .. } => jittered(self.settings.poll_in_full.max(self.settings.poll)),
+        }
+    }
+
+    /// Whether it has been empty for so long that it may be believed.
+    fn is_settled(&mut self, now: Instant) -> bool {
+        let since = *self.empty_since.get_or_insert(now);
+        now.saturating_duration_since(since) >= self.settings.settle
+    }
+
+    fn full_every(&self) -> Duration {
+        let stale = self.settings.stale_after.map(|age| age / STALE_LOOKS);
+        stale.map_or(self.settings.resync, |look| look.min(self.settings.resync))
+    }
+
+    fn reading(&self) -> Reading {
+        let stale_before = self.settings.stale_after.map(|age| self.out.now().minus(age));
+        Reading { prefer_hostname: self.settings.prefer_hostname, stale_before }
+    }
+
+    /// Keeps what is known, and says why. Everything is asked for next.
+    fn failed(&mut self, error: &EurekaError) -> Duration {
+        self.out.doubt(error.code(), error.to_string());
+        self.client.renew();
+        if error.is_of_one_server() {
+            self.client.begin_with_next();
+        }
+        self.deltas = Deltas::Asked { in_vain: 0 };
+        self.full_at = Instant::now();
+        self.backoff.after_failure().max(error.retry_after().unwrap_or_default())
+    }
+
+    fn publish(&mut self) {
+        self.is_listed = true;
+        let snapshot = self.listing.snapshot().clone();
+        let findings = self.listing.findings();
+        let (code, message) = match self.listing.missing() {
+            0 => return self.out.complete(snapshot, findings),
+            _ if self.listing.is_empty() => (EMPTY, self.empty()),
+            missing => (FORGOTTEN, self.forgotten(missing)),
+        };
+        self.out.complete_in_doubt(snapshot, findings, code, message);
+    }
+
+    fn empty(&self) -> String {
+        format!(
+            "failed to believe that nothing is registered: so says every server of Eureka that \
+             has just started. It is believed when it has been so for {} s. Check whether Eureka \
+             restarted",
+            self.settings.settle.as_secs()
+        )
+    }
+
+    fn forgotten(&self, missing: usize) -> String {
+        format!(
+            "failed to find {missing} instances that were listed before and that nobody \
+             deregistered. They are gone when they have been missing for {} s. Check whether a \
+             server of Eureka restarted or lost touch with the others",
+            self.settings.settle.as_secs()
+        )
+    }
+}
+
+/// The code of a doubt: nothing is listed.
+const EMPTY: &str = "eureka_empty";
+/// The code of a doubt: less is listed, for no reason that was told.
+const FORGOTTEN: &str = "eureka_forgotten";
