@@ -16,6 +16,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 pub trait Registry: Send {
     /// A source that watches it. Several may.
     fn source(&self) -> Box<dyn Source>;
+    /// The states of health that it has, the last one that which instances begin with.
+    fn healths(&self) -> &'static [Health] {
+        &[Health::Warning, Health::Critical, Health::Maintenance, Health::Passing]
+    }
     /// Registers an instance, or replaces it.
     fn put(&mut self, service: &str, id: &str, facts: &Facts);
     /// Removes an instance; a service without any is gone.
@@ -240,7 +244,7 @@ pub async fn lists_and_sees_changes(registry: &mut dyn Registry) {
     want.insert("b.x".to_owned(), [edited].into());
     running.until_listed(&want).await;
     // Every health.
-    for health in [Health::Warning, Health::Critical, Health::Maintenance, Health::Passing] {
+    for &health in registry.healths() {
         let now = Facts { health, ..facts(4) };
         registry.put("c", "c1", &now);
         want.insert("c".to_owned(), [now].into());

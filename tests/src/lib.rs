@@ -4,6 +4,7 @@
 pub mod binary;
 pub mod conformance;
 pub mod fake_consul;
+pub mod fake_eureka;
 pub mod hostile;
 pub mod line;
 pub mod markdown;

@@ -1,4 +1,5 @@
-//! The conformance suite, over files and over a fake Consul in both of the ways it is watched.
+//! The conformance suite, over files, over a fake Consul in both of the ways it is watched, and over
+//! a fake Eureka that tells of changes, that does not, and that writes other JSON.
 
 #![allow(clippy::unwrap_used, reason = "a failure ends the test")]
 
@@ -10,11 +11,13 @@ use futures_util::future::join_all;
 use landfall_core::registry::Health;
 use landfall_registry::Source;
 use landfall_registry::consul::{Consul, ConsulSettings};
+use landfall_registry::eureka::{Eureka, EurekaLogin, EurekaSettings};
 use landfall_registry::file::{File, FileSettings};
 use landfall_tests::conformance::{
     self as cases, BREAKS, Break, Facts, Registry, SERVICE_BREAKS, ServiceBreak,
 };
 use landfall_tests::fake_consul::{FakeConsul, Fault, entry};
+use landfall_tests::fake_eureka::{self, FakeEureka, Shape};
 use serde_json::{Value, json};
 
 // === Files ===
@@ -271,6 +274,133 @@ impl Registry for FakeRegistry {
     }
 }
 
+// === Eureka ===
+
+struct FakeEurekaRegistry {
+    eureka: FakeEureka,
+    password: tempfile::NamedTempFile,
+}
+
+/// `landfall:secret`.
+const AUTHORIZATION: &str = "Basic bGFuZGZhbGw6c2VjcmV0";
+
+impl FakeEurekaRegistry {
+    fn new() -> Self {
+        let password = tempfile::NamedTempFile::new().unwrap();
+        fs::write(password.path(), "secret\n").unwrap();
+        let eureka = FakeEureka::start();
+        eureka.set_authorization(Some(AUTHORIZATION));
+        Self { eureka, password }
+    }
+
+    fn without_delta() -> Self {
+        let registry = Self::new();
+        registry.eureka.set_no_delta(true);
+        registry
+    }
+
+    fn with_shape(shape: Shape) -> Self {
+        let registry = Self::new();
+        registry.eureka.set_shape(shape);
+        registry
+    }
+}
+
+impl Registry for FakeEurekaRegistry {
+    fn source(&self) -> Box<dyn Source> {
+        let login = EurekaLogin {
+            user: "landfall".to_owned(),
+            password_file: self.password.path().to_owned(),
+        };
+        Box::new(Eureka::new(EurekaSettings {
+            login: Some(login),
+            poll: Duration::from_millis(50),
+            poll_in_full: Duration::from_millis(50),
+            // Longer than a case looks for something wrong to happen.
+            settle: Duration::from_secs(4),
+            timeout: Duration::from_millis(700),
+            body_bytes_max: 64 << 10,
+            ..EurekaSettings::new(vec![self.eureka.url().parse().unwrap()])
+        }))
+    }
+
+    fn healths(&self) -> &'static [Health] {
+        &[Health::Critical, Health::Maintenance, Health::Passing]
+    }
+
+    fn put(&mut self, service: &str, id: &str, facts: &Facts) {
+        let mut instance = fake_eureka::instance(id, &facts.address, facts.port);
+        instance["metadata"] = json!({"version": facts.version});
+        instance["status"] = json!(match facts.health {
+            Health::Passing => "UP",
+            Health::Maintenance => "OUT_OF_SERVICE",
+            Health::Critical | Health::Warning | Health::Unknown => "DOWN",
+        });
+        self.eureka.register(service, instance);
+    }
+
+    fn remove(&mut self, service: &str, id: &str) {
+        self.eureka.deregister(service, id);
+    }
+
+    fn put_malformed(&mut self, service: &str) -> bool {
+        let mut instance = fake_eureka::instance("bad", "10.0.0.99", 80);
+        instance["port"]["$"] = json!("eighty");
+        self.eureka.register(service, instance);
+        true
+    }
+
+    fn reorder(&mut self) -> bool {
+        self.eureka.reverse();
+        true
+    }
+
+    fn break_down(&mut self, how: Break) -> bool {
+        use fake_eureka::Fault;
+        let fault = match how {
+            Break::Unreachable => {
+                self.eureka.stop();
+                return true;
+            }
+            Break::Refused => {
+                self.eureka.set_authorization(Some("Basic another"));
+                return true;
+            }
+            Break::Errors => Fault::Status(500),
+            // It has no rules for who sees what, so none that say so.
+            Break::Hidden | Break::Leaderless => return false,
+            Break::Unsaid => Fault::Empty,
+            Break::Limited => Fault::Status(503),
+            Break::Slow => Fault::SlowBodies,
+            Break::Oversize => Fault::Oversize(100 << 10),
+            Break::Cut => Fault::CutBodies,
+            Break::Silent => Fault::Silence,
+            Break::Gone => Fault::Status(404),
+        };
+        self.eureka.set_fault(Some(fault));
+        true
+    }
+
+    fn break_service(&mut self, _service: &str, _how: ServiceBreak) -> bool {
+        false
+    }
+
+    fn mend(&mut self) {
+        self.eureka.set_fault(None);
+        self.eureka.set_authorization(Some(AUTHORIZATION));
+        if !self.eureka.is_listening() {
+            self.eureka.listen();
+        }
+    }
+
+    fn restart(&mut self) -> bool {
+        self.eureka.stop();
+        self.eureka.forget_changes();
+        self.eureka.listen();
+        true
+    }
+}
+
 // === The suite ===
 
 /// What a registry can do, besides what all can. A case about anything else passes in vain.
@@ -287,6 +417,23 @@ const FILES: Able = Able {
 };
 
 const CONSUL: Able = Able { breaks: &BREAKS, service_breaks: &SERVICE_BREAKS, restarts: true };
+
+const EUREKA: Able = Able {
+    breaks: &[
+        Break::Unreachable,
+        Break::Errors,
+        Break::Refused,
+        Break::Unsaid,
+        Break::Limited,
+        Break::Slow,
+        Break::Oversize,
+        Break::Cut,
+        Break::Silent,
+        Break::Gone,
+    ],
+    service_breaks: &[],
+    restarts: true,
+};
 
 /// Those of `all` for which `case` says that it could be tried. At once, for each mostly waits.
 async fn tried<T: Copy, const N: usize, F: Future<Output = bool>>(
@@ -376,4 +523,7 @@ suite! {
     consul_narrow: FakeRegistry::new(64), CONSUL;
     consul_wide: FakeRegistry::new(4), CONSUL;
     consul_wide_without_summary: FakeRegistry::without(4, "internal/ui"), CONSUL;
+    eureka: FakeEurekaRegistry::new(), EUREKA;
+    eureka_without_delta: FakeEurekaRegistry::without_delta(), EUREKA;
+    eureka_from_xml: FakeEurekaRegistry::with_shape(Shape::Xml), EUREKA;
 }

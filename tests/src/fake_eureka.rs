@@ -1,0 +1,400 @@
+//! A Eureka that answers as the real one does, counts what it is asked, and misbehaves on demand.
+//!
+//! It has `/eureka/apps` and `/eureka/apps/delta` with the digest over all that is registered, and
+//! nothing else. Whoever registers or leaves is told of as a change until the fake starts anew.
+#![allow(clippy::expect_used, clippy::panic, reason = "part of tests: a failure is theirs")]
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, Response, StatusCode};
+use futures_util::stream;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+/// The server; it listens on an address of its own until it is dropped.
+#[derive(Debug)]
+pub struct FakeEureka {
+    address: SocketAddr,
+    shared: Arc<Mutex<Registry>>,
+    // A runtime of its own: to shut it down is to cut every connection.
+    runtime: Option<tokio::runtime::Runtime>,
+}
+
+/// How it misbehaves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Every answer is this status.
+    Status(u16),
+    /// Bodies come a byte at a time, for ever.
+    SlowBodies,
+    /// Bodies are padded by this many bytes.
+    Oversize(usize),
+    /// Bodies end in their middle and the connection breaks.
+    CutBodies,
+    /// Nothing is answered.
+    Silence,
+    /// It lists nothing and knows of no change, as one that has just started.
+    Empty,
+    /// The first application is left out of full answers; their digest counts it.
+    Lacking,
+    /// The digest of changes is of something else.
+    WrongHash,
+    /// The digest of changes is left out.
+    NoHash,
+}
+
+/// How it writes JSON.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Shape {
+    /// As Spring Cloud's server.
+    #[default]
+    Spring,
+    /// As a server that makes it from XML: a list of one stands without brackets, every number is
+    /// text, and what is empty is missing.
+    Xml,
+}
+
+#[derive(Debug, Default)]
+struct Registry {
+    /// By application and identifier.
+    instances: BTreeMap<(String, String), Value>,
+    /// The last change of each, whether it is there or not.
+    changes: BTreeMap<(String, String), Value>,
+    clock_ms: u64,
+    reversed: bool,
+    shape: Shape,
+    fault: Option<Fault>,
+    has_no_delta: bool,
+    authorization: Option<String>,
+    requests: Vec<String>,
+}
+
+// === impl FakeEureka ===
+
+impl FakeEureka {
+    /// Starts an empty Eureka.
+    ///
+    /// # Panics
+    /// The machine has no port or no thread to spare.
+    #[must_use]
+    pub fn start() -> Self {
+        let registry = Registry { clock_ms: 1_795_358_472_000, ..Registry::default() };
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let shared = Arc::new(Mutex::new(registry));
+        let mut fake = Self { address: any, shared, runtime: None };
+        fake.listen();
+        fake
+    }
+
+    /// Where it listens, with the path that Spring Cloud's servers have.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}/eureka", self.address)
+    }
+
+    /// Cuts every connection and takes no more.
+    pub fn stop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+
+    /// Whether it takes connections.
+    #[must_use]
+    pub fn is_listening(&self) -> bool {
+        self.runtime.is_some()
+    }
+
+    /// Listens again after [`Self::stop`].
+    ///
+    /// # Panics
+    /// The port was taken meanwhile.
+    pub fn listen(&mut self) {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        // Connections of the time before may still be closing.
+        let began = Instant::now();
+        let listener = loop {
+            match std::net::TcpListener::bind(self.address) {
+                Ok(listener) => break listener,
+                Err(error) if began.elapsed() > Duration::from_secs(10) => {
+                    panic!("a port to listen on: {error}")
+                }
+                Err(_) => std::thread::sleep(Duration::from_millis(20)),
+            }
+        };
+        listener.set_nonblocking(true).expect("a listener that does not block");
+        self.address = listener.local_addr().expect("an address");
+        let app = Router::new().fallback(answer).with_state(Arc::clone(&self.shared));
+        runtime.spawn(async move {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            axum::serve(listener, app).await
+        });
+        self.runtime = Some(runtime);
+    }
+
+    fn registry(&self) -> MutexGuard<'_, Registry> {
+        lock(&self.shared)
+    }
+
+    /// Registers an instance of an application, or replaces it.
+    pub fn register(&self, app: &str, instance: Value) {
+        let mut registry = self.registry();
+        let now = registry.tick();
+        registry.register(app, instance, now);
+    }
+
+    /// Removes the instance `id` of `app`.
+    pub fn deregister(&self, app: &str, id: &str) {
+        let mut registry = self.registry();
+        let now = registry.tick();
+        let key = (app.to_uppercase(), id.to_owned());
+        if let Some(mut gone) = registry.instances.remove(&key) {
+            gone["lastUpdatedTimestamp"] = json!(now.to_string());
+            gone["actionType"] = json!("DELETED");
+            registry.changes.insert(key, gone);
+        }
+    }
+
+    /// Starts anew, empty.
+    pub fn forget_everything(&self) {
+        let mut registry = self.registry();
+        registry.instances.clear();
+        registry.changes.clear();
+    }
+
+    /// Starts anew, after everybody registered again.
+    pub fn forget_changes(&self) {
+        let mut registry = self.registry();
+        registry.changes.clear();
+        let now = registry.tick();
+        for ((app, _), instance) in registry.instances.clone() {
+            registry.register(&app, instance, now);
+        }
+    }
+
+    /// Loses what changed, as after the time for which it is kept.
+    pub fn lose_changes(&self) {
+        self.registry().changes.clear();
+    }
+
+    /// Lists everything in the opposite order from now on.
+    pub fn reverse(&self) {
+        let mut registry = self.registry();
+        registry.reversed = !registry.reversed;
+    }
+
+    /// Misbehaves from now on.
+    pub fn set_fault(&self, fault: Option<Fault>) {
+        self.registry().fault = fault;
+    }
+
+    /// Refuses to tell what changed, as a server with `disable-delta`.
+    pub fn set_no_delta(&self, has_no_delta: bool) {
+        self.registry().has_no_delta = has_no_delta;
+    }
+
+    /// Writes its JSON so from now on.
+    pub fn set_shape(&self, shape: Shape) {
+        self.registry().shape = shape;
+    }
+
+    /// Refuses everyone without exactly this `Authorization`.
+    pub fn set_authorization(&self, authorization: Option<&str>) {
+        self.registry().authorization = authorization.map(str::to_owned);
+    }
+
+    /// The paths asked for, in order.
+    #[must_use]
+    pub fn requests(&self) -> Vec<String> {
+        self.registry().requests.clone()
+    }
+}
+
+impl Drop for FakeEureka {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// An instance as Spring Cloud's clients register it.
+#[must_use]
+pub fn instance(id: &str, address: &str, port: u16) -> Value {
+    json!({
+        "instanceId": id, "hostName": format!("{id}.local"), "ipAddr": address, "status": "UP",
+        "overriddenStatus": "UNKNOWN",
+        "port": {"$": port, "@enabled": "true"}, "securePort": {"$": 443, "@enabled": "false"},
+        "countryId": 1,
+        "dataCenterInfo": {
+            "@class": "com.netflix.appinfo.InstanceInfo$DefaultDataCenterInfo", "name": "MyOwn"
+        },
+        "leaseInfo": {"renewalIntervalInSecs": 30, "durationInSecs": 90},
+        "metadata": {"@class": "java.util.Collections$EmptyMap"},
+        "isCoordinatingDiscoveryServer": "false"
+    })
+}
+
+fn lock(shared: &Mutex<Registry>) -> MutexGuard<'_, Registry> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn answer(State(shared): State<Arc<Mutex<Registry>>>, request: Request) -> Response<Body> {
+    let (fault, answered) = {
+        let mut registry = lock(&shared);
+        let path = request.uri().path().to_owned();
+        registry.requests.push(path.clone());
+        (registry.fault.clone(), registry.answer(&path, request.headers()))
+    };
+    let body = match answered {
+        Ok(value) => value.to_string(),
+        Err(status) => return plain(status, Body::from("refused")),
+    };
+    let ok = |body| plain(StatusCode::OK, body);
+    match fault {
+        Some(Fault::Status(code)) => {
+            let status = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            plain(status, Body::from("misbehaving"))
+        }
+        Some(Fault::SlowBodies) => {
+            let bytes = stream::unfold((), |()| async {
+                sleep(Duration::from_millis(50)).await;
+                Some((Ok::<_, std::io::Error>(Bytes::from_static(b" ")), ()))
+            });
+            ok(Body::from_stream(bytes))
+        }
+        Some(Fault::Oversize(bytes)) => ok(Body::from(format!("{body}{}", " ".repeat(bytes)))),
+        Some(Fault::CutBodies) => {
+            let half = Bytes::from(body[..body.len() / 2].to_owned());
+            let parts = [Ok(half), Err(std::io::Error::other("cut"))];
+            ok(Body::from_stream(stream::iter(parts)))
+        }
+        Some(Fault::Silence) => std::future::pending().await,
+        Some(Fault::Empty | Fault::Lacking | Fault::WrongHash | Fault::NoHash) | None => {
+            ok(Body::from(body))
+        }
+    }
+}
+
+fn plain(status: StatusCode, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response
+}
+
+impl Registry {
+    fn tick(&mut self) -> u64 {
+        self.clock_ms += 1;
+        self.clock_ms
+    }
+
+    fn register(&mut self, app: &str, mut instance: Value, now: u64) {
+        let app = app.to_uppercase();
+        instance["app"] = json!(app);
+        instance["lastUpdatedTimestamp"] = json!(now.to_string());
+        instance["lastDirtyTimestamp"] = json!(now.to_string());
+        instance["actionType"] = json!("ADDED");
+        let key = (app, instance["instanceId"].as_str().unwrap_or_default().to_owned());
+        self.instances.insert(key.clone(), instance.clone());
+        self.changes.insert(key, instance);
+    }
+
+    fn answer(&self, path: &str, headers: &HeaderMap) -> Result<Value, StatusCode> {
+        let given = headers.get("authorization").and_then(|value| value.to_str().ok());
+        if self.authorization.is_some() && self.authorization.as_deref() != given {
+            return Err(StatusCode::UNAUTHORIZED);
+        }
+        if headers.get("accept").is_none_or(|accept| accept != "application/json") {
+            // The real one answers with XML.
+            return Err(StatusCode::NOT_ACCEPTABLE);
+        }
+        let hash = || self.hash();
+        match (path, &self.fault) {
+            ("/eureka/apps" | "/eureka/apps/delta", Some(Fault::Empty)) => {
+                Ok(self.shaped(Some(String::new()), &BTreeMap::new()))
+            }
+            ("/eureka/apps", Some(Fault::Lacking)) => {
+                let mut instances = self.instances.clone();
+                let first = instances.keys().next().map(|(app, _)| app.clone());
+                instances.retain(|(app, _), _| Some(app) != first.as_ref());
+                Ok(self.shaped(Some(hash()), &instances))
+            }
+            ("/eureka/apps", _) => Ok(self.shaped(Some(hash()), &self.instances)),
+            ("/eureka/apps/delta", _) if self.has_no_delta => Err(StatusCode::FORBIDDEN),
+            ("/eureka/apps/delta", Some(Fault::WrongHash)) => {
+                Ok(self.shaped(Some("UP_9999_".to_owned()), &self.changes))
+            }
+            ("/eureka/apps/delta", Some(Fault::NoHash)) => Ok(self.shaped(None, &self.changes)),
+            ("/eureka/apps/delta", _) => Ok(self.shaped(Some(hash()), &self.changes)),
+            _ => Err(StatusCode::NOT_FOUND),
+        }
+    }
+
+    fn hash(&self) -> String {
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        for instance in self.instances.values() {
+            *counts.entry(instance["status"].as_str().unwrap_or("UNKNOWN")).or_default() += 1;
+        }
+        counts.into_iter().map(|(status, count)| format!("{status}_{count}_")).collect()
+    }
+
+    fn shaped(&self, hash: Option<String>, listed: &BTreeMap<(String, String), Value>) -> Value {
+        let mut apps: BTreeMap<&str, Vec<Value>> = BTreeMap::new();
+        for ((app, _), instance) in listed {
+            apps.entry(app).or_default().push(instance.clone());
+        }
+        let mut apps: Vec<Value> = apps
+            .into_iter()
+            .map(|(name, mut instances)| {
+                if self.reversed {
+                    instances.reverse();
+                }
+                json!({"name": name, "instance": instances})
+            })
+            .collect();
+        if self.reversed {
+            apps.reverse();
+        }
+        let mut answer = json!({"applications": {
+            "versions__delta": "1", "apps__hashcode": hash, "application": apps
+        }});
+        if hash.is_none()
+            && let Some(fields) = answer["applications"].as_object_mut()
+        {
+            fields.remove("apps__hashcode");
+        }
+        if self.shape == Shape::Xml {
+            as_from_xml(&mut answer);
+        }
+        answer
+    }
+}
+
+/// What is left of JSON that was XML in between.
+fn as_from_xml(value: &mut Value) {
+    match value {
+        Value::Number(number) => *value = json!(number.to_string()),
+        Value::Object(fields) => {
+            fields.values_mut().for_each(as_from_xml);
+            fields.retain(|key, value| {
+                let is_list = key == "application" || key == "instance";
+                !(is_list && value.as_array().is_some_and(Vec::is_empty)) && key != "@class"
+            });
+        }
+        Value::Array(items) => {
+            items.iter_mut().for_each(as_from_xml);
+            if items.len() == 1 {
+                *value = items.remove(0);
+            }
+        }
+        _ => (),
+    }
+}
