@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use landfall_core::registry::{Doubt, SourceName, SourceState};
 use landfall_registry::consul::{Consul, ConsulSettings, Kinds};
+use landfall_registry::eureka::{Eureka, EurekaSettings};
 use landfall_registry::file::{File, FileSettings};
 use landfall_registry::{Publisher, Source, SourceMetrics, TlsFiles};
 use tokio::sync::watch;
@@ -13,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock;
-use crate::config::{ConsulConfig, SourceConfig, SourceKind};
+use crate::config::{ConsulConfig, EurekaConfig, SourceConfig, SourceKind};
 
 /// A source at work. Stops when dropped.
 #[derive(Debug)]
@@ -40,6 +41,7 @@ impl RunningSource {
         let source: Box<dyn Source> = match &config.kind {
             SourceKind::File { path } => Box::new(File::new(FileSettings::new(path))),
             SourceKind::Consul(consul) => Box::new(Consul::new(consul_settings(consul))),
+            SourceKind::Eureka(eureka) => Box::new(Eureka::new(eureka_settings(eureka))),
         };
         let (publisher, state) = Publisher::new(config.name.clone(), clock::now);
         let metrics = Arc::clone(publisher.metrics());
@@ -76,6 +78,21 @@ fn consul_settings(config: &ConsulConfig) -> ConsulSettings {
         settings.resync = resync;
     }
     settings.partial_view = config.partial_view;
+    settings
+}
+
+fn eureka_settings(config: &EurekaConfig) -> EurekaSettings {
+    let mut settings = EurekaSettings::new(config.urls.clone());
+    settings.login.clone_from(&config.login);
+    settings.tls = TlsFiles {
+        ca_file: config.ca_file.clone(),
+        client_cert_file: config.cert_file.clone(),
+        client_key_file: config.key_file.clone(),
+    };
+    settings.poll = config.poll.unwrap_or(settings.poll);
+    settings.resync = config.resync.unwrap_or(settings.resync);
+    settings.prefer_hostname = config.prefer_hostname;
+    settings.stale_after = config.stale_after;
     settings
 }
 

@@ -21,6 +21,7 @@ use landfall_mesh::api::Owner;
 use landfall_mesh::render::Shape;
 use landfall_policy_host::Limits;
 use landfall_registry::Url;
+use landfall_registry::eureka::EurekaLogin;
 
 use self::tree::{Document, Position};
 
@@ -66,6 +67,8 @@ pub enum SourceKind {
     },
     /// HashiCorp Consul.
     Consul(Box<ConsulConfig>),
+    /// Netflix Eureka.
+    Eureka(Box<EurekaConfig>),
 }
 
 /// How to reach a Consul, and what to list.
@@ -95,6 +98,29 @@ pub struct ConsulConfig {
     pub resync: Option<Duration>,
     /// Whether a listing that access rules made smaller is as it should be.
     pub partial_view: bool,
+}
+
+/// How to reach a Eureka, and how to read it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct EurekaConfig {
+    /// Servers, tried in turn; at least one, and none with a user in it.
+    pub urls: Vec<Url>,
+    /// Who to be.
+    pub login: Option<EurekaLogin>,
+    /// Certificate authorities to trust.
+    pub ca_file: Option<PathBuf>,
+    /// The client certificate.
+    pub cert_file: Option<PathBuf>,
+    /// Its key.
+    pub key_file: Option<PathBuf>,
+    /// How often to ask what changed; the source's own default when unset.
+    pub poll: Option<Duration>,
+    /// How often all is read anew; the source's own default when unset.
+    pub resync: Option<Duration>,
+    /// Whether the name of the host goes before its IP address.
+    pub prefer_hostname: bool,
+    /// When a lease that is not renewed makes critical; never when unset.
+    pub stale_after: Option<Duration>,
 }
 
 /// A policy to run.
@@ -353,8 +379,8 @@ sinks:
 "#,
             expect![[r#"
                 2:5: source name: "Not_Legal" is not a legal DNS label: labels consist of letters, digits and dashes
-                4:5: a source is of one kind only: keep one of file, consul
-                7:5: a source needs one of: file, consul
+                4:5: a source is of one kind only: keep one of file, consul, eureka
+                7:5: a source needs one of: file, consul, eureka
                 7:5: the name "twice" is used twice in sources; each needs its own
                 8:12: "servce" is not a variable; there are {service}, {source}, {group}, {datacenter}, {partition} and {meta.KEY}
                 8:44: "a b" is not a legal label key in Kubernetes
@@ -383,6 +409,39 @@ sinks:
             ],
         );
         check(&of("10s"), expect!["ok"]);
+    }
+
+    #[test]
+    fn a_login_of_eureka_is_whole_and_its_password_is_not_told() {
+        let of =
+            |eureka: &str| format!("sources:\n  - name: a\n    eureka: {{{eureka}, poll: 2s}}\n");
+        check(&of("url: http://127.0.0.1:8761/eureka"), expect!["ok"]);
+        check(&of("url: http://u@127.0.0.1:8761/eureka, passwordFile: p"), expect!["ok"]);
+        check(
+            &of("urls: [\"http://u:hush@a/eureka\", \"ftp://b\"], user: w, certFile: c"),
+            expect![[r#"
+                3:5: "ftp://b" is not an http:// or https:// address
+                3:5: an address has a password in it; put it into passwordFile
+                3:5: certFile and keyFile go together; set both or none
+                3:5: the addresses and user name different users; name one
+                3:5: user and passwordFile go together; set both or none"#]],
+        );
+        check(
+            &of("passwordFile: p, resync: 1s, staleAfter: 30s"),
+            expect![[r#"
+            3:5: url is missing, such as http://127.0.0.1:8761/eureka
+            3:5: user and passwordFile go together; set both or none
+            3:31: resync is 1s; reading all anew takes a registry seconds, so set 10s or more
+            3:43: staleAfter is 30s; instances renew their leases every 30s and may fail to once, so set 1m or more"#]],
+        );
+        check(
+            &of("url: http://a%20b@h/eureka, user: \"a:b\""),
+            expect![[r#"
+            3:5: an address has a user with special letters; set user instead
+            3:5: the addresses and user name different users; name one
+            3:5: user and passwordFile go together; set both or none
+            3:5: user has a colon, which HTTP takes for the end of the user's name"#]],
+        );
     }
 
     #[test]

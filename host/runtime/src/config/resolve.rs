@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use landfall_core::defaults::Defaults;
 use landfall_core::guard::GuardSettings;
@@ -15,12 +16,13 @@ use landfall_mesh::api::Owner;
 use landfall_mesh::render::Shape;
 use landfall_policy_host::Limits;
 use landfall_registry::Url;
-use landfall_registry::consul::RESYNC_MIN;
+use landfall_registry::eureka::EurekaLogin;
+use landfall_registry::{consul, eureka};
 
 use super::tree::{Document, child};
 use super::{
-    ComponentOrigin, ConfigMapOrigin, Configuration, ConsulConfig, KubeAccess, PolicyConfig,
-    Problem, SinkConfig, SinkKind, SourceConfig, SourceKind, units, wire,
+    ComponentOrigin, ConfigMapOrigin, Configuration, ConsulConfig, EurekaConfig, KubeAccess,
+    PolicyConfig, Problem, SinkConfig, SinkKind, SourceConfig, SourceKind, units, wire,
 };
 
 const OWNER_DEFAULT: &str = "default";
@@ -111,17 +113,23 @@ impl Resolver<'_> {
             if let Err(error) = &name {
                 self.problem(&child(&at, "name"), format!("source name: {error}"));
             }
-            let kind = match (&source.file, &source.consul) {
-                (Some(file), None) => Some(SourceKind::File { path: self.path(&file.path) }),
-                (None, Some(consul)) => {
+            let kind = match (&source.file, &source.consul, &source.eureka) {
+                (Some(file), None, None) => Some(SourceKind::File { path: self.path(&file.path) }),
+                (None, Some(consul), None) => {
                     Some(SourceKind::Consul(Box::new(self.consul(&child(&at, "consul"), consul))))
                 }
-                (None, None) => {
-                    self.problem(&at, "a source needs one of: file, consul");
+                (None, None, Some(eureka)) => {
+                    Some(SourceKind::Eureka(Box::new(self.eureka(&child(&at, "eureka"), eureka))))
+                }
+                (None, None, None) => {
+                    self.problem(&at, "a source needs one of: file, consul, eureka");
                     None
                 }
-                (Some(_), Some(_)) => {
-                    self.problem(&at, "a source is of one kind only: keep one of file, consul");
+                _ => {
+                    self.problem(
+                        &at,
+                        "a source is of one kind only: keep one of file, consul, eureka",
+                    );
                     None
                 }
             };
@@ -133,32 +141,10 @@ impl Resolver<'_> {
     }
 
     fn consul(&mut self, at: &str, consul: &wire::ConsulSource) -> ConsulConfig {
-        let mut urls = Vec::new();
-        for raw in consul.url.iter().chain(&consul.urls) {
-            match raw.parse::<Url>() {
-                Ok(url) if matches!(url.scheme(), "http" | "https") => urls.push(url),
-                Ok(_) | Err(_) => {
-                    self.problem(at, format!("{raw:?} is not an http:// or https:// address"));
-                }
-            }
-        }
-        if consul.url.is_none() && consul.urls.is_empty() {
-            self.problem(at, "url is missing, such as http://127.0.0.1:8500");
-        }
-        if consul.cert_file.is_some() != consul.key_file.is_some() {
-            self.problem(at, "certFile and keyFile go together; set both or none");
-        }
-        if let Some(resync) = consul.resync
-            && resync.0 < RESYNC_MIN
-        {
-            self.problem(
-                &child(at, "resync"),
-                format!(
-                    "resync is {resync}; reading all anew takes a registry seconds, so set {} or more",
-                    units::Duration(RESYNC_MIN)
-                ),
-            );
-        }
+        let urls = self.urls(at, &consul.url, &consul.urls, "http://127.0.0.1:8500");
+        self.pair(at, &consul.cert_file, &consul.key_file);
+        let why = "reading all anew takes a registry seconds";
+        self.at_least(at, "resync", consul.resync, consul::RESYNC_MIN, why);
         ConsulConfig {
             urls,
             token_file: consul.token_file.as_deref().map(|path| self.path(path)),
@@ -172,6 +158,115 @@ impl Resolver<'_> {
             connections_max: consul.connections_max,
             resync: consul.resync.map(|resync| resync.0),
             partial_view: consul.partial_view,
+        }
+    }
+
+    fn eureka(&mut self, at: &str, eureka: &wire::EurekaSource) -> EurekaConfig {
+        let mut urls = self.urls(at, &eureka.url, &eureka.urls, "http://127.0.0.1:8761/eureka");
+        self.pair(at, &eureka.cert_file, &eureka.key_file);
+        let bounds = [
+            ("poll", eureka.poll, eureka::POLL_MIN, "what a server tells is older than that"),
+            (
+                "resync",
+                eureka.resync,
+                eureka::RESYNC_MIN,
+                "reading all anew takes a registry seconds",
+            ),
+            (
+                "staleAfter",
+                eureka.stale_after,
+                eureka::STALE_AFTER_MIN,
+                "instances renew their leases every 30s and may fail to once",
+            ),
+        ];
+        for (key, given, least, why) in bounds {
+            self.at_least(at, key, given, least, why);
+        }
+        let mut user = eureka.user.clone();
+        for url in &mut urls {
+            let in_url = url.username().to_owned();
+            if in_url.contains('%') {
+                self.problem(at, "an address has a user with special letters; set user instead");
+            }
+            if !in_url.is_empty() && user.get_or_insert_with(|| in_url.clone()) != &in_url {
+                self.problem(at, "the addresses and user name different users; name one");
+            }
+            if url.password().is_some() {
+                // It is not repeated: messages are kept and shown.
+                self.problem(at, "an address has a password in it; put it into passwordFile");
+            }
+            // Only addresses without a host refuse, and those have neither.
+            let _taken = (url.set_username(""), url.set_password(None));
+        }
+        if user.as_ref().is_some_and(|user| user.contains(':')) {
+            self.problem(at, "user has a colon, which HTTP takes for the end of the user's name");
+        }
+        let login = match (user, &eureka.password_file) {
+            (Some(user), Some(file)) => Some(EurekaLogin { user, password_file: self.path(file) }),
+            (None, None) => None,
+            (Some(_), None) | (None, Some(_)) => {
+                self.problem(at, "user and passwordFile go together; set both or none");
+                None
+            }
+        };
+        EurekaConfig {
+            urls,
+            login,
+            ca_file: eureka.ca_file.as_deref().map(|path| self.path(path)),
+            cert_file: eureka.cert_file.as_deref().map(|path| self.path(path)),
+            key_file: eureka.key_file.as_deref().map(|path| self.path(path)),
+            poll: eureka.poll.map(|poll| poll.0),
+            resync: eureka.resync.map(|resync| resync.0),
+            prefer_hostname: eureka.prefer_hostname,
+            stale_after: eureka.stale_after.map(|after| after.0),
+        }
+    }
+
+    /// The addresses of a registry; `such_as` is what one looks like.
+    fn urls(
+        &mut self,
+        at: &str,
+        one: &Option<String>,
+        several: &[String],
+        such_as: &str,
+    ) -> Vec<Url> {
+        let mut urls = Vec::new();
+        for raw in one.iter().chain(several) {
+            match raw.parse::<Url>() {
+                Ok(url) if matches!(url.scheme(), "http" | "https") => urls.push(url),
+                Ok(_) | Err(_) => {
+                    self.problem(at, format!("{raw:?} is not an http:// or https:// address"));
+                }
+            }
+        }
+        if one.is_none() && several.is_empty() {
+            self.problem(at, format!("url is missing, such as {such_as}"));
+        }
+        urls
+    }
+
+    fn pair(&mut self, at: &str, cert: &Option<PathBuf>, key: &Option<PathBuf>) {
+        if cert.is_some() != key.is_some() {
+            self.problem(at, "certFile and keyFile go together; set both or none");
+        }
+    }
+
+    fn at_least(
+        &mut self,
+        at: &str,
+        key: &str,
+        given: Option<units::Duration>,
+        least: Duration,
+        why: &str,
+    ) {
+        if let Some(given) = given
+            && given.0 < least
+        {
+            let least = units::Duration(least);
+            self.problem(
+                &child(at, key),
+                format!("{key} is {given}; {why}, so set {least} or more"),
+            );
         }
     }
 

@@ -45,6 +45,9 @@ pub struct Source {
     /// HashiCorp Consul.
     #[serde(default)]
     pub consul: Option<ConsulSource>,
+    /// Netflix Eureka, such as Spring Cloud's.
+    #[serde(default)]
+    pub eureka: Option<EurekaSource>,
 }
 
 /// Services listed in files.
@@ -101,6 +104,48 @@ pub struct ConsulSource {
     /// rules made smaller is a doubt, and nothing is removed meanwhile.
     #[serde(default)]
     pub partial_view: bool,
+}
+
+/// Netflix Eureka, such as Spring Cloud's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EurekaSource {
+    /// A server with the path under which `apps` is found: `http://127.0.0.1:8761/eureka` for
+    /// Spring Cloud's, one that ends in `/eureka/v2` for Netflix' own.
+    #[serde(default)]
+    pub url: Option<String>,
+    /// Several that replicate to each other, tried in turn.
+    #[serde(default)]
+    pub urls: Vec<String>,
+    /// The user to be; may stand in the addresses instead. `passwordFile` belongs to it.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// A file that holds the user's password; read again when it changes.
+    #[serde(default)]
+    pub password_file: Option<PathBuf>,
+    /// PEM file of the certificate authorities to trust.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+    /// PEM file of the client certificate.
+    #[serde(default)]
+    pub cert_file: Option<PathBuf>,
+    /// PEM file of the client certificate's key.
+    #[serde(default)]
+    pub key_file: Option<PathBuf>,
+    /// How often to ask what changed; `1s` or more, 5s when left out.
+    #[serde(default)]
+    pub poll: Option<Duration>,
+    /// How often everything is read anew though nothing seems to have been missed; `10s` or more,
+    /// 10m when left out.
+    #[serde(default)]
+    pub resync: Option<Duration>,
+    /// Whether instances are published by the names of their hosts and not by their IP addresses.
+    #[serde(default)]
+    pub prefer_hostname: bool,
+    /// How long after the last renewal of its lease an instance counts as critical whatever its
+    /// status says; `60s` or more, never when left out.
+    #[serde(default)]
+    pub stale_after: Option<Duration>,
 }
 
 /// How instances are published when no policy says otherwise.
