@@ -4,10 +4,15 @@
 
 use std::time::Duration;
 
+use landfall_core::registry::{Health, SourceName, SourceState};
+use landfall_core::time::Time;
 use landfall_registry::eureka::{Eureka, EurekaSettings};
+use landfall_registry::{Publisher, Source};
 use landfall_tests::conformance::Running;
 use landfall_tests::fake_eureka::{FakeEureka, Fault, instance};
+use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 const POLL: Duration = Duration::from_millis(200);
 const FULL: &str = "/eureka/apps";
@@ -139,6 +144,37 @@ async fn an_edit_that_no_digest_shows_is_found() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_is_over_makes_critical_until_it_is_renewed() {
+    const NOW_MS: u64 = 1_795_358_600_000;
+    let eureka = FakeEureka::start();
+    let renewed = |ago_ms: u64| {
+        let mut one = instance("s0-0", "10.0.0.1", 8080);
+        one["leaseInfo"]["lastRenewalTimestamp"] = json!(NOW_MS - ago_ms);
+        eureka.register("s0", one);
+        // As with a real renewal, nothing tells of it and no digest shows it.
+        eureka.lose_changes();
+    };
+    renewed(1600);
+    let stale_after = Some(Duration::from_millis(1500));
+    let settings = EurekaSettings { stale_after, ..settings(&[&eureka]) };
+    let name = SourceName::parse("dc1").unwrap();
+    let (out, mut state) = Publisher::new(name, || Time::from_millis(NOW_MS));
+    let stop = CancellationToken::new();
+    let _stop = stop.clone().drop_guard();
+    tokio::spawn(Box::new(Eureka::new(settings)).run(out, stop));
+    for (health, stale) in [(Health::Critical, Some("true")), (Health::Passing, None)] {
+        let wanted = |state: &SourceState| {
+            state.snapshot.iter().flat_map(|s| s.services.values()).any(|service| {
+                let one = &service.instances()[0];
+                one.health == health && one.ext.get("eureka.stale").map(|said| &**said) == stale
+            })
+        };
+        timeout(Duration::from_secs(20), state.wait_for(wanted)).await.unwrap().unwrap();
+        renewed(1400);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_started_empty_removes_nothing() {
     let eureka = filled(3);
     let mut running = start(settings(&[&eureka]));
@@ -211,8 +247,7 @@ async fn a_server_that_is_not_ready_or_empty_is_passed_over() {
         first.set_fault(Some(fault));
         put(&second, 3, 0, 8080);
         until_instances(&mut running, 7, None).await;
-        let fresh = start(settings(&[&first, &second]));
-        let mut fresh = fresh;
+        let mut fresh = start(settings(&[&first, &second]));
         until_instances(&mut fresh, 7, None).await;
     }
 }
