@@ -37,6 +37,11 @@ impl Publisher {
         &self.metrics
     }
 
+    /// Whose state it is.
+    pub(crate) fn source(&self) -> &SourceName {
+        &self.source
+    }
+
     /// The wall clock's time.
     pub(crate) fn now(&self) -> Time {
         (self.clock)()

@@ -14,6 +14,10 @@ use crate::metrics::SourceMetrics;
 // Answers from this size on are parsed beside the threads that others wait for.
 const PARSE_ASIDE_BYTES: usize = 256 << 10;
 
+/// What is attempted.
+const FULL: &str = "list all applications";
+const DELTA: &str = "read what changed";
+
 /// Why Eureka gave no answer that may be relied on.
 #[derive(Debug, thiserror::Error)]
 pub enum EurekaError {
@@ -178,7 +182,7 @@ impl Client {
     /// All that is registered, from the first server that tells.
     pub(super) async fn full(&self, reading: Reading) -> Result<Full, EurekaError> {
         self.counted(async {
-            let attempt = "list all applications";
+            let attempt = FULL;
             let (address, _, read) = self.get(attempt, &["apps"], true, reading).await?;
             let counted = read.hash.as_deref().and_then(convert::counted).unwrap_or_default();
             let listed = read.entries.len() + read.twice.len();
@@ -195,7 +199,7 @@ impl Client {
     /// that what is known lacks.
     pub(super) async fn delta(&self, reading: Reading) -> Result<Delta, EurekaError> {
         self.counted(async {
-            let attempt = "read what changed";
+            let attempt = DELTA;
             let (address, digest, read) =
                 self.get(attempt, &["apps", "delta"], false, reading).await?;
             let Some(hash) = read.hash else {
@@ -212,7 +216,10 @@ impl Client {
         asking: impl Future<Output = Result<T, EurekaError>>,
     ) -> Result<T, EurekaError> {
         let answered = asking.await;
-        if let Err(error) = &answered {
+        // A server that does not tell of changes is as somebody wanted it.
+        if let Err(error) = &answered
+            && !(error.attempt() == DELTA && error.is_refusal())
+        {
             self.metrics.count_error(error.code());
         }
         answered
@@ -301,6 +308,21 @@ impl EurekaError {
             Self::TooLarge { .. } => "eureka_too_large",
             Self::Malformed { .. } => "eureka_malformed",
             Self::Incomplete { .. } => "eureka_incomplete",
+        }
+    }
+
+    const fn attempt(&self) -> &'static str {
+        match self {
+            Self::Unreachable { attempt, .. }
+            | Self::Timeout { attempt, .. }
+            | Self::Credentials { attempt, .. }
+            | Self::Forbidden { attempt, .. }
+            | Self::RateLimited { attempt, .. }
+            | Self::Missing { attempt, .. }
+            | Self::Status { attempt, .. }
+            | Self::TooLarge { attempt, .. }
+            | Self::Malformed { attempt, .. }
+            | Self::Incomplete { attempt, .. } => attempt,
         }
     }
 

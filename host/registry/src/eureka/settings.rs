@@ -75,9 +75,9 @@ impl EurekaSettings {
             // As often as Eureka's own clients read (`eureka.client.registryFetchIntervalSeconds`).
             poll_in_full: Duration::from_secs(30),
             resync: Duration::from_secs(600),
-            // A lease, unless configured otherwise (`eureka.instance.leaseExpirationDuration…`). An
-            // instance that is there renews it three times in that time, is told that it is not
-            // known, and registers again.
+            // A lease, unless `eureka.instance.lease-expiration-duration-in-seconds` says otherwise.
+            // An instance that is there tries to renew it three times in that time, is told that it
+            // is not known, and registers again.
             settle: Duration::from_secs(90),
             prefer_hostname: false,
             stale_after: None,

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use landfall_core::registry::SourceName;
 use tokio::time::{Instant, sleep};
 
 use super::EurekaSettings;
@@ -13,9 +14,10 @@ use super::listing::{Absence, Listing, Server};
 use crate::Publisher;
 use crate::backoff::{Backoff, jittered};
 
-// A change is missed, or two servers behind one address take turns, now and then; more in a row
-// say that this server's changes do not lead to what it lists, and each costs a full answer.
-const IN_VAIN_MAX: u32 = 3;
+// Servers answer from a cache of 30 s, and what they say of changes may be that much older than what
+// they listed. With pauses of 10, 20 and 30 s between this many answers in a row it has been renewed
+// twice; then this server's changes just do not lead to what it lists, and each costs a full answer.
+const IN_VAIN_MAX: u32 = 4;
 // Dead instances are to be found soon after they are dead, not at twice that age.
 const STALE_LOOKS: u32 = 3;
 
@@ -91,7 +93,8 @@ impl<'a> Watch<'a> {
             Ok(_) => self.full().await,
             Err(error @ EurekaError::RateLimited { .. }) => self.failed(&error),
             Err(error) => {
-                self.in_vain(if error.is_refusal() { IN_VAIN_MAX } else { 1 });
+                let times = if error.is_refusal() { IN_VAIN_MAX } else { 1 };
+                self.in_vain(times, &error.to_string());
                 self.full().await
             }
         }
@@ -107,7 +110,7 @@ impl<'a> Watch<'a> {
         }
         self.listing.changes(delta.entries);
         if self.listing.hash() != delta.hash {
-            self.in_vain(1);
+            self.in_vain(1, "its digest is not that of what its changes lead to");
             return self.full().await;
         }
         self.known = Some(delta.digest);
@@ -117,12 +120,13 @@ impl<'a> Watch<'a> {
     }
 
     /// What was told of changes was of no use, which counts for `times`.
-    fn in_vain(&mut self, times: u32) {
+    fn in_vain(&mut self, times: u32, why: &str) {
         if let Deltas::Asked { in_vain } = self.deltas {
             let in_vain = in_vain.saturating_add(times);
             self.deltas = if in_vain < IN_VAIN_MAX {
                 Deltas::Asked { in_vain }
             } else {
+                ChangesGivenUp { source: self.out.source(), why }.emit();
                 Deltas::Off { until: Instant::now() + jittered(self.settings.resync) }
             };
         }
@@ -169,9 +173,19 @@ impl<'a> Watch<'a> {
             }
         }
         self.publish();
+        jittered(self.pause())
+    }
+
+    /// How long to rest after a full answer: the longer, the more of them there were instead of
+    /// small ones.
+    fn pause(&self) -> Duration {
+        let EurekaSettings { poll, poll_in_full, .. } = self.settings;
+        let most = poll_in_full.max(poll);
         match self.deltas {
-            Deltas::Asked { .. } => jittered(self.settings.poll),
-            Deltas::Off { .. } => jittered(self.settings.poll_in_full.max(self.settings.poll)),
+            Deltas::Asked { in_vain } => {
+                poll.saturating_mul(1 << in_vain.min(IN_VAIN_MAX)).min(most)
+            }
+            Deltas::Off { .. } => most,
         }
     }
 
@@ -238,3 +252,20 @@ impl<'a> Watch<'a> {
 const EMPTY: &str = "eureka_empty";
 /// The code of a doubt: less is listed, for no reason that was told.
 const FORGOTTEN: &str = "eureka_forgotten";
+
+// === What happens ===
+
+struct ChangesGivenUp<'a> {
+    source: &'a SourceName,
+    why: &'a str,
+}
+
+impl ChangesGivenUp<'_> {
+    fn emit(&self) {
+        tracing::info!(
+            source = %self.source,
+            reason = %self.why,
+            "Eureka does not tell of changes; reading everything, less often."
+        );
+    }
+}
