@@ -34,6 +34,11 @@ pub(crate) struct SyntaxError {
     pub(crate) message: String,
 }
 
+// A configuration is 6 levels deep, and the rest is for the settings of policies. Each level takes
+// up to 40 kB of stack where the compiler does not optimize, and a thread has 2 MiB; what is deeper
+// is refused.
+const DEPTH_MAX: usize = 32;
+
 enum Node {
     Scalar(Value),
     Sequence(Vec<Spanned<Node>>),
@@ -46,7 +51,11 @@ impl Document {
     /// # Errors
     /// The text is not YAML, or a key stands twice.
     pub(crate) fn parse(text: &str) -> Result<Self, SyntaxError> {
-        let root: Spanned<Node> = serde_saphyr::from_str(text).map_err(|error| SyntaxError {
+        let options = serde_saphyr::options! {
+            budget: serde_saphyr::budget! { max_depth: DEPTH_MAX },
+        };
+        let read = serde_saphyr::from_str_with_options(text, options);
+        let root: Spanned<Node> = read.map_err(|error| SyntaxError {
             position: error.location().map_or_else(Position::default, position),
             message: first_line(&error.without_snippet().to_string()),
         })?;
@@ -197,5 +206,23 @@ mod tests {
         let error = Document::parse("a: 1\nb: [1, 2\nc: 3\n").unwrap_err();
         assert!(error.position.line >= 2, "{error:?}");
         assert!(Document::parse("a: 1\na: 2\n").is_err());
+    }
+
+    #[test]
+    fn what_is_deep_is_refused_before_the_stack_ends() {
+        let nested = |depth: usize, inner: &str| {
+            format!("{}{inner}{}", "[".repeat(depth), "]".repeat(depth))
+        };
+        assert!(Document::parse(&nested(DEPTH_MAX, "")).is_ok());
+        for depth in [DEPTH_MAX + 1, 64, 3000] {
+            assert!(Document::parse(&nested(depth, "")).is_err(), "{depth}");
+        }
+        // The same by aliases, each of which stands for what is nearly as deep as may be.
+        let mut aliased = format!("a0: &a0 {}\n", nested(30, ""));
+        for n in 1..100 {
+            let inner = nested(28, &format!("*a{}", n - 1));
+            aliased.push_str(&format!("a{n}: &a{n} {inner}\n"));
+        }
+        assert!(Document::parse(&aliased).is_err());
     }
 }
