@@ -21,7 +21,6 @@ use crate::config::{SinkConfig, SinkKind};
 use crate::event::Event;
 use crate::kubernetes::Clients;
 use crate::line::sink::SinkLine;
-use crate::telemetry::FindingsSeen;
 
 /// How often a folder is read again to find what somebody changed by hand.
 const FILES_POLL: Duration = Duration::from_secs(5);
@@ -49,8 +48,24 @@ struct Folder {
     // Held while files are read or written, so that a reading never sees half of the steps.
     sink: Arc<Mutex<FilesSink>>,
     sighting: watch::Sender<Observation>,
-    /// What the last reading found, to tell what is new.
-    findings: Mutex<Vec<Finding>>,
+    findings: std::sync::Mutex<FolderFindings>,
+}
+
+/// What is to be said of a folder.
+#[derive(Debug, Default)]
+struct FolderFindings {
+    /// As of the last reading.
+    known: Vec<Finding>,
+    /// Those that were not told yet.
+    untold: Vec<Finding>,
+}
+
+impl FolderFindings {
+    fn see(&mut self, findings: &[Finding]) {
+        let new = findings.iter().filter(|finding| !self.known.contains(finding)).cloned();
+        self.untold.extend(new);
+        self.known = findings.to_vec();
+    }
 }
 
 impl RunningSink {
@@ -95,7 +110,7 @@ impl RunningSink {
                 let folder = Arc::new(Folder {
                     sink: Arc::new(Mutex::new(sink)),
                     sighting: watch::Sender::new(Observation::default()),
-                    findings: Mutex::default(),
+                    findings: std::sync::Mutex::default(),
                 });
                 let sighting = folder.sighting.subscribe();
                 tokio::spawn(watch_folder(Arc::clone(&folder), stop.clone()));
@@ -132,6 +147,17 @@ impl RunningSink {
             if let Ok(Err(error)) = made {
                 let error = crate::error_chain(&error);
                 tracing::warn!(sink = self.name, error, "Folder not made.");
+            }
+        }
+    }
+
+    /// What a person should know of what is there, as far as it was not told before.
+    pub(crate) fn take_findings(&self) -> Vec<Finding> {
+        match &self.kind {
+            Running::Kubernetes(_) => Vec::new(),
+            Running::Files(folder) => {
+                let findings = folder.findings.lock();
+                findings.map(|mut all| std::mem::take(&mut all.untold)).unwrap_or_default()
             }
         }
     }
@@ -251,12 +277,10 @@ impl Folder {
             (read, sink)
         });
         let Ok((read, sink)) = read.await else { return };
-        if let Ok((_, findings)) = &read {
-            let mut known = self.findings.lock().await;
-            let new: Vec<Finding> =
-                findings.iter().filter(|finding| !known.contains(finding)).cloned().collect();
-            FindingsSeen { findings: &new }.emit();
-            known.clone_from(findings);
+        if let Ok((_, findings)) = &read
+            && let Ok(mut known) = self.findings.lock()
+        {
+            known.see(findings);
         }
         self.sighting.send_if_modified(|seen| match read {
             Ok((observed, _)) => {

@@ -178,7 +178,7 @@ impl Daemon {
             Event::AdmitAgain { slot } => self.admit_again(slot),
             Event::Applied { sink, applied } => self.applied(sink, &applied),
             Event::Configuration => self.reload(),
-            Event::Prepared { number, outcome } => self.prepared(number, outcome),
+            Event::Prepared => self.prepared(),
             Event::Release => self.sinks.iter_mut().for_each(|(_, line)| line.release()),
         }
     }
@@ -210,6 +210,7 @@ impl Daemon {
         let desired = self.line.desired();
         let mut wake = round.wake;
         for (sink, line) in &mut self.sinks {
+            FindingsSeen { findings: &sink.take_findings() }.emit();
             sink.take_sighting(line, desired);
             line.desire(round, now);
             let options = SinkOptions {

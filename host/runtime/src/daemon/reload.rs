@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use landfall_core::registry::SourceName;
 use landfall_core::text::Text;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -30,19 +30,23 @@ const CONFIG_POLL: Duration = Duration::from_millis(500);
 /// there yet.
 const TRY_AGAIN: Duration = Duration::from_secs(30);
 
-/// The reload under way.
+/// The reload under way. A later one takes its place, so that what it was for is never taken up.
 #[derive(Debug, Default)]
 pub(super) struct Reloading {
-    /// Counts reloads, so that one that was overtaken is told apart.
-    number: u64,
-    preparing: Option<AbortHandle>,
+    preparing: Option<Preparing>,
+}
+
+#[derive(Debug)]
+struct Preparing {
+    task: AbortHandle,
+    outcome: oneshot::Receiver<anyhow::Result<Prepared>>,
 }
 
 impl Daemon {
     /// Begins to take a changed configuration file up.
     pub(super) fn reload(&mut self) {
         if let Some(preparing) = self.reloading.preparing.take() {
-            preparing.abort();
+            preparing.task.abort();
         }
         let config = match config::load(&self.path) {
             Ok(config) if config == self.config => return,
@@ -53,30 +57,32 @@ impl Daemon {
             let why = "admin.listen and owner cannot change while Landfall runs; restart it";
             return self.refuse_configuration(&anyhow::anyhow!(why));
         }
-        self.reloading.number += 1;
-        let number = self.reloading.number;
         let is_known =
             |policy: &&PolicyConfig| self.policies.iter().any(|slot| slot.feed.config == **policy);
         let policies = config.policies.iter().filter(|policy| !is_known(policy)).cloned().collect();
         let with_sinks = config.sinks != self.config.sinks;
         let (engine, clients) = (Arc::clone(&self.engine), self.clients.clone());
         let events = self.events.clone();
-        let preparing = tokio::spawn(async move {
+        let (sender, outcome) = oneshot::channel();
+        let task = tokio::spawn(async move {
             let outcome = prepare(config, policies, with_sinks, &engine, &clients).await;
-            // Closed only when the daemon stops.
-            let _ = events.send(Event::Prepared { number, outcome: outcome.map(Box::new) }).await;
+            // Nobody listens any more when another reload took the place of this one.
+            let _ = sender.send(outcome);
+            let _ = events.send(Event::Prepared).await;
         });
-        self.reloading.preparing = Some(preparing.abort_handle());
+        self.reloading.preparing = Some(Preparing { task: task.abort_handle(), outcome });
     }
 
-    /// Takes up what was prepared, unless another reload overtook it.
-    pub(super) fn prepared(&mut self, number: u64, outcome: anyhow::Result<Box<Prepared>>) {
-        if number != self.reloading.number {
+    /// Takes up what was prepared, if it is there.
+    pub(super) fn prepared(&mut self) {
+        let preparing = self.reloading.preparing.as_mut();
+        let Some(outcome) = preparing.and_then(|preparing| preparing.outcome.try_recv().ok())
+        else {
             return;
-        }
+        };
         self.reloading.preparing = None;
         let switched =
-            outcome.and_then(|prepared| tokio::task::block_in_place(|| self.switch(*prepared)));
+            outcome.and_then(|prepared| tokio::task::block_in_place(|| self.switch(prepared)));
         match switched {
             Ok(()) => ConfigurationTaken { path: &self.path }.emit(&self.metrics),
             Err(error) => {
@@ -84,6 +90,7 @@ impl Daemon {
                 let events = self.events.clone();
                 tokio::spawn(async move {
                     tokio::time::sleep(TRY_AGAIN).await;
+                    // Closed only when the daemon stops.
                     let _ = events.send(Event::Configuration).await;
                 });
             }
