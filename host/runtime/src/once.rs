@@ -96,6 +96,11 @@ async fn load_rules(
 /// Writes findings to standard error, each on a line.
 pub(crate) fn report(findings: &[Finding]) {
     for finding in findings {
-        tracing::warn!(code = finding.code.as_str(), subject = %finding.subject, message = %finding.message, "Finding.");
+        tracing::warn!(
+            code = finding.code.as_str(),
+            subject = finding.subject,
+            message = finding.message,
+            "Finding."
+        );
     }
 }

@@ -24,6 +24,12 @@ use crate::line::sink::SinkLine;
 
 /// How often a folder is read again to find what somebody changed by hand.
 const FILES_POLL: Duration = Duration::from_secs(5);
+/// Steps under way at most. An API server takes some 400 a second, so this is a second's work, of
+/// which half is enough to keep it busy while the next half is planned.
+const KUBE_STEPS_MAX: usize = 512;
+/// A disk takes some 200 files a second that must survive a loss of power, so this is a third of
+/// a second's work: what is written is hardly older than that, and stopping waits no longer.
+const FILES_STEPS_MAX: usize = 64;
 
 /// A sink at work. Stops when dropped; steps under way are finished.
 #[derive(Debug)]
@@ -33,6 +39,8 @@ pub(crate) struct RunningSink {
     config: SinkConfig,
     sighting: watch::Receiver<Observation>,
     kind: Running,
+    /// The condition as of the last log line about it.
+    told: std::sync::Mutex<Option<Condition>>,
     stop: CancellationToken,
 }
 
@@ -117,7 +125,8 @@ impl RunningSink {
                 (format!("files:{}", path.display()), Running::Files(folder), sighting)
             }
         };
-        Ok(Self { serial, name, config, sighting, kind, stop })
+        let told = std::sync::Mutex::default();
+        Ok(Self { serial, name, config, sighting, kind, told, stop })
     }
 
     /// Tells it apart from every other sink of this process.
@@ -129,13 +138,14 @@ impl RunningSink {
     /// Its side of the line, of which nothing is known yet.
     #[must_use]
     pub(crate) fn new_line(&self) -> SinkLine {
-        let namespaces = match &self.config.kind {
+        let (namespaces, steps_max) = match &self.config.kind {
             SinkKind::Kubernetes { namespaces, .. } => {
-                namespaces.iter().map(|name| Text::from(name.as_str())).collect()
+                let namespaces = namespaces.iter().map(|name| Text::from(name.as_str()));
+                (namespaces.collect(), KUBE_STEPS_MAX)
             }
-            SinkKind::Files { .. } => Vec::new(),
+            SinkKind::Files { .. } => (Vec::new(), FILES_STEPS_MAX),
         };
-        SinkLine::new(self.config.mode, namespaces)
+        SinkLine::new(self.config.mode, namespaces, steps_max)
     }
 
     /// Makes ready what others expect before anything is written. What cannot be made is a
@@ -188,6 +198,16 @@ impl RunningSink {
     #[must_use]
     pub(crate) fn condition(&self) -> Option<Condition> {
         self.sighting.borrow().condition.clone()
+    }
+
+    /// Whether it can be used, if that is another than it was the last time this was asked.
+    pub(crate) fn take_condition_change(&self) -> Option<Option<Condition>> {
+        let now = self.condition();
+        let mut told = self.told.lock().ok()?;
+        (*told != now).then(|| {
+            told.clone_from(&now);
+            now
+        })
     }
 
     /// Hands what it holds to its side of the line.
