@@ -32,9 +32,11 @@ pub(crate) struct Once {
 pub(crate) fn line_options(config: &Configuration) -> LineOptions {
     LineOptions {
         render: landfall_mesh::render::RenderOptions {
-            shape: config.shape,
+            shape: config.resources.shape,
+            location: config.resources.location,
+            export_to: Arc::clone(&config.resources.export_to),
+            ambient: config.resources.ambient,
             owner: Some(config.owner.clone()),
-            ..landfall_mesh::render::RenderOptions::default()
         },
         grace: config.grace,
     }

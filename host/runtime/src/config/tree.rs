@@ -1,6 +1,6 @@
 //! A YAML document as a value that knows where everything stands.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::Deserialize;
@@ -23,6 +23,19 @@ pub(crate) struct Document {
     /// What it says.
     pub(crate) value: Value,
     positions: BTreeMap<String, Position>,
+    /// What lost something by [`Document::mended`].
+    lessened: BTreeSet<String>,
+    /// What was put in by [`Document::mended`].
+    filled: BTreeSet<String>,
+}
+
+/// A change to a document with something illegal in it, so that the rest can be looked at.
+#[derive(Clone, Debug)]
+pub(crate) enum Mend {
+    /// Takes the value at a pointer out.
+    Remove(String),
+    /// Puts a value below a pointer under a key that is missing.
+    Fill(String, String, Value),
 }
 
 /// The text is not YAML.
@@ -82,6 +95,47 @@ impl Document {
         }
     }
 
+    /// The document after `mends`. What is left keeps its place in the text, though it may have
+    /// another pointer.
+    #[must_use]
+    pub(crate) fn mended(&self, mends: &[Mend]) -> Self {
+        let mut removed = BTreeSet::new();
+        let mut filled: BTreeMap<&str, Vec<(&str, &Value)>> = BTreeMap::new();
+        for mend in mends {
+            match mend {
+                Mend::Remove(pointer) => {
+                    removed.insert(pointer.as_str());
+                }
+                Mend::Fill(pointer, key, value) => {
+                    filled.entry(pointer).or_default().push((key, value));
+                }
+            }
+        }
+        let mut mending = Mending { document: self, removed, filled, after: Self::default() };
+        let value = mending.copied("", "", &self.value);
+        mending.after.value = value.unwrap_or_else(|| {
+            mending.after.lessened.insert(String::new());
+            Value::Object(Map::new())
+        });
+        mending.after
+    }
+
+    /// Whether nothing was taken out at `pointer` or below, so that what is absent there was never
+    /// there.
+    #[must_use]
+    pub(crate) fn is_whole(&self, pointer: &str) -> bool {
+        let below = |other: &String| {
+            other.strip_prefix(pointer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        !self.lessened.iter().chain(&self.filled).any(below)
+    }
+
+    /// Whether the value at `pointer` stands in for one that is missing in the text.
+    #[must_use]
+    pub(crate) fn is_filled(&self, pointer: &str) -> bool {
+        self.filled.contains(pointer)
+    }
+
     fn placed(&mut self, pointer: String, node: Spanned<Node>) -> Value {
         let value = match node.value {
             Node::Scalar(value) => value,
@@ -107,6 +161,67 @@ impl Document {
         };
         self.positions.entry(pointer).or_insert_with(|| position(node.referenced));
         value
+    }
+}
+
+/// A document on its way from before some mends to after them.
+struct Mending<'a> {
+    document: &'a Document,
+    removed: BTreeSet<&'a str>,
+    filled: BTreeMap<&'a str, Vec<(&'a str, &'a Value)>>,
+    after: Document,
+}
+
+impl Mending<'_> {
+    /// What becomes of `value`, which stood at `from` and is to stand at `to`.
+    fn copied(&mut self, from: &str, to: &str, value: &Value) -> Option<Value> {
+        if self.removed.contains(from) {
+            return None;
+        }
+        let before = self.document;
+        if let Some(position) = before.positions.get(from) {
+            self.after.positions.insert(to.to_owned(), *position);
+        }
+        if before.lessened.contains(from) {
+            self.after.lessened.insert(to.to_owned());
+        }
+        if before.filled.contains(from) {
+            self.after.filled.insert(to.to_owned());
+        }
+        Some(match value {
+            Value::Array(items) => {
+                let mut kept = Vec::with_capacity(items.len());
+                for (index, item) in items.iter().enumerate() {
+                    let target = format!("{to}/{}", kept.len());
+                    match self.copied(&format!("{from}/{index}"), &target, item) {
+                        Some(item) => kept.push(item),
+                        None => {
+                            self.after.lessened.insert(to.to_owned());
+                        }
+                    }
+                }
+                Value::Array(kept)
+            }
+            Value::Object(entries) => {
+                let mut kept = Map::new();
+                for (key, value) in entries {
+                    match self.copied(&child(from, key), &child(to, key), value) {
+                        Some(value) => {
+                            kept.insert(key.clone(), value);
+                        }
+                        None => {
+                            self.after.lessened.insert(to.to_owned());
+                        }
+                    }
+                }
+                for (key, value) in self.filled.get(from).into_iter().flatten() {
+                    kept.insert((*key).to_owned(), (*value).clone());
+                    self.after.filled.insert(child(to, key));
+                }
+                Value::Object(kept)
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.clone(),
+        })
     }
 }
 
@@ -199,6 +314,24 @@ mod tests {
         assert_eq!(document.position("/b/0/c/d"), Position { line: 3, column: 9 });
         assert_eq!(document.position("/b/0/c/e"), Position { line: 3, column: 5 });
         assert_eq!(document.position("/b/1"), Position { line: 4, column: 5 });
+    }
+
+    #[test]
+    fn what_is_left_after_a_mend_keeps_its_place() {
+        let document = Document::parse("a:\n  - 1\n  - {b: 2, c: 3}\nd: {}\n").unwrap();
+        let mended = document.mended(&[
+            Mend::Remove("/a/0".to_owned()),
+            Mend::Remove("/a/1/b".to_owned()),
+            Mend::Fill("/d".to_owned(), "e".to_owned(), Value::from("x")),
+        ]);
+        assert_eq!(mended.value, serde_json::json!({"a": [{"c": 3}], "d": {"e": "x"}}));
+        assert_eq!(mended.position("/a/0/c"), Position { line: 3, column: 12 });
+        assert_eq!(mended.position("/d/e"), Position { line: 4, column: 1 });
+        assert!(!mended.is_whole("/a") && !mended.is_whole("/a/0") && !mended.is_whole("/d"));
+        assert!(mended.is_whole("/a/0/c") && mended.is_filled("/d/e"));
+        let nothing = mended.mended(&[Mend::Remove(String::new())]);
+        assert_eq!(nothing.value, serde_json::json!({}));
+        assert!(!nothing.is_whole(""));
     }
 
     #[test]

@@ -4,19 +4,20 @@
 //! Then the new policies answer for everything that is there, and only then anything is replaced.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use landfall_core::registry::SourceName;
 use landfall_core::text::Text;
+use tokio::io::AsyncReadExt;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::Daemon;
 use crate::clock;
-use crate::config::{self, Configuration, PolicyConfig};
+use crate::config::{self, CONFIG_BYTES_MAX, Configuration, PolicyConfig};
 use crate::event::Event;
 use crate::once::line_options;
 use crate::prepared::{Prepared, prepare};
@@ -157,13 +158,21 @@ impl Daemon {
     }
 }
 
+/// The file, as far as any configuration may go: a longer one is refused anyway.
+async fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let file = tokio::fs::File::open(path).await?;
+    file.take(CONFIG_BYTES_MAX + 1).read_to_end(&mut bytes).await?;
+    Ok(bytes)
+}
+
 /// Tells when the configuration file changes, and once in the beginning: it may have changed since
 /// it was loaded.
 pub(super) async fn watch(path: PathBuf, events: mpsc::Sender<Event>, stop: CancellationToken) {
     let mut seen = None;
     loop {
         // Small, so that comparing it whole is the simplest way to miss nothing.
-        let now = tokio::fs::read(&path).await.ok();
+        let now = read(&path).await.ok();
         if now.is_some() && now != seen {
             seen = now;
             if events.send(Event::Configuration).await.is_err() {
