@@ -439,6 +439,20 @@ impl Line {
         self.rendered.get(host).map_or(&[], |rendered| &rendered.objects)
     }
 
+    /// What a person should know of `host` and of the objects that stand for it, in order.
+    #[must_use]
+    pub fn host_findings(&self, host: &HostKey) -> Vec<Finding> {
+        let of_service =
+            self.services.get(host).into_iter().flat_map(|s| s.findings.iter().cloned());
+        let of_objects =
+            self.rendered.get(host).into_iter().flat_map(|r| r.findings.iter().cloned());
+        let of_settings = self.setting_faults.get(host).map(|fault| setting_finding(host, fault));
+        let mut findings: Vec<Finding> = of_service.chain(of_objects).chain(of_settings).collect();
+        findings.sort();
+        findings.dedup();
+        findings
+    }
+
     /// How many hosts are in their grace time.
     #[must_use]
     pub fn lingering(&self) -> usize {
