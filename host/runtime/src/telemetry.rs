@@ -93,6 +93,14 @@ pub(crate) struct PolicyRefused<'a> {
     pub(crate) message: &'a str,
 }
 
+/// The configuration file cannot be read any more; what was read stays at work.
+pub(crate) struct ConfigurationGone<'a> {
+    /// The file.
+    pub(crate) path: &'a Path,
+    /// Why.
+    pub(crate) error: &'a std::io::Error,
+}
+
 /// A changed configuration is at work.
 pub(crate) struct ConfigurationTaken<'a> {
     /// The file.
@@ -252,6 +260,17 @@ impl PolicyRefused<'_> {
             code = self.code,
             error = self.message,
             "Policy refused; what stood before stays at work."
+        );
+    }
+}
+
+impl ConfigurationGone<'_> {
+    /// Logs it.
+    pub(crate) fn emit(&self) {
+        warn!(
+            path = %self.path.display(),
+            error = %self.error,
+            "Configuration file cannot be read; what was read before stays at work."
         );
     }
 }

@@ -4,6 +4,7 @@
 //! Then the new policies answer for everything that is there, and only then anything is replaced.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,10 +24,13 @@ use crate::once::line_options;
 use crate::prepared::{Prepared, prepare};
 use crate::slots::{PolicySlot, rules, waiting};
 use crate::sources::RunningSource;
-use crate::telemetry::{ConfigurationRefused, ConfigurationTaken};
+use crate::telemetry::{ConfigurationGone, ConfigurationRefused, ConfigurationTaken};
 
 /// How often the configuration file is looked at.
-const CONFIG_POLL: Duration = Duration::from_millis(500);
+const CONFIG_POLL: Duration = Duration::from_millis(250);
+/// Looks at which a file that is written in place must be as before: half a second, so that an edit
+/// is taken up within one.
+const RESTED_LOOKS: u32 = 2;
 /// How long a configuration waits that is legal but was refused, as for a ConfigMap that is not
 /// there yet.
 const TRY_AGAIN: Duration = Duration::from_secs(30);
@@ -158,26 +162,52 @@ impl Daemon {
     }
 }
 
-/// The file, as far as any configuration may go: a longer one is refused anyway.
-async fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+/// What the configuration file is at one moment.
+#[derive(Debug, PartialEq, Eq)]
+struct Look {
+    inode: u64,
+    /// One byte more than is read from it is enough to have it refused.
+    bytes: Vec<u8>,
+}
+
+async fn look(path: &Path) -> std::io::Result<Look> {
+    let metadata = tokio::fs::metadata(path).await?;
+    // Opening a pipe waits for somebody to write into it.
+    if !metadata.is_file() {
+        return Err(std::io::Error::other("it is not a file"));
+    }
     let mut bytes = Vec::new();
     let file = tokio::fs::File::open(path).await?;
     file.take(CONFIG_BYTES_MAX + 1).read_to_end(&mut bytes).await?;
-    Ok(bytes)
+    Ok(Look { inode: metadata.ino(), bytes })
 }
 
 /// Tells when the configuration file changes, and once in the beginning: it may have changed since
-/// it was loaded.
+/// it was loaded. A file that was put in the place of another is whole. One that is written in place
+/// may be half of itself, and half of a configuration may be legal, so it must rest first.
 pub(super) async fn watch(path: PathBuf, events: mpsc::Sender<Event>, stop: CancellationToken) {
-    let mut seen = None;
+    let mut told: Option<Look> = None;
+    let mut last: Option<Look> = None;
+    let mut rested = 0;
     loop {
-        // Small, so that comparing it whole is the simplest way to miss nothing.
-        let now = read(&path).await.ok();
-        if now.is_some() && now != seen {
-            seen = now;
-            if events.send(Event::Configuration).await.is_err() {
-                return;
+        match look(&path).await {
+            Ok(now) => {
+                rested = if last.as_ref() == Some(&now) { rested + 1 } else { 0 };
+                let replaced = told.as_ref().is_none_or(|told| told.inode != now.inode);
+                let differs = told.as_ref().is_none_or(|told| told.bytes != now.bytes);
+                if differs && (replaced || rested >= RESTED_LOOKS) {
+                    if events.send(Event::Configuration).await.is_err() {
+                        return;
+                    }
+                    told = Some(Look { inode: now.inode, bytes: now.bytes.clone() });
+                }
+                last = Some(now);
             }
+            Err(error) if last.is_some() => {
+                ConfigurationGone { path: &path, error: &error }.emit();
+                last = None;
+            }
+            Err(_) => {}
         }
         tokio::select! {
             () = tokio::time::sleep(CONFIG_POLL) => {}
