@@ -110,7 +110,7 @@ pub(crate) fn report(findings: &[Finding]) {
         tracing::warn!(
             code = finding.code.as_str(),
             subject = finding.subject,
-            message = finding.message,
+            detail = finding.message,
             "Finding."
         );
     }

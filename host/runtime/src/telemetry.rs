@@ -180,7 +180,7 @@ impl FindingsSeen<'_> {
             warn!(
                 code = finding.code.as_str(),
                 subject = finding.subject,
-                message = finding.message,
+                detail = finding.message,
                 "Finding."
             );
         }
