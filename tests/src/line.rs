@@ -1,6 +1,6 @@
 //! A daemon without its edges: the line, and one sink in memory that takes every step.
 
-#![allow(clippy::missing_panics_doc, reason = "a test fails by panicking")]
+#![allow(clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -247,7 +247,7 @@ impl SinkLine {
         services: BTreeSet<Tie>,
     ) -> Vec<Step<Body>> {
         let of_kind = |kind: Kind| {
-            let in_flight = self.in_flight.iter().map(|(id, tie)| (id, tie));
+            let in_flight = self.in_flight.iter();
             let failed = self.failed.iter().map(|(id, failed)| (id, &failed.tie));
             let stuck = in_flight.chain(failed).filter(move |(id, _)| id.kind == kind);
             stuck.map(|(_, tie)| tie.clone()).collect::<BTreeSet<Tie>>()
