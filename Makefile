@@ -56,6 +56,7 @@ test: ## Run every test that needs no real server
 lint: deny ## Check formatting, lints, dependencies and shell scripts
 	cargo fmt --all --check
 	cd plugins && cargo fmt --all --check
+	cd tests/fuzz && cargo fmt --check
 	cargo clippy --locked --workspace --all-targets --all-features --quiet -- -D warnings
 	cd plugins && CARGO_TARGET_DIR=$(PLUGINS_TARGET) cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
 	@if command -v shellcheck >/dev/null; then \

@@ -61,7 +61,7 @@ fn line(rules: Arc<Rules>) -> Line {
 
 /// A sink that holds all that is desired.
 fn settled(line: &Line, held: &Observed<Body>) -> SinkLine {
-    let mut sink = SinkLine::new(Mode::Sync, Vec::new());
+    let mut sink = SinkLine::new(Mode::Sync, Vec::new(), usize::MAX);
     sink.observe(held, line.desired());
     assert!(plan(line, &mut sink).is_empty());
     sink

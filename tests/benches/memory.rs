@@ -56,7 +56,7 @@ fn main() {
         let read = api::from_json(json).expect("what is printed is read");
         observed.ours.insert(id.clone(), Arc::new(read.object));
     }
-    let mut sink = SinkLine::new(Mode::Sync, Vec::new());
+    let mut sink = SinkLine::new(Mode::Sync, Vec::new(), usize::MAX);
     sink.observe(&observed, line.desired());
     drop(observed);
     let peak = status_kib("VmHWM");

@@ -1,10 +1,11 @@
-//! What the tests of Landfall share: the program, the repository as text, hostile guests, and a
-//! daemon without its edges.
+//! What the tests of Landfall share: the program, the repository as text, hostile guests, a
+//! daemon without its edges, and inputs made of arbitrary bytes.
 
 pub mod binary;
 pub mod conformance;
 pub mod fake_consul;
 pub mod fake_eureka;
+pub mod fuzz;
 pub mod hostile;
 pub mod line;
 pub mod markdown;

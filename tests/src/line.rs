@@ -1,6 +1,6 @@
 //! A daemon without its edges: the line, and one sink in memory that takes every step.
 
-#![allow(clippy::missing_panics_doc, reason = "a test fails by panicking")]
+#![allow(clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -56,7 +56,7 @@ impl World {
         let options = LineOptions { render: Default::default(), grace: GRACE };
         let mut line = Line::new(workers, Rules::new(world::defaults(), links), options);
         line.add_source(world::source(), "file");
-        let sink = SinkLine::new(Mode::Sync, Vec::new());
+        let sink = SinkLine::new(Mode::Sync, Vec::new(), usize::MAX);
         Self { line, sink, held, guard, now: Time::from_millis(1_000_000) }
     }
 

@@ -380,7 +380,7 @@ type Settings = Result<Arc<[Setting]>, Arc<Fault>>;
 
 /// What a service policy makes of one service of the mesh.
 fn settings_of(host: &Host, name: &str) -> (Arc<MeshService>, Settings) {
-    let policy = host.admit(name).expect(name);
+    let policy = host.admit(name).unwrap();
     assert!(policy.decides_services() && !policy.decides_instances());
     let work = work("bad", &ids(2), None);
     let decided = host.decide(&Rules::new(defaults(), Vec::new()), work.clone());

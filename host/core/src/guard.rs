@@ -66,6 +66,8 @@ pub struct GuardOptions<'a> {
     pub moved: &'a BTreeMap<ObjectId, Time>,
     /// Whether the sink does not take everything, so that "elsewhere" may not be there.
     pub is_failing: bool,
+    /// How many steps may pass; the others are to be planned again.
+    pub steps_max: usize,
     /// The time now.
     pub now: Time,
 }
@@ -150,6 +152,9 @@ pub fn guard<B: Body>(
             && losses.includes(&step)
         {
             guarded.hold(&step, why.clone());
+            continue;
+        }
+        if guarded.steps.len() >= options.steps_max {
             continue;
         }
         if let Some(loss) = losses.charged_to(&step) {

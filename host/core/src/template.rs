@@ -137,7 +137,8 @@ impl Variable {
         })
     }
 
-    /// `None` when empty or missing.
+    /// `None` when empty or missing. A service's name is never left out, though it may be empty:
+    /// without it the service would take the place of its parent.
     fn value<'a>(
         &self,
         id: &'a ServiceId,
@@ -146,7 +147,7 @@ impl Variable {
     ) -> Option<&'a Text> {
         let value = match self {
             Self::Source => Some(id.source.text()),
-            Self::Service => Some(&id.key.name),
+            Self::Service => return Some(&id.key.name),
             Self::Group => Some(&id.key.group),
             Self::Datacenter => Some(&id.key.datacenter),
             Self::Partition => Some(&id.key.partition),
@@ -178,6 +179,19 @@ impl fmt::Display for Template {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_service_without_a_name_has_a_host_of_its_own() {
+        let source = crate::registry::SourceName::parse("files").unwrap();
+        let id = ServiceId { source, key: crate::registry::ServiceKey::default() };
+        let empty = || crate::pairs::Pairs::default();
+        let (service, _) = Service::new(id.key.clone(), empty(), empty(), Vec::new());
+        let mut altered = false;
+        let template = Template::parse("{group}.{service}.{source}.mesh").unwrap();
+        let host = template.host(&id, &service, None, &mut altered);
+        assert!(host.starts_with("x-") && host.ends_with(".files.mesh"), "{host}");
+        assert!(altered);
+    }
 
     #[test]
     fn what_is_no_template_is_refused() {

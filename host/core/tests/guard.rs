@@ -59,6 +59,7 @@ impl Scene {
             settings: &self.settings,
             moved: &self.moved,
             is_failing: self.is_failing,
+            steps_max: usize::MAX,
             now: self.now,
         };
         guard(steps, &options, state)

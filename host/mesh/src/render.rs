@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use landfall_core::finding::{Finding, FindingCode};
 use landfall_core::mapping::{Address, Port};
-use landfall_core::mesh::{Endpoint, Kind, MeshService, Object, ObjectId};
+use landfall_core::mesh::{Endpoint, HostKey, Kind, MeshService, Object, ObjectId};
 use landfall_core::pairs::Pairs;
 use landfall_core::registry::{Locality, ServiceId};
 use landfall_core::text::{Interner, Text};
@@ -516,16 +516,22 @@ fn workloads(service: &MeshService, placed: Vec<Placed<'_>>, labels: &Pairs) -> 
                 (annotations, sources)
             }
         };
-        let name = name::workload_entry_name(&service.key.host, origin, endpoint);
         let body = Body { labels: labels.clone(), annotations, spec: Spec::WorkloadEntry(entry) };
         objects.push(Object {
-            id: object_id(Kind::WorkloadEntry, service, name),
+            id: workload_entry_id(&service.key, origin, endpoint),
             sources,
             removal: None,
             body: Arc::new(body),
         });
     }
     objects
+}
+
+/// Which WorkloadEntry stands for `endpoint` at `host`, where endpoints are not inline.
+#[must_use]
+pub fn workload_entry_id(host: &HostKey, origin: &ServiceId, endpoint: &Endpoint) -> ObjectId {
+    let name = name::workload_entry_name(&host.host, origin, endpoint);
+    ObjectId { kind: Kind::WorkloadEntry, namespace: Text::clone(host.namespace.text()), name }
 }
 
 fn object_id(kind: Kind, service: &MeshService, name: Text) -> ObjectId {

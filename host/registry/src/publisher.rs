@@ -173,7 +173,8 @@ impl FindingsChanged<'_> {
             [first, ..] => warn!(
                 source = %self.source,
                 findings = self.findings.len(),
-                %first,
+                // As text, which is escaped in the log: names in registries are anybody's.
+                first = first.to_string(),
                 "Registry listing has findings."
             ),
         }

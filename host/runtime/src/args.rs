@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::config::units::Duration;
 
@@ -22,6 +23,23 @@ pub(crate) struct Cli {
     /// What to log: a level, or `target=level` pairs.
     #[arg(long, global = true, default_value = "info", env = "LANDFALL_LOG")]
     pub(crate) log: String,
+}
+
+impl Cli {
+    /// Says what clap's own rules cannot.
+    ///
+    /// # Errors
+    /// Arguments that make no sense together.
+    pub(crate) fn checked(self) -> Result<Self, clap::Error> {
+        if let Verb::Plan(args) = &self.verb
+            && args.exit_code
+            && args.output == PlanOutput::Yaml
+        {
+            let why = "--exit-code cannot be used with --output yaml, which does not look at sinks";
+            return Err(Self::command().error(ErrorKind::ArgumentConflict, why));
+        }
+        Ok(self)
+    }
 }
 
 /// How to write the log.
@@ -80,7 +98,8 @@ pub(crate) struct PlanArgs {
     /// stable order; sinks are not looked at.
     #[arg(short, long, value_enum, default_value_t = PlanOutput::Text)]
     pub(crate) output: PlanOutput,
-    /// Exit with 2 when a sink differs from what is desired.
+    /// Exit with 2 when a sink differs from what is desired: there are steps to do, held ones, or
+    /// objects that somebody else's stand in the way of. Not with `--output yaml`.
     #[arg(long)]
     pub(crate) exit_code: bool,
 }
@@ -108,7 +127,9 @@ pub(crate) struct CheckArgs {
 /// Arguments of `explain`.
 #[derive(Debug, Args)]
 pub(crate) struct ExplainArgs {
-    /// A host such as `orders.dc1.mesh`, or an instance as `SOURCE/SERVICE/INSTANCE`.
+    /// A host such as `orders.dc1.mesh`, or an instance as `SOURCE/SERVICE/INSTANCE`. Where a
+    /// registry has datacenters, partitions or groups they may stand before the service, and must
+    /// where it is not unique.
     #[arg(value_name = "HOST|SOURCE/SERVICE/INSTANCE")]
     pub(crate) subject: String,
     #[command(flatten)]
@@ -149,4 +170,18 @@ pub(crate) struct ComponentizeArgs {
     /// Where the component goes.
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exit_code_needs_a_look_at_the_sinks() {
+        let parse = |args: &[&str]| Cli::try_parse_from(args).and_then(Cli::checked);
+        assert!(parse(&["landfall", "plan", "--exit-code"]).is_ok());
+        assert!(parse(&["landfall", "plan", "--output", "yaml"]).is_ok());
+        let error = parse(&["landfall", "plan", "--output", "yaml", "--exit-code"]).unwrap_err();
+        assert_eq!((error.kind(), error.exit_code()), (ErrorKind::ArgumentConflict, 2));
+    }
 }

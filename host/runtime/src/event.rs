@@ -6,7 +6,6 @@ use landfall_mesh::sink::Applied;
 use landfall_policy_host::{AdmissionError, Revision};
 
 use crate::policies::Offered;
-use crate::prepared::Prepared;
 
 /// What wakes the line.
 #[derive(Debug)]
@@ -43,13 +42,8 @@ pub(crate) enum Event {
     },
     /// The configuration file changed.
     Configuration,
-    /// A changed configuration can be taken up, or not.
-    Prepared {
-        /// Which reload.
-        number: u64,
-        /// What is new in it.
-        outcome: anyhow::Result<Box<Prepared>>,
-    },
+    /// A changed configuration is ready to be taken up, or cannot be.
+    Prepared,
     /// An operator lets go what the deletion budget holds.
     Release,
 }

@@ -37,7 +37,7 @@ const EXIT_CONFIG: u8 = 3;
 /// Runs the command line. Exit codes are in its help.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::parse().checked().unwrap_or_else(|error| error.exit());
     match start(&cli) {
         Ok(Ending::Done) => ExitCode::SUCCESS,
         Ok(Ending::Differs) => ExitCode::from(EXIT_DIFFERS),

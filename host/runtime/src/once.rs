@@ -1,11 +1,13 @@
 //! One round of the line, for the subcommands that look once and end.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use landfall_core::finding::Finding;
 use landfall_core::pattern::Selector;
+use landfall_core::registry::{SourceName, SourceState};
 use landfall_policy_host::Workers;
 use landfall_policy_host::{EngineSettings, PolicyEngine};
 use landfall_policy_host::{Link, Rules};
@@ -14,6 +16,7 @@ use crate::config::Configuration;
 use crate::kubernetes::Clients;
 use crate::line::{Line, LineOptions};
 use crate::policies::{PolicyFeed, admit};
+use crate::sources::Needed;
 use crate::{clock, sources};
 
 /// Everything as it should be now.
@@ -25,6 +28,8 @@ pub(crate) struct Once {
     pub(crate) workers: Arc<Workers>,
     /// How to reach Kubernetes.
     pub(crate) clients: Clients,
+    /// What sources offered.
+    pub(crate) states: BTreeMap<SourceName, SourceState>,
 }
 
 /// How the line is set up for a configuration.
@@ -32,9 +37,11 @@ pub(crate) struct Once {
 pub(crate) fn line_options(config: &Configuration) -> LineOptions {
     LineOptions {
         render: landfall_mesh::render::RenderOptions {
-            shape: config.shape,
+            shape: config.resources.shape,
+            location: config.resources.location,
+            export_to: Arc::clone(&config.resources.export_to),
+            ambient: config.resources.ambient,
             owner: Some(config.owner.clone()),
-            ..landfall_mesh::render::RenderOptions::default()
         },
         grace: config.grace,
     }
@@ -49,12 +56,16 @@ pub(crate) fn worker_count() -> usize {
 /// Reads every source and policy of `config` and runs one round.
 ///
 /// # Errors
-/// A source has no complete listing within `timeout`, or a policy cannot be loaded.
-pub(crate) async fn gather(config: &Configuration, timeout: Duration) -> anyhow::Result<Once> {
+/// A needed source has no complete listing within `timeout`, or a policy cannot be loaded.
+pub(crate) async fn gather(
+    config: &Configuration,
+    needed: &Needed,
+    timeout: Duration,
+) -> anyhow::Result<Once> {
     let clients = Clients::default();
     let running = sources::start(&config.sources);
     let rules = load_rules(config, &clients, timeout).await?;
-    let states = sources::wait_complete(&running, timeout).await?;
+    let states = sources::wait_complete(&running, needed, timeout).await?;
     let workers = Workers::start(worker_count()).context("failed to start worker threads")?;
     let mut line = Line::new(Arc::clone(&workers), rules, line_options(config));
     for (name, source) in &running {
@@ -64,7 +75,7 @@ pub(crate) async fn gather(config: &Configuration, timeout: Duration) -> anyhow:
         line.round(&states, clock::now());
         line
     });
-    Ok(Once { line, workers, clients })
+    Ok(Once { line, workers, clients, states })
 }
 
 /// Loads every policy.
@@ -96,6 +107,11 @@ async fn load_rules(
 /// Writes findings to standard error, each on a line.
 pub(crate) fn report(findings: &[Finding]) {
     for finding in findings {
-        tracing::warn!(code = finding.code.as_str(), subject = %finding.subject, message = %finding.message, "Finding.");
+        tracing::warn!(
+            code = finding.code.as_str(),
+            subject = finding.subject,
+            detail = finding.message,
+            "Finding."
+        );
     }
 }

@@ -204,6 +204,10 @@ async fn read_file(path: &Path, settings: Option<&serde_json::Value>) -> Offer {
 /// One byte more than a component may have is enough to have it refused.
 async fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
     use tokio::io::AsyncReadExt as _;
+    // Opening a pipe waits for somebody to write into it.
+    if !tokio::fs::metadata(path).await?.is_file() {
+        return Err(std::io::Error::other("it is not a file"));
+    }
     let mut bytes = Vec::new();
     let most = PACKED_BYTES_MAX as u64 + 1;
     tokio::fs::File::open(path).await?.take(most).read_to_end(&mut bytes).await?;

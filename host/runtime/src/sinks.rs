@@ -21,10 +21,15 @@ use crate::config::{SinkConfig, SinkKind};
 use crate::event::Event;
 use crate::kubernetes::Clients;
 use crate::line::sink::SinkLine;
-use crate::telemetry::FindingsSeen;
 
 /// How often a folder is read again to find what somebody changed by hand.
 const FILES_POLL: Duration = Duration::from_secs(5);
+/// Steps under way at most. An API server takes some 400 a second, so this is a second's work, of
+/// which half is enough to keep it busy while the next half is planned.
+const KUBE_STEPS_MAX: usize = 512;
+/// A disk takes some 200 files a second that must survive a loss of power, so this is a third of
+/// a second's work: what is written is hardly older than that, and stopping waits no longer.
+const FILES_STEPS_MAX: usize = 64;
 
 /// A sink at work. Stops when dropped; steps under way are finished.
 #[derive(Debug)]
@@ -34,6 +39,8 @@ pub(crate) struct RunningSink {
     config: SinkConfig,
     sighting: watch::Receiver<Observation>,
     kind: Running,
+    /// The condition as of the last log line about it.
+    told: std::sync::Mutex<Option<Condition>>,
     stop: CancellationToken,
 }
 
@@ -49,8 +56,24 @@ struct Folder {
     // Held while files are read or written, so that a reading never sees half of the steps.
     sink: Arc<Mutex<FilesSink>>,
     sighting: watch::Sender<Observation>,
-    /// What the last reading found, to tell what is new.
-    findings: Mutex<Vec<Finding>>,
+    findings: std::sync::Mutex<FolderFindings>,
+}
+
+/// What is to be said of a folder.
+#[derive(Debug, Default)]
+struct FolderFindings {
+    /// As of the last reading.
+    known: Vec<Finding>,
+    /// Those that were not told yet.
+    untold: Vec<Finding>,
+}
+
+impl FolderFindings {
+    fn see(&mut self, findings: &[Finding]) {
+        let new = findings.iter().filter(|finding| !self.known.contains(finding)).cloned();
+        self.untold.extend(new);
+        self.known = findings.to_vec();
+    }
 }
 
 impl RunningSink {
@@ -95,14 +118,15 @@ impl RunningSink {
                 let folder = Arc::new(Folder {
                     sink: Arc::new(Mutex::new(sink)),
                     sighting: watch::Sender::new(Observation::default()),
-                    findings: Mutex::default(),
+                    findings: std::sync::Mutex::default(),
                 });
                 let sighting = folder.sighting.subscribe();
                 tokio::spawn(watch_folder(Arc::clone(&folder), stop.clone()));
                 (format!("files:{}", path.display()), Running::Files(folder), sighting)
             }
         };
-        Ok(Self { serial, name, config, sighting, kind, stop })
+        let told = std::sync::Mutex::default();
+        Ok(Self { serial, name, config, sighting, kind, told, stop })
     }
 
     /// Tells it apart from every other sink of this process.
@@ -114,13 +138,14 @@ impl RunningSink {
     /// Its side of the line, of which nothing is known yet.
     #[must_use]
     pub(crate) fn new_line(&self) -> SinkLine {
-        let namespaces = match &self.config.kind {
+        let (namespaces, steps_max) = match &self.config.kind {
             SinkKind::Kubernetes { namespaces, .. } => {
-                namespaces.iter().map(|name| Text::from(name.as_str())).collect()
+                let namespaces = namespaces.iter().map(|name| Text::from(name.as_str()));
+                (namespaces.collect(), KUBE_STEPS_MAX)
             }
-            SinkKind::Files { .. } => Vec::new(),
+            SinkKind::Files { .. } => (Vec::new(), FILES_STEPS_MAX),
         };
-        SinkLine::new(self.config.mode, namespaces)
+        SinkLine::new(self.config.mode, namespaces, steps_max)
     }
 
     /// Makes ready what others expect before anything is written. What cannot be made is a
@@ -132,6 +157,17 @@ impl RunningSink {
             if let Ok(Err(error)) = made {
                 let error = crate::error_chain(&error);
                 tracing::warn!(sink = self.name, error, "Folder not made.");
+            }
+        }
+    }
+
+    /// What a person should know of what is there, as far as it was not told before.
+    pub(crate) fn take_findings(&self) -> Vec<Finding> {
+        match &self.kind {
+            Running::Kubernetes(_) => Vec::new(),
+            Running::Files(folder) => {
+                let findings = folder.findings.lock();
+                findings.map(|mut all| std::mem::take(&mut all.untold)).unwrap_or_default()
             }
         }
     }
@@ -162,6 +198,16 @@ impl RunningSink {
     #[must_use]
     pub(crate) fn condition(&self) -> Option<Condition> {
         self.sighting.borrow().condition.clone()
+    }
+
+    /// Whether it can be used, if that is another than it was the last time this was asked.
+    pub(crate) fn take_condition_change(&self) -> Option<Option<Condition>> {
+        let now = self.condition();
+        let mut told = self.told.lock().ok()?;
+        (*told != now).then(|| {
+            told.clone_from(&now);
+            now
+        })
     }
 
     /// Hands what it holds to its side of the line.
@@ -251,12 +297,10 @@ impl Folder {
             (read, sink)
         });
         let Ok((read, sink)) = read.await else { return };
-        if let Ok((_, findings)) = &read {
-            let mut known = self.findings.lock().await;
-            let new: Vec<Finding> =
-                findings.iter().filter(|finding| !known.contains(finding)).cloned().collect();
-            FindingsSeen { findings: &new }.emit();
-            known.clone_from(findings);
+        if let Ok((_, findings)) = &read
+            && let Ok(mut known) = self.findings.lock()
+        {
+            known.see(findings);
         }
         self.sighting.send_if_modified(|seen| match read {
             Ok((observed, _)) => {

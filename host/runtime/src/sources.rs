@@ -123,20 +123,35 @@ pub(crate) fn states(sources: &RunningSources) -> BTreeMap<SourceName, SourceSta
     sources.iter().map(|(name, source)| (name.clone(), state(source))).collect()
 }
 
-/// Waits until every source has a complete listing.
+/// Which sources must have a complete listing before anything is said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Needed {
+    /// All of them.
+    All,
+    /// This one. The others are waited for until they are in doubt.
+    One(SourceName),
+}
+
+/// Waits until the needed sources have a complete listing.
 ///
 /// # Errors
 /// One had none in time; says why it is in doubt.
 pub(crate) async fn wait_complete(
     sources: &RunningSources,
+    needed: &Needed,
     timeout: Duration,
 ) -> anyhow::Result<BTreeMap<SourceName, SourceState>> {
     let deadline = tokio::time::Instant::now() + timeout;
     for (name, source) in sources {
+        let is_needed = match needed {
+            Needed::All => true,
+            Needed::One(needed) => needed == name,
+        };
         let mut state = source.state.clone();
-        let complete = state.wait_for(|state| state.snapshot.is_some());
+        let complete = state
+            .wait_for(|state| state.snapshot.is_some() || (!is_needed && state.doubt.is_some()));
         let outcome = tokio::time::timeout_at(deadline, complete).await.map(|seen| seen.is_ok());
-        if outcome != Ok(true) {
+        if is_needed && outcome != Ok(true) {
             let doubt = source.state.borrow().doubt.clone();
             let why = doubt.map_or_else(
                 || "it has not answered yet".to_owned(),

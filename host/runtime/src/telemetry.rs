@@ -4,8 +4,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use landfall_core::finding::Finding;
+use landfall_core::guard::Held;
 use landfall_core::text::Text;
-use landfall_mesh::sink::{Applied, Outcome};
+use landfall_mesh::sink::{Applied, Condition, Outcome};
 use landfall_policy_host::Revision;
 use tracing::{debug, error, info, warn};
 
@@ -48,6 +49,24 @@ pub(crate) struct FindingsSeen<'a> {
 /// More findings of one round are counted in the log, not listed: `landfall plan` lists them all.
 const FINDINGS_LISTED_MAX: usize = 50;
 
+/// The guard holds something, or nothing any more.
+pub(crate) struct HeldChanged<'a> {
+    /// At which sink.
+    pub(crate) sink: &'a str,
+    /// How many steps were held before.
+    pub(crate) before: usize,
+    /// The steps that are held.
+    pub(crate) held: &'a [Held],
+}
+
+/// A sink cannot be used, or can be again.
+pub(crate) struct ConditionChanged<'a> {
+    /// Which sink.
+    pub(crate) sink: &'a str,
+    /// Why it cannot be used; `None` when it can.
+    pub(crate) condition: Option<&'a Condition>,
+}
+
 /// A policy failed where it had not failed so before.
 pub(crate) struct PolicyFaulted<'a> {
     /// Which policy.
@@ -72,6 +91,14 @@ pub(crate) struct PolicyRefused<'a> {
     pub(crate) code: &'static str,
     /// For the policy's author.
     pub(crate) message: &'a str,
+}
+
+/// The configuration file cannot be read any more; what was read stays at work.
+pub(crate) struct ConfigurationGone<'a> {
+    /// The file.
+    pub(crate) path: &'a Path,
+    /// Why.
+    pub(crate) error: &'a std::io::Error,
 }
 
 /// A changed configuration is at work.
@@ -153,12 +180,46 @@ impl FindingsSeen<'_> {
             warn!(
                 code = finding.code.as_str(),
                 subject = finding.subject,
-                message = finding.message,
+                detail = finding.message,
                 "Finding."
             );
         }
         if !more.is_empty() {
             warn!(count = more.len(), "More findings; `landfall plan` lists them all.");
+        }
+    }
+}
+
+impl HeldChanged<'_> {
+    /// Logs it; how many are held is a metric of the line.
+    pub(crate) fn emit(&self) {
+        match (self.before, self.held) {
+            (0, [first, ..]) => warn!(
+                sink = self.sink,
+                steps = self.held.len(),
+                first = %first.id,
+                why = %first.why,
+                "The guard holds steps back; /readyz lists them, POST /guard/release lets them go."
+            ),
+            (1.., []) => info!(sink = self.sink, "The guard holds nothing any more."),
+            _ => {}
+        }
+    }
+}
+
+impl ConditionChanged<'_> {
+    /// Logs it.
+    pub(crate) fn emit(&self) {
+        match self.condition {
+            Some(Condition { code, message }) => {
+                warn!(
+                    sink = self.sink,
+                    code,
+                    error = message,
+                    "Sink cannot be used; it is tried again."
+                );
+            }
+            None => info!(sink = self.sink, "Sink can be used again."),
         }
     }
 }
@@ -199,6 +260,17 @@ impl PolicyRefused<'_> {
             code = self.code,
             error = self.message,
             "Policy refused; what stood before stays at work."
+        );
+    }
+}
+
+impl ConfigurationGone<'_> {
+    /// Logs it.
+    pub(crate) fn emit(&self) {
+        warn!(
+            path = %self.path.display(),
+            error = %self.error,
+            "Configuration file cannot be read; what was read before stays at work."
         );
     }
 }

@@ -364,7 +364,7 @@ impl FilesSink {
                 let message = format!("{} is not a file of ours", self.path.display());
                 return Err(Outcome::Conflict(message));
             }
-            Err(error) => return Err(Outcome::Conflict(error.to_string())),
+            Err(error) => return Err(Outcome::Conflict(with_cause(&error))),
         }
         let mut text = self.header();
         for (index, known) in self.known.values().enumerate() {
@@ -396,7 +396,7 @@ impl FilesSink {
                 (!ours)
                     .then(|| Outcome::Conflict(format!("{} is not a file of ours", path.display())))
             }
-            Err(error) => Some(Outcome::Conflict(error.to_string())),
+            Err(error) => Some(Outcome::Conflict(with_cause(&error))),
         }
     }
 
@@ -555,6 +555,12 @@ fn file_name(id: &ObjectId) -> String {
         }
         Some(_) | None => format!("{prefix}{}.yaml", id.name),
     }
+}
+
+/// An error with what caused it.
+fn with_cause(error: &dyn std::error::Error) -> String {
+    let cause = error.source().map(|cause| format!(": {cause}"));
+    format!("{error}{}", cause.unwrap_or_default())
 }
 
 fn outcome_of(path: &Path, error: &io::Error) -> Outcome {

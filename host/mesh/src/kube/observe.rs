@@ -13,7 +13,7 @@ use landfall_core::mesh::Kind;
 use landfall_core::text::{Interner, Text};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use super::error::{MISSING, condition, condition_of_watch, status_of};
 use super::store::Listing;
@@ -182,7 +182,7 @@ impl KubeSink {
             if state.condition.as_ref() == Some(&condition) {
                 return false;
             }
-            warn!(code = condition.code, error = %condition, "Kubernetes cannot be observed; keeping what is known.");
+            debug!(code = condition.code, error = %condition, "Kubernetes cannot be observed; keeping what is known.");
             state.condition = Some(condition);
             true
         });

@@ -58,6 +58,8 @@ mod pace;
 mod scope;
 mod settings;
 mod sweep;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 #[cfg(test)]
 mod tests;
 mod tracked;

@@ -122,15 +122,15 @@ impl wire::Sink for Reader<'_> {
             match self.instance(&spanned.value) {
                 Ok(instance) => instances.push(Arc::new(instance)),
                 Err(problems) => {
-                    let (line, column) = (spanned.referenced.line(), spanned.referenced.column());
+                    // JSON's reader knows no places.
+                    let place = match (spanned.referenced.line(), spanned.referenced.column()) {
+                        (0, _) => self.file.to_owned(),
+                        (line, column) => format!("{}:{line}:{column}", self.file),
+                    };
                     self.listing.findings.push(Finding::new(
                         FindingCode::MalformedInstance,
                         format_args!("{key}/{}", identifier(&spanned.value)),
-                        format!(
-                            "{}:{line}:{column}: {}; it is left out",
-                            self.file,
-                            problems.join(" and ")
-                        ),
+                        format!("{place}: {}; it is left out", problems.join(" and ")),
                     ));
                 }
             }

@@ -211,16 +211,24 @@ impl Files {
 /// The listing that `text` is; `path` is for messages.
 pub(super) fn parse(path: &Path, text: &str) -> Result<Listing, FileError> {
     let name = path.display().to_string();
+    let mut json = None;
     if text.trim_ascii_start().starts_with('{') {
         let mut reader = Reader::new(&name);
-        let listing = wire::read_json(text, &mut reader).ok().map(|()| reader.finish());
+        json = wire::read_json(text, &mut reader).ok().map(|()| reader.finish());
         // What there is to say about it is said with line and column, which JSON's reader lacks.
-        if let Some(listing) = listing.filter(|listing| listing.findings.is_empty()) {
+        if let Some(listing) = json.take_if(|listing| listing.findings.is_empty()) {
             return Ok(listing);
         }
     }
     let mut reader = Reader::new(&name);
-    wire::read(text, &mut reader, Duplicates::Quickly).map(|()| reader.finish()).map_err(|error| {
+    let read = wire::read(text, &mut reader, Duplicates::Quickly);
+    // Some JSON is no YAML: characters that it forbids, and keys of more than 1024 characters.
+    if read.is_err()
+        && let Some(listing) = json
+    {
+        return Ok(listing);
+    }
+    read.map(|()| reader.finish()).map_err(|error| {
         let again = wire::read(text, &mut Reader::new(&name), Duplicates::WithPlace);
         let (line, column, problem) = wire::explain(&again.err().unwrap_or(error));
         FileError::Syntax { path: path.to_owned(), line, column, problem }

@@ -123,6 +123,21 @@ fn json_is_refused_as_yaml_is() {
 }
 
 #[test]
+fn json_that_is_no_yaml_is_read_with_a_malformed_instance_too() {
+    let long = "k".repeat(2000);
+    for key in ["\u{7f}", &long] {
+        let text = format!(
+            r#"{{"services": [{{"name": "a", "meta": {{"{key}": ""}}, "instances": [{{"address": ""}}]}}]}}"#
+        );
+        let (snapshot, findings) = parse("r.json", &text).unwrap();
+        assert_eq!(snapshot.services.len(), 1);
+        let message = &findings[0].message;
+        assert_eq!(findings.len(), 1);
+        assert!(message.contains("its address is empty"), "{message}");
+    }
+}
+
+#[test]
 fn empty_listings_are_written_out() {
     check(
         "services: []\n",

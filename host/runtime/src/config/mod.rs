@@ -7,8 +7,10 @@ pub mod units;
 pub mod wire;
 
 use std::fmt;
+use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use landfall_core::defaults::Defaults;
@@ -17,11 +19,12 @@ use landfall_core::pattern::Selector;
 use landfall_core::plan::Mode;
 use landfall_core::registry::SourceName;
 use landfall_core::text::Text;
-use landfall_mesh::api::Owner;
+use landfall_mesh::api::{Location, Owner};
 use landfall_mesh::render::Shape;
 use landfall_policy_host::Limits;
 use landfall_registry::Url;
 use landfall_registry::eureka::EurekaLogin;
+use serde_json::Value;
 
 use self::tree::{Document, Position};
 
@@ -40,12 +43,25 @@ pub struct Configuration {
     pub guard: GuardSettings,
     /// How long a host that lost its place goes on.
     pub grace: Duration,
-    /// Where endpoints stand.
-    pub shape: Shape,
+    /// How resources are made.
+    pub resources: ResourceConfig,
     /// Whose objects are ours.
     pub owner: Owner,
     /// Where health, readiness and metrics are served.
     pub admin_listen: SocketAddr,
+}
+
+/// How resources are made.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ResourceConfig {
+    /// Where endpoints stand.
+    pub shape: Shape,
+    /// Where services are unless a policy says otherwise.
+    pub location: Location,
+    /// What Istio takes for `exportTo`, unless a policy says otherwise; all namespaces when empty.
+    pub export_to: Arc<[Text]>,
+    /// Whether ambient proxies read the resources.
+    pub ambient: bool,
 }
 
 /// A registry to watch.
@@ -131,7 +147,7 @@ pub struct PolicyConfig {
     /// Where the component comes from.
     pub origin: ComponentOrigin,
     /// Its settings, unless those of the ConfigMap go before.
-    pub settings: Option<serde_json::Value>,
+    pub settings: Option<Value>,
     /// Which services it decides.
     pub selector: Selector,
     /// What it may use.
@@ -213,6 +229,15 @@ pub enum ConfigError {
         /// Why.
         source: std::io::Error,
     },
+    /// The file is larger than any configuration.
+    #[error(
+        "configuration {path} has more than {CONFIG_BYTES_MAX} bytes, which no configuration needs; \
+         is it the right file?"
+    )]
+    TooLarge {
+        /// Which file.
+        path: PathBuf,
+    },
     /// What it says is not legal.
     #[error("{}", Listed(path, problems))]
     Illegal {
@@ -223,13 +248,22 @@ pub enum ConfigError {
     },
 }
 
+/// The largest configuration that is read. A ConfigMap holds no more.
+pub const CONFIG_BYTES_MAX: u64 = 1 << 20;
+
 /// Reads and checks the configuration file at `path`.
 ///
 /// # Errors
-/// The file cannot be read, or says something illegal; then every problem is listed.
+/// The file cannot be read, is too large, or says something illegal; then every problem is listed.
 pub fn load(path: &Path) -> Result<Configuration, ConfigError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    let failed = |source| ConfigError::Read { path: path.to_owned(), source };
+    let file = std::fs::File::open(path).map_err(failed)?;
+    let mut bytes = Vec::new();
+    file.take(CONFIG_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > CONFIG_BYTES_MAX {
+        return Err(ConfigError::TooLarge { path: path.to_owned() });
+    }
+    let text = String::from_utf8(bytes).map_err(|error| failed(std::io::Error::other(error)))?;
     let folder = path.parent().unwrap_or(Path::new(""));
     parse(&text, folder)
         .map_err(|problems| ConfigError::Illegal { path: path.to_owned(), problems })
@@ -242,41 +276,56 @@ pub fn load(path: &Path) -> Result<Configuration, ConfigError> {
 pub fn parse(text: &str, folder: &Path) -> Result<Configuration, Vec<Problem>> {
     let mut document = Document::parse(text)
         .map_err(|error| vec![Problem { position: error.position, message: error.message }])?;
-    drop_nulls(&mut document.value);
-    let problems = schema::problems(&document);
-    if !problems.is_empty() {
-        return Err(problems);
+    tidy(&mut document.value);
+    let (document, mut problems) = schema::checked(document);
+    match serde_json::from_value::<wire::Config>(document.value.clone()) {
+        Ok(config) => match resolve::resolve(&document, &config, folder) {
+            Ok(resolved) if problems.is_empty() => return Ok(resolved),
+            Ok(_) => {}
+            Err(more) => problems.extend(more),
+        },
+        // Cannot be where the schema and the types agree; a test holds them together.
+        Err(error) => problems.push(document.problem("", error.to_string())),
     }
-    // Cannot fail where the schema and the types agree; a test holds them together.
-    let config: wire::Config = serde_json::from_value(document.value.clone())
-        .map_err(|error| vec![document.problem("", error.to_string())])?;
-    resolve::resolve(&document, &config, folder).map_err(|mut problems| {
-        problems.sort();
-        problems
-    })
+    problems.sort();
+    problems.dedup();
+    Err(problems)
 }
 
 /// The settings of a policy as YAML, which JSON is a part of, as JSON.
 ///
 /// # Errors
 /// The text is not YAML; says where.
-pub fn yaml_to_json(text: &str) -> Result<serde_json::Value, Problem> {
+pub fn yaml_to_json(text: &str) -> Result<Value, Problem> {
     Document::parse(text)
         .map(|document| document.value)
         .map_err(|error| Problem { position: error.position, message: error.message })
 }
 
-/// A key without a value, as in `policies:`, is a key left out. The settings of policies are
-/// theirs to read.
-fn drop_nulls(value: &mut serde_json::Value) {
+/// A key without a value, as in `policies:`, is a key left out, and `5.0` is the integer 5, as it
+/// is for JSON Schema. The settings of policies are theirs to read.
+fn tidy(value: &mut Value) {
     match value {
-        serde_json::Value::Object(map) => {
+        Value::Object(map) => {
             map.retain(|_, value| !value.is_null());
-            map.iter_mut().filter(|(key, _)| *key != "config").for_each(|(_, v)| drop_nulls(v));
+            map.iter_mut().filter(|(key, _)| *key != "config").for_each(|(_, v)| tidy(v));
         }
-        serde_json::Value::Array(items) => items.iter_mut().for_each(drop_nulls),
-        _ => {}
+        Value::Array(items) => items.iter_mut().for_each(tidy),
+        Value::Number(number) => {
+            if number.is_f64()
+                && let Some(integer) = number.as_f64().and_then(integer)
+            {
+                *number = integer.into();
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::String(_) => {}
     }
+}
+
+/// The integer that `number` is, if it is one and small enough to be meant as one.
+fn integer(number: f64) -> Option<i64> {
+    // Printing is exact, and parsing refuses what is no integer.
+    number.to_string().parse().ok()
 }
 
 /// Of `known` the one most like `word`, if any is like it.
@@ -318,146 +367,4 @@ impl fmt::Display for Problem {
 }
 
 #[cfg(test)]
-mod tests {
-    use expect_test::{Expect, expect};
-
-    use super::*;
-
-    fn check(text: &str, want: Expect) {
-        let seen = match parse(text, Path::new("")) {
-            Ok(_) => "ok".to_owned(),
-            Err(problems) => {
-                problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
-            }
-        };
-        want.assert_eq(&seen);
-    }
-
-    #[test]
-    fn an_empty_file_is_a_legal_configuration() {
-        check("", expect!["ok"]);
-        check("policies:\nsources: []\n", expect!["ok"]);
-    }
-
-    #[test]
-    fn every_problem_is_told_at_once_with_its_place() {
-        check(
-            r#"sorces: []
-sources:
-  - name: Not_Legal
-    file: {path: a.yaml, pth: b}
-  - name: twice
-    file: {path: a.yaml}
-    consul: {url: "http://127.0.0.1:8500"}
-  - name: twice
-guard: {removalShare: 20, grace: "30"}
-sinks:
-  - files: {path: out}
-    mode: sink
-"#,
-            expect![[r#"
-                1:1: unknown key "sorces"; did you mean "sources"?
-                4:26: unknown key "pth"; did you mean "path"?
-                9:9: "removalShare" must be of type string, but is 20
-                9:27: "grace" is "30", which does not fit: A length of time, such as `50ms`, `30s`, `10m` or `1h`.
-                12:5: "mode" is "sink", but must be one of sync, upsert-only, create-only"#]],
-        );
-        check(
-            r#"sources:
-  - name: Not_Legal
-    file: {path: a.yaml}
-  - name: twice
-    file: {path: a.yaml}
-    consul: {url: "127.0.0.1:8500"}
-  - name: twice
-defaults: {host: "{servce}.mesh", labels: {"a b": "x"}}
-policies:
-  - name: p
-    component: {}
-sinks:
-  - {}
-"#,
-            expect![[r#"
-                2:5: source name: "Not_Legal" is not a legal DNS label: labels consist of letters, digits and dashes
-                4:5: a source is of one kind only: keep one of file, consul, eureka
-                7:5: a source needs one of: file, consul, eureka
-                7:5: the name "twice" is used twice in sources; each needs its own
-                8:12: "servce" is not a variable; there are {service}, {source}, {group}, {datacenter}, {partition} and {meta.KEY}
-                8:44: "a b" is not a legal label key in Kubernetes
-                11:5: set one of: file, configMap
-                13:5: a sink is of one kind: kubernetes or files"#]],
-        );
-    }
-
-    #[test]
-    fn reading_all_anew_must_not_fill_the_time() {
-        let of = |resync: &str| {
-            format!(
-                "sources:\n  - name: a\n    consul: {{url: \"http://127.0.0.1:8500\", resync: {resync}}}\n"
-            )
-        };
-        check(
-            &of("0s"),
-            expect![
-                "3:44: resync is 0s; reading all anew takes a registry seconds, so set 10s or more"
-            ],
-        );
-        check(
-            &of("9999ms"),
-            expect![
-                "3:44: resync is 9999ms; reading all anew takes a registry seconds, so set 10s or more"
-            ],
-        );
-        check(&of("10s"), expect!["ok"]);
-    }
-
-    #[test]
-    fn a_login_of_eureka_is_whole_and_its_password_is_not_told() {
-        let of =
-            |eureka: &str| format!("sources:\n  - name: a\n    eureka: {{{eureka}, poll: 2s}}\n");
-        check(&of("url: http://127.0.0.1:8761/eureka"), expect!["ok"]);
-        check(&of("url: http://u@127.0.0.1:8761/eureka, passwordFile: p"), expect!["ok"]);
-        check(
-            &of("urls: [\"http://u:hush@a/eureka\", \"ftp://b\"], user: w, certFile: c"),
-            expect![[r#"
-                3:5: "ftp://b" is not an http:// or https:// address
-                3:5: an address has a password in it; put it into passwordFile
-                3:5: certFile and keyFile go together; set both or none
-                3:5: the addresses and user name different users; name one
-                3:5: user and passwordFile go together; set both or none"#]],
-        );
-        check(
-            &of("passwordFile: p, resync: 1s, staleAfter: 30s"),
-            expect![[r#"
-            3:5: url is missing, such as http://127.0.0.1:8761/eureka
-            3:5: user and passwordFile go together; set both or none
-            3:31: resync is 1s; reading all anew takes a registry seconds, so set 10s or more
-            3:43: staleAfter is 30s; instances renew their leases every 30s and may fail to once, so set 1m or more"#]],
-        );
-        check(
-            &of("url: http://a%20b@h/eureka, user: \"a:b\""),
-            expect![[r#"
-            3:5: an address has a user with special letters; set user instead
-            3:5: the addresses and user name different users; name one
-            3:5: user and passwordFile go together; set both or none
-            3:5: user has a colon, which HTTP takes for the end of the user's name"#]],
-        );
-    }
-
-    #[test]
-    fn what_is_not_yaml_is_told_with_its_place() {
-        check("sources: [\n", expect!["1:10: unclosed bracket '[' at line 1, column 10"]);
-        check(
-            "sources:\n  - name: a\n name: b\n",
-            expect![
-                "3:2: while parsing a block mapping, did not find expected key at line 3, column 2"
-            ],
-        );
-    }
-
-    #[test]
-    fn the_schema_and_the_types_agree_on_the_defaults() {
-        let defaults = serde_json::to_string(&wire::Config::default()).unwrap();
-        check(&defaults, expect!["ok"]);
-    }
-}
+mod tests;

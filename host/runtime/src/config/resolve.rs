@@ -1,7 +1,9 @@
 //! From the configuration as written to what the line works with. Collects every problem.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::net::SocketAddr;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use landfall_core::defaults::Defaults;
@@ -12,8 +14,9 @@ use landfall_core::plan::Mode;
 use landfall_core::registry::{Health, SourceName};
 use landfall_core::template::Template;
 use landfall_core::text::Text;
-use landfall_mesh::api::Owner;
+use landfall_mesh::api::{Location, Owner};
 use landfall_mesh::render::Shape;
+use landfall_mesh::validate::LIST_LEN_MAX;
 use landfall_policy_host::Limits;
 use landfall_registry::Url;
 use landfall_registry::eureka::EurekaLogin;
@@ -22,14 +25,20 @@ use landfall_registry::{consul, eureka};
 use super::tree::{Document, child};
 use super::{
     ComponentOrigin, ConfigMapOrigin, Configuration, ConsulConfig, EurekaConfig, KubeAccess,
-    PolicyConfig, Problem, SinkConfig, SinkKind, SourceConfig, SourceKind, units, wire,
+    PolicyConfig, Problem, ResourceConfig, SinkConfig, SinkKind, SourceConfig, SourceKind, units,
+    wire,
 };
 
 const OWNER_DEFAULT: &str = "default";
 /// Comparing desired and observed costs memory for each sink.
 const SINKS_MAX: usize = 16;
+/// One call delays everything that is decided in the same round, and the slowest language that is
+/// known needs 70 ms for a full batch.
+const POLICY_TIME_MAX: Duration = Duration::from_secs(5);
+/// Each worker thread keeps one instance of each policy, and each may fill its memory.
+const POLICY_MEMORY_MAX: u64 = 1 << 30;
 
-/// Relative paths are taken from `folder`.
+/// What `document` says, of which `config` was read. Relative paths are taken from `folder`.
 pub(super) fn resolve(
     document: &Document,
     config: &wire::Config,
@@ -50,24 +59,23 @@ pub(super) fn resolve(
         removal_min: config.guard.removal_min as usize,
         hold: config.guard.hold.0,
     };
-    let shape = match config.resources.shape {
-        wire::Shape::Auto => Shape::Auto,
-        wire::Shape::Inline => Shape::Inline,
-        wire::Shape::WorkloadEntries => Shape::WorkloadEntries,
-    };
-    match (defaults, owner, resolver.problems) {
-        (Some(defaults), Ok(owner), problems) if problems.is_empty() => Ok(Configuration {
-            sources,
-            defaults,
-            policies,
-            sinks,
-            guard,
-            grace: config.guard.grace.0,
-            shape,
-            owner,
-            admin_listen: config.admin.listen,
-        }),
-        (_, _, problems) => Err(problems),
+    let resources = resolver.resources(&config.resources);
+    let admin_listen = resolver.listen(&config.admin.listen);
+    match (defaults, owner, admin_listen, resolver.problems) {
+        (Some(defaults), Ok(owner), Some(admin_listen), problems) if problems.is_empty() => {
+            Ok(Configuration {
+                sources,
+                defaults,
+                policies,
+                sinks,
+                guard,
+                grace: config.guard.grace.0,
+                resources,
+                owner,
+                admin_listen,
+            })
+        }
+        (_, _, _, problems) => Err(problems),
     }
 }
 
@@ -78,8 +86,19 @@ struct Resolver<'a> {
 }
 
 impl Resolver<'_> {
+    /// Notes that the value at `pointer` is not legal, unless it stands in for one that the schema
+    /// missed already.
     fn problem(&mut self, pointer: &str, message: impl Into<String>) {
-        self.problems.push(self.document.problem(pointer, message));
+        if !self.document.is_filled(pointer) {
+            self.problems.push(self.document.problem(pointer, message));
+        }
+    }
+
+    /// Notes that something is missing at `pointer`, unless it may be what the schema refused.
+    fn missing(&mut self, pointer: &str, message: impl Into<String>) {
+        if self.document.is_whole(pointer) {
+            self.problem(pointer, message);
+        }
     }
 
     fn dns_label(&mut self, pointer: &str, what: &str, raw: &str) {
@@ -89,7 +108,8 @@ impl Resolver<'_> {
     }
 
     fn path(&self, path: &Path) -> PathBuf {
-        self.folder.join(path)
+        // Without what says nothing, so that one folder has one path.
+        self.folder.join(path).components().filter(|part| *part != Component::CurDir).collect()
     }
 
     fn unique<'a>(&mut self, list: &str, names: impl Iterator<Item = &'a str>) {
@@ -122,7 +142,7 @@ impl Resolver<'_> {
                     Some(SourceKind::Eureka(Box::new(self.eureka(&child(&at, "eureka"), eureka))))
                 }
                 (None, None, None) => {
-                    self.problem(&at, "a source needs one of: file, consul, eureka");
+                    self.missing(&at, "a source needs one of: file, consul, eureka");
                     None
                 }
                 _ => {
@@ -205,7 +225,7 @@ impl Resolver<'_> {
             (Some(user), Some(file)) => Some(EurekaLogin { user, password_file: self.path(file) }),
             (None, None) => None,
             (Some(_), None) | (None, Some(_)) => {
-                self.problem(at, "user and passwordFile go together; set both or none");
+                self.missing(at, "user and passwordFile go together; set both or none");
                 None
             }
         };
@@ -231,23 +251,29 @@ impl Resolver<'_> {
         such_as: &str,
     ) -> Vec<Url> {
         let mut urls = Vec::new();
-        for raw in one.iter().chain(several) {
+        let of_one = one.iter().map(|raw| (child(at, "url"), raw));
+        let list = several.iter().enumerate();
+        let of_several = list.map(|(index, raw)| (format!("{at}/urls/{index}"), raw));
+        for (pointer, raw) in of_one.chain(of_several) {
             match raw.parse::<Url>() {
                 Ok(url) if matches!(url.scheme(), "http" | "https") => urls.push(url),
                 Ok(_) | Err(_) => {
-                    self.problem(at, format!("{raw:?} is not an http:// or https:// address"));
+                    let key = if pointer.ends_with("/url") { "url" } else { "urls" };
+                    let message =
+                        format!("{key} has {raw:?}, which is not an http:// or https:// address");
+                    self.problem(&pointer, message);
                 }
             }
         }
         if one.is_none() && several.is_empty() {
-            self.problem(at, format!("url is missing, such as {such_as}"));
+            self.missing(at, format!("url is missing, such as {such_as}"));
         }
         urls
     }
 
     fn pair(&mut self, at: &str, cert: &Option<PathBuf>, key: &Option<PathBuf>) {
         if cert.is_some() != key.is_some() {
-            self.problem(at, "certFile and keyFile go together; set both or none");
+            self.missing(at, "certFile and keyFile go together; set both or none");
         }
     }
 
@@ -315,31 +341,24 @@ impl Resolver<'_> {
             let at = format!("/policies/{index}");
             self.dns_label(&child(&at, "name"), "policy name", &policy.name);
             let origin = match (&policy.component.file, &policy.component.config_map) {
-                (Some(file), None) => ComponentOrigin::File(self.path(file)),
-                (None, Some(map)) => ComponentOrigin::ConfigMap(ConfigMapOrigin {
+                (Some(file), None) => Some(ComponentOrigin::File(self.path(file))),
+                (None, Some(map)) => Some(ComponentOrigin::ConfigMap(ConfigMapOrigin {
                     namespace: map.namespace.clone(),
                     name: map.name.clone(),
                     key: map.key.clone(),
                     access: self.kube_access(map.kubeconfig.as_deref(), map.context.as_deref()),
-                }),
-                (None, None) | (Some(_), Some(_)) => {
+                })),
+                (None, None) => {
+                    self.missing(&child(&at, "component"), "set one of: file, configMap");
+                    None
+                }
+                (Some(_), Some(_)) => {
                     self.problem(&child(&at, "component"), "set one of: file, configMap");
-                    continue;
+                    None
                 }
             };
-            let mut limits = Limits::default();
-            if let Some(memory) = policy.limits.memory {
-                limits.memory_bytes_max = usize::try_from(memory.0).unwrap_or(usize::MAX);
-            }
-            if let Some(time) = policy.limits.time {
-                limits.time_max = time.0;
-                if time.0.is_zero() {
-                    self.problem(&child(&at, "limits"), "time is 0; no policy can answer in that");
-                }
-            }
-            if let Some(lines) = policy.limits.log_lines {
-                limits.log_lines_per_minute_max = lines;
-            }
+            let limits = self.limits(&child(&at, "limits"), &policy.limits);
+            let Some(origin) = origin else { continue };
             let patterns = |raw: &[String]| raw.iter().map(Pattern::new).collect();
             resolved.push(PolicyConfig {
                 name: Text::from(policy.name.as_str()),
@@ -355,6 +374,88 @@ impl Resolver<'_> {
         resolved
     }
 
+    fn limits(&mut self, at: &str, limits: &wire::Limits) -> Limits {
+        let mut resolved = Limits::default();
+        if let Some(memory) = limits.memory {
+            if memory.0 > POLICY_MEMORY_MAX {
+                let message = format!(
+                    "memory is {memory}, but must be {} or less: each worker thread may use as much",
+                    units::Size(POLICY_MEMORY_MAX)
+                );
+                self.problem(&child(at, "memory"), message);
+            }
+            resolved.memory_bytes_max = usize::try_from(memory.0).unwrap_or(usize::MAX);
+        }
+        if let Some(time) = limits.time {
+            if time.0.is_zero() {
+                self.problem(&child(at, "time"), "time is 0; no policy can answer in that");
+            }
+            if time.0 > POLICY_TIME_MAX {
+                let message = format!(
+                    "time is {time}, but must be {} or less: everything waits for the call, which \
+                     decides at most 256 instances",
+                    units::Duration(POLICY_TIME_MAX)
+                );
+                self.problem(&child(at, "time"), message);
+            }
+            resolved.time_max = time.0;
+        }
+        if let Some(lines) = limits.log_lines {
+            resolved.log_lines_per_minute_max = lines;
+        }
+        resolved
+    }
+
+    fn resources(&mut self, resources: &wire::Resources) -> ResourceConfig {
+        let shape = match resources.shape {
+            wire::Shape::Auto => Shape::Auto,
+            wire::Shape::Inline => Shape::Inline,
+            wire::Shape::WorkloadEntries => Shape::WorkloadEntries,
+        };
+        let location = match resources.location {
+            wire::Location::Internal => Location::MeshInternal,
+            wire::Location::External => Location::MeshExternal,
+        };
+        self.export_to("/resources/exportTo", &resources.export_to);
+        let export_to = resources.export_to.iter().map(|entry| Text::from(entry.as_str()));
+        let export_to: Arc<[Text]> = export_to.collect();
+        ResourceConfig { shape, location, export_to, ambient: resources.ambient }
+    }
+
+    /// Istio's rules for `exportTo`.
+    fn export_to(&mut self, at: &str, entries: &[String]) {
+        if entries.len() > LIST_LEN_MAX {
+            let message = format!("{} namespaces; Istio takes {LIST_LEN_MAX}", entries.len());
+            self.problem(at, message);
+        }
+        let mut seen = BTreeSet::new();
+        for (index, entry) in entries.iter().enumerate() {
+            let pointer = format!("{at}/{index}");
+            if !matches!(entry.as_str(), "." | "*" | "~") && name::check_dns_label(entry).is_err() {
+                let message = format!("{entry:?} is not a namespace, \".\", \"*\" or \"~\"");
+                self.problem(&pointer, message);
+            }
+            if !seen.insert(entry.as_str()) {
+                self.problem(&pointer, format!("{entry:?} stands twice in exportTo"));
+            }
+            if matches!(entry.as_str(), "*" | "~") && entries.len() > 1 {
+                self.problem(&pointer, format!("{entry:?} must stand alone in exportTo"));
+            }
+        }
+    }
+
+    fn listen(&mut self, raw: &str) -> Option<SocketAddr> {
+        let listen = raw.parse().ok();
+        if listen.is_none() {
+            let message = format!(
+                "\"listen\" is {raw:?}, but must be an IP address and a port, such as \
+                 127.0.0.1:15080 or [::1]:15080"
+            );
+            self.problem("/admin/listen", message);
+        }
+        listen
+    }
+
     fn kube_access(&self, kubeconfig: Option<&Path>, context: Option<&str>) -> KubeAccess {
         KubeAccess {
             kubeconfig: kubeconfig.map(|path| self.path(path)),
@@ -366,8 +467,9 @@ impl Resolver<'_> {
         if sinks.len() > SINKS_MAX {
             self.problem("/sinks", format!("{} sinks; at most {SINKS_MAX} fit", sinks.len()));
         }
-        let mut resolved = Vec::new();
+        let mut resolved: Vec<SinkConfig> = Vec::new();
         for (index, sink) in sinks.iter().enumerate() {
+            let at = format!("/sinks/{index}");
             let kind = match (&sink.kubernetes, &sink.files) {
                 (Some(kubernetes), None) => SinkKind::Kubernetes {
                     access: self.kube_access(
@@ -377,14 +479,25 @@ impl Resolver<'_> {
                     namespaces: kubernetes.namespaces.clone(),
                 },
                 (None, Some(files)) => SinkKind::Files { path: self.path(&files.path) },
-                (None, None) | (Some(_), Some(_)) => {
-                    self.problem(
-                        &format!("/sinks/{index}"),
-                        "a sink is of one kind: kubernetes or files",
-                    );
+                (None, None) => {
+                    self.missing(&at, "a sink is of one kind: kubernetes or files");
+                    continue;
+                }
+                (Some(_), Some(_)) => {
+                    self.problem(&at, "a sink is of one kind: kubernetes or files");
                     continue;
                 }
             };
+            // Two that write to one place would each take the other's steps for drift. What lost
+            // something may have been another place.
+            let is_same = |known: &SinkConfig| known.kind == kind;
+            if resolved.iter().any(is_same) && self.document.is_whole(&at) {
+                let place = match &kind {
+                    SinkKind::Files { .. } => "this folder",
+                    SinkKind::Kubernetes { .. } => "this cluster and these namespaces",
+                };
+                self.problem(&at, format!("a sink above has {place} already; keep one of them"));
+            }
             let mode = match sink.mode {
                 wire::Mode::Sync => Mode::Sync,
                 wire::Mode::UpsertOnly => Mode::UpsertOnly,

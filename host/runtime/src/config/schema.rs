@@ -6,7 +6,7 @@ use jsonschema::{ValidationError, Validator};
 use schemars::generate::SchemaSettings;
 use serde_json::Value;
 
-use super::tree::{Document, child};
+use super::tree::{Document, Mend, child};
 use super::wire::Config;
 use super::{Problem, nearest};
 
@@ -19,25 +19,81 @@ pub fn json_schema() -> Value {
     schema
 }
 
-/// What of `document` does not fit the schema.
-pub(super) fn problems(document: &Document) -> Vec<Problem> {
+/// One round takes out what is refused, a second puts in what must be there, and what is put in
+/// fits; one more for what nobody thought of.
+const MEND_ROUNDS_MAX: usize = 3;
+
+/// What of `document` fits the schema, and what is wrong with the rest.
+pub(super) fn checked(mut document: Document) -> (Document, Vec<Problem>) {
     let schema = json_schema();
     let validator = match Validator::new(&schema) {
         Ok(validator) => validator,
-        Err(error) => return vec![document.problem("", format!("the schema is broken: {error}"))],
+        Err(error) => {
+            let problem = document.problem("", format!("the schema is broken: {error}"));
+            return (document, vec![problem]);
+        }
     };
-    let mut problems: Vec<Problem> = validator
-        .iter_errors(&document.value)
-        .flat_map(|error| explained(document, &schema, &error))
-        .collect();
-    problems.sort();
-    problems.dedup();
-    problems
+    let mut problems = Vec::new();
+    for round in 0..MEND_ROUNDS_MAX {
+        let mut mends = Vec::new();
+        for error in validator.iter_errors(&document.value) {
+            // What is wrong later follows from what was taken out and is nobody's fault.
+            if round == 0 {
+                problems.extend(explained(&document, &schema, &error));
+            }
+            mends.extend(mend(&schema, &error));
+        }
+        if mends.is_empty() {
+            break;
+        }
+        document = document.mended(&mends);
+    }
+    (document, problems)
+}
+
+/// What makes the rest of the document legal.
+fn mend(schema: &Value, error: &ValidationError<'_>) -> Vec<Mend> {
+    let pointer = error.instance_path().as_str();
+    match error.kind() {
+        ValidationErrorKind::AdditionalProperties { unexpected } => {
+            unexpected.iter().map(|key| Mend::Remove(child(pointer, key))).collect()
+        }
+        ValidationErrorKind::Required { property } => {
+            let key = property.as_str().unwrap_or_default().to_owned();
+            let value = stand_in(schema, error.schema_path().as_str(), &key);
+            vec![Mend::Fill(pointer.to_owned(), key, value)]
+        }
+        _ => vec![Mend::Remove(pointer.to_owned())],
+    }
+}
+
+/// A value of the type that the missing property `key` is to have. Required are texts, and objects
+/// of which nothing is required.
+fn stand_in(schema: &Value, schema_path: &str, key: &str) -> Value {
+    let object = schema_path.strip_suffix("/required").unwrap_or(schema_path);
+    let path = child(&format!("{object}/properties"), key);
+    let is_text = |schema: &Value| schema.get("type").is_some_and(|kind| kind == "string");
+    match schema.pointer(&resolved(schema, &path)) {
+        Some(schema) if is_text(schema) => Value::from(""),
+        Some(_) | None => Value::Object(serde_json::Map::new()),
+    }
+}
+
+/// What a message calls the value at `pointer`.
+fn called(pointer: &str) -> String {
+    let unescaped = |part: &str| part.replace("~1", "/").replace("~0", "~");
+    let Some((parent, last)) = pointer.rsplit_once('/') else {
+        return "the configuration".to_owned();
+    };
+    match (last.parse::<usize>(), parent.rsplit_once('/')) {
+        (Ok(index), Some((_, list))) => format!("entry {} of {:?}", index + 1, unescaped(list)),
+        (Ok(_), None) | (Err(_), _) => format!("{:?}", unescaped(last)),
+    }
 }
 
 fn explained(document: &Document, schema: &Value, error: &ValidationError<'_>) -> Vec<Problem> {
     let pointer = error.instance_path().as_str();
-    let name = pointer.rsplit('/').next().unwrap_or_default();
+    let name = called(pointer);
     let message = match error.kind() {
         ValidationErrorKind::AdditionalProperties { unexpected } => {
             let known = known_keys(schema, error.schema_path().as_str());
@@ -62,7 +118,7 @@ fn explained(document: &Document, schema: &Value, error: &ValidationError<'_>) -
                     kinds.iter().map(|kind| kind.to_string()).collect::<Vec<_>>().join(" or ")
                 }
             };
-            format!("{name:?} must be of type {wanted}, but is {}", shown(error.instance()))
+            format!("{name} must be of type {wanted}, but is {}", shown(error.instance()))
         }
         ValidationErrorKind::Enum { options } => {
             let options: Vec<&str> =
@@ -73,7 +129,7 @@ fn explained(document: &Document, schema: &Value, error: &ValidationError<'_>) -
                 .and_then(|word| nearest(word, options.iter().copied()))
                 .map_or_else(String::new, |near| format!("; did you mean {near:?}?"));
             format!(
-                "{name:?} is {}, but must be one of {}{hint}",
+                "{name} is {}, but must be one of {}{hint}",
                 shown(error.instance()),
                 options.join(", ")
             )
@@ -86,7 +142,7 @@ fn explained(document: &Document, schema: &Value, error: &ValidationError<'_>) -
                 .and_then(|schema| schema.get("description"))
                 .and_then(Value::as_str)
                 .unwrap_or("see the schema");
-            format!("{name:?} is {}, which does not fit: {described}", shown(error.instance()))
+            format!("{name} is {}, which does not fit: {described}", shown(error.instance()))
         }
         ValidationErrorKind::OneOfNotValid { .. } => {
             let options = one_of_words(schema, error.schema_path().as_str());
@@ -96,12 +152,18 @@ fn explained(document: &Document, schema: &Value, error: &ValidationError<'_>) -
                 .and_then(|word| nearest(word, options.iter().map(String::as_str)))
                 .map_or_else(String::new, |near| format!("; did you mean {near:?}?"));
             format!(
-                "{name:?} is {}, but must be one of {}{hint}",
+                "{name} is {}, but must be one of {}{hint}",
                 shown(error.instance()),
                 options.join(", ")
             )
         }
-        _ => error.to_string(),
+        ValidationErrorKind::Minimum { limit } => {
+            format!("{name} is {}, but must be {limit} or more", shown(error.instance()))
+        }
+        ValidationErrorKind::Maximum { limit } => {
+            format!("{name} is {}, but must be {limit} or less", shown(error.instance()))
+        }
+        _ => format!("{name}: {error}"),
     };
     vec![document.problem(pointer, message)]
 }

@@ -1,6 +1,6 @@
 //! A YAML document as a value that knows where everything stands.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::Deserialize;
@@ -23,6 +23,19 @@ pub(crate) struct Document {
     /// What it says.
     pub(crate) value: Value,
     positions: BTreeMap<String, Position>,
+    /// What lost something by [`Document::mended`].
+    lessened: BTreeSet<String>,
+    /// What was put in by [`Document::mended`].
+    filled: BTreeSet<String>,
+}
+
+/// A change to a document with something illegal in it, so that the rest can be looked at.
+#[derive(Clone, Debug)]
+pub(crate) enum Mend {
+    /// Takes the value at a pointer out.
+    Remove(String),
+    /// Puts a value below a pointer under a key that is missing.
+    Fill(String, String, Value),
 }
 
 /// The text is not YAML.
@@ -33,6 +46,11 @@ pub(crate) struct SyntaxError {
     /// What is wrong.
     pub(crate) message: String,
 }
+
+// A configuration is 6 levels deep, and the rest is for the settings of policies. Each level takes
+// up to 40 kB of stack where the compiler does not optimize, and a thread has 2 MiB; what is deeper
+// is refused.
+const DEPTH_MAX: usize = 32;
 
 enum Node {
     Scalar(Value),
@@ -46,7 +64,11 @@ impl Document {
     /// # Errors
     /// The text is not YAML, or a key stands twice.
     pub(crate) fn parse(text: &str) -> Result<Self, SyntaxError> {
-        let root: Spanned<Node> = serde_saphyr::from_str(text).map_err(|error| SyntaxError {
+        let options = serde_saphyr::options! {
+            budget: serde_saphyr::budget! { max_depth: DEPTH_MAX },
+        };
+        let read = serde_saphyr::from_str_with_options(text, options);
+        let root: Spanned<Node> = read.map_err(|error| SyntaxError {
             position: error.location().map_or_else(Position::default, position),
             message: first_line(&error.without_snippet().to_string()),
         })?;
@@ -71,6 +93,47 @@ impl Document {
                 None => return Position { line: 1, column: 1 },
             }
         }
+    }
+
+    /// The document after `mends`. What is left keeps its place in the text, though it may have
+    /// another pointer.
+    #[must_use]
+    pub(crate) fn mended(&self, mends: &[Mend]) -> Self {
+        let mut removed = BTreeSet::new();
+        let mut filled: BTreeMap<&str, Vec<(&str, &Value)>> = BTreeMap::new();
+        for mend in mends {
+            match mend {
+                Mend::Remove(pointer) => {
+                    removed.insert(pointer.as_str());
+                }
+                Mend::Fill(pointer, key, value) => {
+                    filled.entry(pointer).or_default().push((key, value));
+                }
+            }
+        }
+        let mut mending = Mending { document: self, removed, filled, after: Self::default() };
+        let value = mending.copied("", "", &self.value);
+        mending.after.value = value.unwrap_or_else(|| {
+            mending.after.lessened.insert(String::new());
+            Value::Object(Map::new())
+        });
+        mending.after
+    }
+
+    /// Whether nothing was taken out at `pointer` or below, so that what is absent there was never
+    /// there.
+    #[must_use]
+    pub(crate) fn is_whole(&self, pointer: &str) -> bool {
+        let below = |other: &String| {
+            other.strip_prefix(pointer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        !self.lessened.iter().chain(&self.filled).any(below)
+    }
+
+    /// Whether the value at `pointer` stands in for one that is missing in the text.
+    #[must_use]
+    pub(crate) fn is_filled(&self, pointer: &str) -> bool {
+        self.filled.contains(pointer)
     }
 
     fn placed(&mut self, pointer: String, node: Spanned<Node>) -> Value {
@@ -98,6 +161,67 @@ impl Document {
         };
         self.positions.entry(pointer).or_insert_with(|| position(node.referenced));
         value
+    }
+}
+
+/// A document on its way from before some mends to after them.
+struct Mending<'a> {
+    document: &'a Document,
+    removed: BTreeSet<&'a str>,
+    filled: BTreeMap<&'a str, Vec<(&'a str, &'a Value)>>,
+    after: Document,
+}
+
+impl Mending<'_> {
+    /// What becomes of `value`, which stood at `from` and is to stand at `to`.
+    fn copied(&mut self, from: &str, to: &str, value: &Value) -> Option<Value> {
+        if self.removed.contains(from) {
+            return None;
+        }
+        let before = self.document;
+        if let Some(position) = before.positions.get(from) {
+            self.after.positions.insert(to.to_owned(), *position);
+        }
+        if before.lessened.contains(from) {
+            self.after.lessened.insert(to.to_owned());
+        }
+        if before.filled.contains(from) {
+            self.after.filled.insert(to.to_owned());
+        }
+        Some(match value {
+            Value::Array(items) => {
+                let mut kept = Vec::with_capacity(items.len());
+                for (index, item) in items.iter().enumerate() {
+                    let target = format!("{to}/{}", kept.len());
+                    match self.copied(&format!("{from}/{index}"), &target, item) {
+                        Some(item) => kept.push(item),
+                        None => {
+                            self.after.lessened.insert(to.to_owned());
+                        }
+                    }
+                }
+                Value::Array(kept)
+            }
+            Value::Object(entries) => {
+                let mut kept = Map::new();
+                for (key, value) in entries {
+                    match self.copied(&child(from, key), &child(to, key), value) {
+                        Some(value) => {
+                            kept.insert(key.clone(), value);
+                        }
+                        None => {
+                            self.after.lessened.insert(to.to_owned());
+                        }
+                    }
+                }
+                for (key, value) in self.filled.get(from).into_iter().flatten() {
+                    kept.insert((*key).to_owned(), (*value).clone());
+                    self.after.filled.insert(child(to, key));
+                }
+                Value::Object(kept)
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.clone(),
+        })
     }
 }
 
@@ -193,9 +317,45 @@ mod tests {
     }
 
     #[test]
+    fn what_is_left_after_a_mend_keeps_its_place() {
+        let document = Document::parse("a:\n  - 1\n  - {b: 2, c: 3}\nd: {}\n").unwrap();
+        let mended = document.mended(&[
+            Mend::Remove("/a/0".to_owned()),
+            Mend::Remove("/a/1/b".to_owned()),
+            Mend::Fill("/d".to_owned(), "e".to_owned(), Value::from("x")),
+        ]);
+        assert_eq!(mended.value, serde_json::json!({"a": [{"c": 3}], "d": {"e": "x"}}));
+        assert_eq!(mended.position("/a/0/c"), Position { line: 3, column: 12 });
+        assert_eq!(mended.position("/d/e"), Position { line: 4, column: 1 });
+        assert!(!mended.is_whole("/a") && !mended.is_whole("/a/0") && !mended.is_whole("/d"));
+        assert!(mended.is_whole("/a/0/c") && mended.is_filled("/d/e"));
+        let nothing = mended.mended(&[Mend::Remove(String::new())]);
+        assert_eq!(nothing.value, serde_json::json!({}));
+        assert!(!nothing.is_whole(""));
+    }
+
+    #[test]
     fn what_is_not_yaml_is_refused_with_its_place() {
         let error = Document::parse("a: 1\nb: [1, 2\nc: 3\n").unwrap_err();
         assert!(error.position.line >= 2, "{error:?}");
         assert!(Document::parse("a: 1\na: 2\n").is_err());
+    }
+
+    #[test]
+    fn what_is_deep_is_refused_before_the_stack_ends() {
+        let nested = |depth: usize, inner: &str| {
+            format!("{}{inner}{}", "[".repeat(depth), "]".repeat(depth))
+        };
+        assert!(Document::parse(&nested(DEPTH_MAX, "")).is_ok());
+        for depth in [DEPTH_MAX + 1, 64, 3000] {
+            assert!(Document::parse(&nested(depth, "")).is_err(), "{depth}");
+        }
+        // The same by aliases, each of which stands for what is nearly as deep as may be.
+        let mut aliased = format!("a0: &a0 {}\n", nested(30, ""));
+        for n in 1..100 {
+            let inner = nested(28, &format!("*a{}", n - 1));
+            aliased.push_str(&format!("a{n}: &a{n} {inner}\n"));
+        }
+        assert!(Document::parse(&aliased).is_err());
     }
 }

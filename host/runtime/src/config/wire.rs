@@ -2,7 +2,6 @@
 //! reference and the error messages come from these types and their comments.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
@@ -244,11 +243,13 @@ pub struct Match {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Limits {
-    /// All memory of one of its instances together; 64Mi when left out.
+    /// All memory of one of its instances together, of which each worker thread has one; 64Mi when
+    /// left out, at most 1Gi.
     pub memory: Option<Size>,
-    /// Time for one call, which decides at most 256 instances; 50ms when left out.
+    /// Time for one call, which decides at most 256 instances; 50ms when left out, at most 5s.
     pub time: Option<Duration>,
     /// Lines it may log a minute; 200 when left out.
+    #[schemars(range(min = 0, max = 1_000_000))]
     pub log_lines: Option<u32>,
 }
 
@@ -322,6 +323,25 @@ pub struct Guard {
 pub struct Resources {
     /// Where endpoints stand.
     pub shape: Shape,
+    /// Whether services are part of the mesh, unless a service policy says otherwise.
+    pub location: Location,
+    /// The namespaces that see services, unless a service policy says otherwise: names, or `.` for
+    /// the resource's own; or alone `*` for all, or `~` for none. All when empty.
+    pub export_to: Vec<String>,
+    /// Whether ambient proxies read the resources. They tell the endpoints of a ServiceEntry apart
+    /// by address alone, so instances that share an address become WorkloadEntries.
+    pub ambient: bool,
+}
+
+/// Whether services are part of the mesh.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Location {
+    /// They are: mutual TLS where endpoints have a proxy.
+    #[default]
+    Internal,
+    /// They are not: no mutual TLS.
+    External,
 }
 
 /// Where endpoints stand.
@@ -341,9 +361,9 @@ pub enum Shape {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Admin {
-    /// Where to listen; port 0 takes a free one.
-    #[schemars(with = "String")]
-    pub listen: SocketAddr,
+    /// The IP address and port to listen on, such as `127.0.0.1:15080` or `[::1]:15080`; port 0
+    /// takes a free one.
+    pub listen: String,
 }
 
 impl Default for Defaults {
@@ -370,6 +390,6 @@ impl Default for Guard {
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 15080)) }
+        Self { listen: "127.0.0.1:15080".to_owned() }
     }
 }

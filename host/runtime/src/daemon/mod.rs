@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use landfall_core::finding::{Finding, FindingCode};
+use landfall_core::mesh::ObjectId;
 use landfall_core::time::Time;
 use landfall_mesh::sink::{Applied, Outcome, Step};
 use landfall_policy_host::{EngineSettings, PolicyEngine, Rules, Workers};
@@ -33,7 +34,7 @@ use crate::sinks::RunningSink;
 use crate::slots::PolicySlot;
 use crate::sources::{self, RunningSource, RunningSources};
 use crate::status::Status;
-use crate::telemetry::{FindingsSeen, RoundDone, StepDone};
+use crate::telemetry::{ConditionChanged, FindingsSeen, HeldChanged, RoundDone, StepDone};
 
 /// Rounds begin at least this far apart: the first change is taken up at once, the next ones
 /// together. Far below the 100 ms that Istio waits for quiet itself.
@@ -178,7 +179,7 @@ impl Daemon {
             Event::AdmitAgain { slot } => self.admit_again(slot),
             Event::Applied { sink, applied } => self.applied(sink, &applied),
             Event::Configuration => self.reload(),
-            Event::Prepared { number, outcome } => self.prepared(number, outcome),
+            Event::Prepared => self.prepared(),
             Event::Release => self.sinks.iter_mut().for_each(|(_, line)| line.release()),
         }
     }
@@ -210,6 +211,10 @@ impl Daemon {
         let desired = self.line.desired();
         let mut wake = round.wake;
         for (sink, line) in &mut self.sinks {
+            FindingsSeen { findings: &sink.take_findings() }.emit();
+            if let Some(condition) = sink.take_condition_change() {
+                ConditionChanged { sink: sink.name(), condition: condition.as_ref() }.emit();
+            }
             sink.take_sighting(line, desired);
             line.desire(round, now);
             let options = SinkOptions {
@@ -218,7 +223,10 @@ impl Daemon {
                 grace: self.config.grace,
                 now,
             };
+            let held_before = line.held().len();
             let due = line.due(desired, options);
+            HeldChanged { sink: sink.name(), before: held_before, held: line.held() }.emit();
+            FindingsSeen { findings: &taken(&due.blocked) }.emit();
             wake = [wake, due.wake].into_iter().flatten().min();
             if !due.steps.is_empty() {
                 FindingsSeen { findings: &contested(sink, &due.steps) }.emit();
@@ -248,6 +256,13 @@ impl Daemon {
         };
         StepDone { sink: sink.name(), applied, is_first_failure }.emit(&self.metrics);
     }
+}
+
+/// Findings about objects of somebody else that stand where ours should be.
+fn taken(blocked: &[ObjectId]) -> Vec<Finding> {
+    let message = "somebody else's object stands here and is left alone; remove it, or map the \
+                   service to another host or namespace";
+    blocked.iter().map(|id| Finding::new(FindingCode::ForeignObject, id, message)).collect()
 }
 
 /// Findings about hosts that are to be written and that somebody else's ServiceEntry claims too.

@@ -20,8 +20,11 @@ pub(super) struct Draft {
     pub(super) decided: DecidedServices,
     pub(super) services: MeshServices,
     pub(super) touched: BTreeSet<HostKey>,
-    pub(super) answers: Vec<(HostKey, Result<Arc<[Setting]>, Arc<Fault>>)>,
+    pub(super) answers: Vec<(HostKey, Answer)>,
 }
+
+/// What service policies say of a host.
+pub(super) type Answer = Result<Arc<[Setting]>, Arc<Fault>>;
 
 pub(super) struct DecidedChange {
     pub(super) id: Arc<ServiceId>,

@@ -20,7 +20,7 @@ use landfall_core::finding::{Finding, FindingCode};
 use landfall_core::group::MeshServices;
 use landfall_core::guard::{Evidence, Trust};
 use landfall_core::linger::{Change, Lingering};
-use landfall_core::mesh::{Endpoint, HostKey, ObjectId, Setting};
+use landfall_core::mesh::{Endpoint, HostKey, ObjectId};
 use landfall_core::pattern::Selector;
 use landfall_core::plan::Desired;
 use landfall_core::registry::{Doubt, Service, ServiceId, Snapshot, SourceName, SourceState};
@@ -31,7 +31,7 @@ use landfall_mesh::render::{RenderOptions, render};
 use landfall_policy_host::{Rules, Workers};
 
 use self::again::Again;
-use self::draft::{Asked, DecidedChange, Draft, judge, note_fault};
+use self::draft::{Answer, Asked, DecidedChange, Draft, judge, note_fault};
 pub use self::draft::{FaultError, Faulted, RulesRefused};
 use self::undecided::Undecided;
 
@@ -324,7 +324,7 @@ impl Line {
     fn note_answer(
         &mut self,
         host: HostKey,
-        answer: Result<Arc<[Setting]>, Arc<Fault>>,
+        answer: Answer,
         touched: &mut BTreeSet<HostKey>,
         round: &mut Round,
     ) {
@@ -437,6 +437,20 @@ impl Line {
     #[must_use]
     pub fn objects(&self, host: &HostKey) -> &[ObjectId] {
         self.rendered.get(host).map_or(&[], |rendered| &rendered.objects)
+    }
+
+    /// What a person should know of `host` and of the objects that stand for it, in order.
+    #[must_use]
+    pub fn host_findings(&self, host: &HostKey) -> Vec<Finding> {
+        let of_service =
+            self.services.get(host).into_iter().flat_map(|s| s.findings.iter().cloned());
+        let of_objects =
+            self.rendered.get(host).into_iter().flat_map(|r| r.findings.iter().cloned());
+        let of_settings = self.setting_faults.get(host).map(|fault| setting_finding(host, fault));
+        let mut findings: Vec<Finding> = of_service.chain(of_objects).chain(of_settings).collect();
+        findings.sort();
+        findings.dedup();
+        findings
     }
 
     /// How many hosts are in their grace time.

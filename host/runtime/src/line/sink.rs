@@ -29,6 +29,9 @@ const RETRY_MAX: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct SinkLine {
     mode: Mode,
+    /// Steps that are under way at most. What is beyond waits here and is planned again, so that
+    /// what a sink writes is never older than the steps under way.
+    steps_max: usize,
     /// The namespaces that the sink watches; all when empty. What it does not watch it could
     /// write, and then neither find again nor remove.
     namespaces: Vec<Text>,
@@ -65,6 +68,8 @@ struct Failed {
 pub struct Due {
     /// In the order to apply them.
     pub steps: Vec<Step<Body>>,
+    /// Desired objects whose place a foreign one has since lately.
+    pub blocked: Vec<ObjectId>,
     /// When to plan again though nothing changes.
     pub wake: Option<Time>,
 }
@@ -83,11 +88,13 @@ pub struct SinkOptions<'a> {
 }
 
 impl SinkLine {
-    /// A sink of which nothing is known yet, that watches `namespaces`, or all when there are none.
+    /// A sink of which nothing is known yet, that watches `namespaces`, or all when there are none,
+    /// and takes at most `steps_max` steps at once.
     #[must_use]
-    pub fn new(mode: Mode, namespaces: Vec<Text>) -> Self {
+    pub fn new(mode: Mode, namespaces: Vec<Text>, steps_max: usize) -> Self {
         Self {
             mode,
+            steps_max,
             namespaces,
             observed: Observed::default(),
             endpoints: 0,
@@ -154,8 +161,10 @@ impl SinkLine {
     /// The steps that are due. They count as in flight until [`SinkLine::applied`] or
     /// [`SinkLine::failed`] was called for each.
     pub fn due(&mut self, desired: &Desired<Body>, options: SinkOptions<'_>) -> Due {
-        if !self.ready {
-            return Due { steps: Vec::new(), wake: None };
+        // Planning goes over everything that is unsettled. While much is under way, each step that
+        // ends would have it done again for one more.
+        if !self.ready || self.in_flight.len() > self.steps_max / 2 {
+            return Due { steps: Vec::new(), blocked: Vec::new(), wake: None };
         }
         self.leave_outside(desired);
         let scope: Vec<ObjectId> = self
@@ -175,13 +184,15 @@ impl SinkLine {
         for step in &planned.steps {
             self.blocked.remove(step.id());
         }
-        self.blocked.extend(planned.blocked);
+        let blocked: Vec<ObjectId> =
+            planned.blocked.into_iter().filter(|id| self.blocked.insert(id.clone())).collect();
         let guard_options = GuardOptions {
             total_endpoints: self.endpoints,
             evidence: options.evidence,
             settings: options.guard,
             moved: &self.moved,
             is_failing: !self.failed.is_empty(),
+            steps_max: self.steps_max - self.in_flight.len(),
             now: options.now,
         };
         let services: BTreeSet<Tie> = planned
@@ -197,7 +208,7 @@ impl SinkLine {
         let retry = self.failed.values().map(|failed| failed.retry_at);
         let retry = retry.filter(|at| *at > options.now).min();
         let wake = [planned.wake, guarded.wake, retry].into_iter().flatten().min();
-        Due { steps, wake }
+        Due { steps, blocked, wake }
     }
 
     /// Leaves out what would be written where the sink does not look.
@@ -236,7 +247,7 @@ impl SinkLine {
         services: BTreeSet<Tie>,
     ) -> Vec<Step<Body>> {
         let of_kind = |kind: Kind| {
-            let in_flight = self.in_flight.iter().map(|(id, tie)| (id, tie));
+            let in_flight = self.in_flight.iter();
             let failed = self.failed.iter().map(|(id, failed)| (id, &failed.tie));
             let stuck = in_flight.chain(failed).filter(move |(id, _)| id.kind == kind);
             stuck.map(|(_, tie)| tie.clone()).collect::<BTreeSet<Tie>>()
@@ -258,6 +269,7 @@ impl SinkLine {
                 }
             };
             if waits {
+                self.guard.failed(step.id());
                 continue;
             }
             if step.id().kind == Kind::ServiceEntry {

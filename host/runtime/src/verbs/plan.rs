@@ -1,5 +1,6 @@
 //! `landfall plan`: what should be, or how the sinks differ from it.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use crate::config::{self, Configuration};
 use crate::line::sink::SinkOptions;
 use crate::once::{Once, gather, report};
 use crate::sinks::RunningSink;
+use crate::sources::Needed;
 
 /// Lines around a change in a diff.
 const CONTEXT_LINES: usize = 3;
@@ -26,7 +28,7 @@ const CONTEXT_LINES: usize = 3;
 /// Something cannot be read: the configuration, a source, a policy, a sink.
 pub(crate) async fn plan(args: &PlanArgs) -> anyhow::Result<Ending> {
     let config = config::load(&args.config.config)?;
-    let once = gather(&config, args.wait.timeout.0).await?;
+    let once = gather(&config, &Needed::All, args.wait.timeout.0).await?;
     report(&once.line.findings());
     match args.output {
         PlanOutput::Yaml => {
@@ -34,9 +36,9 @@ pub(crate) async fn plan(args: &PlanArgs) -> anyhow::Result<Ending> {
             Ok(Ending::Done)
         }
         PlanOutput::Text => {
-            let (text, steps) = steps(&config, &once, args.wait.timeout.0).await?;
+            let (text, differences) = steps(&config, &once, args.wait.timeout.0).await?;
             super::print(&text)?;
-            Ok(if args.exit_code && steps > 0 { Ending::Differs } else { Ending::Done })
+            Ok(if args.exit_code && differences > 0 { Ending::Differs } else { Ending::Done })
         }
     }
 }
@@ -51,7 +53,8 @@ fn manifests(once: &Once, owner: &Owner) -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// The steps against each sink as text, and how many there are.
+/// The steps against each sink as text, and how many objects differ from what is desired. Those
+/// outside of what a sink watches are another sink's.
 async fn steps(
     config: &Configuration,
     once: &Once,
@@ -76,13 +79,22 @@ async fn steps(
             now: clock::now(),
         };
         let due = line.due(desired, options);
+        let differing: BTreeSet<&ObjectId> = due
+            .steps
+            .iter()
+            .map(Step::id)
+            .chain(line.held().iter().map(|held| &held.id))
+            .chain(line.blocked())
+            .collect();
+        let elsewhere = |id: &&ObjectId| differing.contains(id) || line.outside().contains(*id);
         let _ = writeln!(
             text,
-            "sink {name}: {} to do, {} held, {} blocked, {} as they should be",
+            "sink {name}: {} to do, {} held, {} blocked, {} outside, {} as they should be",
             due.steps.len(),
             line.held().len(),
             line.blocked().len(),
-            desired.len().saturating_sub(due.steps.iter().filter(|s| s.to().is_some()).count()),
+            line.outside().len(),
+            desired.len() - desired.keys().filter(elsewhere).count(),
         );
         for step in &due.steps {
             write_step(&mut text, step, &config.owner)?;
@@ -93,7 +105,10 @@ async fn steps(
         for id in line.blocked() {
             write_blocked(&mut text, id);
         }
-        count += due.steps.len() + line.held().len();
+        for id in line.outside() {
+            let _ = writeln!(text, "outside {id}: the sink does not watch its namespace");
+        }
+        count += differing.len();
     }
     Ok((text, count))
 }

@@ -3,6 +3,7 @@
 use anyhow::Context;
 
 use crate::args::SnapshotArgs;
+use crate::sources::Needed;
 use crate::{config, sources};
 
 /// Prints the listing of a source.
@@ -18,7 +19,7 @@ pub(crate) async fn snapshot(args: &SnapshotArgs) -> anyhow::Result<()> {
     }
     anyhow::ensure!(config.sources.len() == 1, "choose one source by --source: {names}");
     let running = sources::start(&config.sources);
-    let states = sources::wait_complete(&running, args.wait.timeout.0).await?;
+    let states = sources::wait_complete(&running, &Needed::All, args.wait.timeout.0).await?;
     for state in states.values() {
         crate::once::report(&state.findings);
         if let Some(snapshot) = &state.snapshot {

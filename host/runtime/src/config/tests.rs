@@ -1,0 +1,430 @@
+//! Tests of the configuration: what is legal, and what is told of what is not.
+
+use expect_test::{Expect, expect};
+use serde_json::Value;
+
+use super::tree::{Document, child};
+use super::*;
+
+fn check(text: &str, want: Expect) {
+    let seen = match parse(text, Path::new("")) {
+        Ok(_) => "ok".to_owned(),
+        Err(problems) => problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"),
+    };
+    want.assert_eq(&seen);
+}
+
+#[test]
+fn an_empty_file_is_a_legal_configuration() {
+    check("", expect!["ok"]);
+    check("policies:\nsources: []\n", expect!["ok"]);
+}
+
+#[test]
+fn every_problem_is_told_at_once_with_its_place() {
+    check(
+        r#"sorces: []
+sources:
+  - name: Not_Legal
+    file: {path: a.yaml, pth: b}
+  - name: twice
+    file: {path: a.yaml}
+    consul: {url: "http://127.0.0.1:8500"}
+  - name: twice
+guard: {removalShare: 20, grace: "30"}
+sinks:
+  - files: {path: out}
+    mode: sink
+"#,
+        expect![[r#"
+            1:1: unknown key "sorces"; did you mean "sources"?
+            3:5: source name: "Not_Legal" is not a legal DNS label: labels consist of letters, digits and dashes
+            4:26: unknown key "pth"; did you mean "path"?
+            5:5: a source is of one kind only: keep one of file, consul, eureka
+            8:5: a source needs one of: file, consul, eureka
+            8:5: the name "twice" is used twice in sources; each needs its own
+            9:9: "removalShare" must be of type string, but is 20
+            9:27: "grace" is "30", which does not fit: A length of time, such as `50ms`, `30s`, `10m` or `1h`.
+            12:5: "mode" is "sink", but must be one of sync, upsert-only, create-only"#]],
+    );
+    check(
+        r#"sources:
+  - name: Not_Legal
+    file: {path: a.yaml}
+  - name: twice
+    file: {path: a.yaml}
+    consul: {url: "127.0.0.1:8500"}
+  - name: twice
+defaults: {host: "{servce}.mesh", labels: {"a b": "x"}}
+policies:
+  - name: p
+    component: {}
+sinks:
+  - {}
+"#,
+        expect![[r#"
+                2:5: source name: "Not_Legal" is not a legal DNS label: labels consist of letters, digits and dashes
+                4:5: a source is of one kind only: keep one of file, consul, eureka
+                7:5: a source needs one of: file, consul, eureka
+                7:5: the name "twice" is used twice in sources; each needs its own
+                8:12: "servce" is not a variable; there are {service}, {source}, {group}, {datacenter}, {partition} and {meta.KEY}
+                8:44: "a b" is not a legal label key in Kubernetes
+                11:5: set one of: file, configMap
+                13:5: a sink is of one kind: kubernetes or files"#]],
+    );
+}
+
+#[test]
+fn reading_all_anew_must_not_fill_the_time() {
+    let of = |resync: &str| {
+        format!(
+            "sources:\n  - name: a\n    consul: {{url: \"http://127.0.0.1:8500\", resync: {resync}}}\n"
+        )
+    };
+    check(
+        &of("0s"),
+        expect![
+            "3:44: resync is 0s; reading all anew takes a registry seconds, so set 10s or more"
+        ],
+    );
+    check(
+        &of("9999ms"),
+        expect![
+            "3:44: resync is 9999ms; reading all anew takes a registry seconds, so set 10s or more"
+        ],
+    );
+    check(&of("10s"), expect!["ok"]);
+}
+
+#[test]
+fn a_login_of_eureka_is_whole_and_its_password_is_not_told() {
+    let of = |eureka: &str| format!("sources:\n  - name: a\n    eureka: {{{eureka}, poll: 2s}}\n");
+    check(&of("url: http://127.0.0.1:8761/eureka"), expect!["ok"]);
+    check(&of("url: http://u@127.0.0.1:8761/eureka, passwordFile: p"), expect!["ok"]);
+    check(
+        &of("urls: [\"http://u:hush@a/eureka\", \"ftp://b\"], user: w, certFile: c"),
+        expect![[r#"
+            3:5: an address has a password in it; put it into passwordFile
+            3:5: certFile and keyFile go together; set both or none
+            3:5: the addresses and user name different users; name one
+            3:5: user and passwordFile go together; set both or none
+            3:47: urls has "ftp://b", which is not an http:// or https:// address"#]],
+    );
+    check(
+        &of("passwordFile: p, resync: 1s, staleAfter: 30s"),
+        expect![[r#"
+        3:5: url is missing, such as http://127.0.0.1:8761/eureka
+        3:5: user and passwordFile go together; set both or none
+        3:31: resync is 1s; reading all anew takes a registry seconds, so set 10s or more
+        3:43: staleAfter is 30s; instances renew their leases every 30s and may fail to once, so set 1m or more"#]],
+    );
+    check(
+        &of("url: http://a%20b@h/eureka, user: \"a:b\""),
+        expect![[r#"
+        3:5: an address has a user with special letters; set user instead
+        3:5: the addresses and user name different users; name one
+        3:5: user and passwordFile go together; set both or none
+        3:5: user has a colon, which HTTP takes for the end of the user's name"#]],
+    );
+}
+
+#[test]
+fn what_is_not_yaml_is_told_with_its_place() {
+    check("sources: [\n", expect!["1:10: unclosed bracket '[' at line 1, column 10"]);
+    check(
+        "sources:\n  - name: a\n name: b\n",
+        expect![
+            "3:2: while parsing a block mapping, did not find expected key at line 3, column 2"
+        ],
+    );
+}
+
+#[test]
+fn the_schema_and_the_types_agree_on_the_defaults() {
+    let defaults = serde_json::to_string(&wire::Config::default()).unwrap();
+    check(&defaults, expect!["ok"]);
+}
+
+#[test]
+fn what_the_schema_refuses_hides_nothing_else_and_blames_nothing_else() {
+    check(
+        r#"sources:
+  - file: {path: a.yaml}
+  - {name: b, file: 5}
+  - {name: c, consul: {ulr: "http://127.0.0.1:8500"}}
+  - {name: C, consul: {url: 5, urls: ["x:1"]}}
+policies:
+  - component: {file: 5}
+    limits: {time: 1h}
+  - {name: p}
+  - {name: p, component: {configMap: {}}}
+sinks:
+  - file: {path: a}
+  - files: {}
+  - files: {}
+"#,
+        expect![[r#"
+            2:5: key "name" is missing
+            3:15: "file" must be of type object, but is 5
+            4:24: unknown key "ulr"; did you mean "urls"?
+            5:6: source name: "C" is not a legal DNS label: it has upper-case letters
+            5:24: "url" must be of type string, but is 5
+            5:39: urls has "x:1", which is not an http:// or https:// address
+            7:5: key "name" is missing
+            7:17: "file" must be of type string, but is 5
+            8:14: time is 1h, but must be 5s or less: everything waits for the call, which decides at most 256 instances
+            9:5: key "component" is missing
+            10:6: the name "p" is used twice in policies; each needs its own
+            10:27: key "name" is missing
+            10:27: key "namespace" is missing
+            12:5: unknown key "file"; did you mean "files"?
+            13:5: key "path" is missing
+            14:5: key "path" is missing"#]],
+    );
+    check("- 1\n", expect!["1:1: the configuration must be of type object, but is [1]"]);
+}
+
+#[test]
+fn resources_are_as_istio_takes_them() {
+    let resources = |text: &str| format!("resources: {text}\n");
+    check(
+        &resources("{exportTo: [shop, \".\"], location: external, ambient: true}"),
+        expect!["ok"],
+    );
+    check(
+        &resources("{exportTo: [Shop, shop, shop, \"*\"], location: extern, ambient: 1}"),
+        expect![[r#"
+            1:24: "Shop" is not a namespace, ".", "*" or "~"
+            1:36: "shop" stands twice in exportTo
+            1:42: "*" must stand alone in exportTo
+            1:48: "location" is "extern", but must be one of internal, external; did you mean "external"?
+            1:66: "ambient" must be of type boolean, but is 1"#]],
+    );
+    let config =
+        parse(&resources("{exportTo: [\"~\"], location: external, ambient: true}"), Path::new(""));
+    let resources = config.unwrap().resources;
+    assert_eq!(resources.location, Location::MeshExternal);
+    assert_eq!(resources.export_to.as_ref(), [Text::from("~")]);
+    assert!(resources.ambient);
+}
+
+#[test]
+fn limits_have_ceilings() {
+    let limits = |text: &str| {
+        format!("policies:\n  - {{name: p, component: {{file: p.wasm}}, limits: {text}}}\n")
+    };
+    check(&limits("{time: 5s, memory: 1Gi, logLines: 1000000}"), expect!["ok"]);
+    check(
+        &limits("{time: 5001ms, memory: 1025Mi, logLines: 5000000000}"),
+        expect![[r#"
+        2:51: time is 5001ms, but must be 5s or less: everything waits for the call, which decides at most 256 instances
+        2:65: memory is 1025Mi, but must be 1Gi or less: each worker thread may use as much
+        2:81: "logLines" is 5000000000, but must be 1000000 or less"#]],
+    );
+    check(&limits("{time: 0s}"), expect!["2:51: time is 0; no policy can answer in that"]);
+}
+
+#[test]
+fn sinks_have_places_of_their_own() {
+    check(
+        r#"sinks:
+  - files: {path: out}
+  - {files: {path: ./out}, mode: create-only}
+  - kubernetes: {}
+  - kubernetes: {context: other}
+  - kubernetes: {namespaces: [a]}
+  - {kubernetes: {}, mode: upsert-only}
+"#,
+        expect![[r#"
+            3:5: a sink above has this folder already; keep one of them
+            7:5: a sink above has this cluster and these namespaces already; keep one of them"#]],
+    );
+}
+
+#[test]
+fn addresses_to_listen_on_are_told_with_their_place() {
+    check(
+        "admin:\n  listen: localhost:15080\n",
+        expect![[
+            r#"2:3: "listen" is "localhost:15080", but must be an IP address and a port, such as 127.0.0.1:15080 or [::1]:15080"#
+        ]],
+    );
+    check("admin: {listen: \"[::1]:0\"}\n", expect!["ok"]);
+}
+
+#[test]
+fn a_whole_number_may_be_written_with_a_point() {
+    check("guard: {removalMin: 5.0}\n", expect!["ok"]);
+    check(
+        "guard: {removalMin: 5.5}\n",
+        expect![[r#"1:9: "removalMin" must be of type integer, but is 5.5"#]],
+    );
+    check(
+        "guard: {removalMin: 99999999999999999999}\n",
+        expect![[r#"1:9: "removalMin" is 1e+20, but must be 1000000 or less"#]],
+    );
+}
+
+#[test]
+fn a_file_that_is_no_configuration_is_not_read_to_its_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("landfall.yaml");
+    let largest = "#".repeat(usize::try_from(CONFIG_BYTES_MAX).unwrap());
+    std::fs::write(&path, &largest).unwrap();
+    assert!(load(&path).is_ok());
+    std::fs::write(&path, format!("{largest}é")).unwrap();
+    let error = load(&path).unwrap_err();
+    assert!(matches!(error, ConfigError::TooLarge { .. }), "{error}");
+}
+
+/// Every key of the configuration, each with a legal value.
+const EVERY_KEY: &str = r#"
+sources:
+  - name: dc1
+    consul:
+      url: http://127.0.0.1:8500
+      urls: ["http://127.0.0.1:8501"]
+      tokenFile: token
+      caFile: ca.pem
+      certFile: cert.pem
+      keyFile: key.pem
+      datacenters: [dc1]
+      partitions: [default]
+      namespaces: [default]
+      includeProxies: true
+      connectionsMax: 10
+      resync: 10m
+      partialView: true
+  - name: spring
+    eureka:
+      url: http://127.0.0.1:8761/eureka
+      urls: ["http://127.0.0.1:8762/eureka"]
+      user: me
+      passwordFile: password
+      caFile: ca.pem
+      certFile: cert.pem
+      keyFile: key.pem
+      poll: 5s
+      resync: 10m
+      preferHostname: true
+      staleAfter: 5m
+  - name: by-hand
+    file: {path: registry.yaml}
+defaults:
+  host: "{service}.mesh"
+  namespace: mesh-registry
+  labels: {version: v1}
+  health: [passing]
+policies:
+  - name: a
+    component: {file: a.wasm}
+    config: {anything: 1}
+    match: {sources: [dc1], services: ["pay-*"]}
+    limits: {memory: 64Mi, time: 50ms, logLines: 10}
+  - name: b
+    component:
+      configMap: {namespace: shop, name: mapper, key: k, kubeconfig: kc, context: c}
+sinks:
+  - files: {path: out}
+    mode: sync
+  - kubernetes: {kubeconfig: kc, context: c, namespaces: [shop]}
+guard: {removalShare: 20%, removalMin: 10, hold: 10m, grace: 30s}
+resources: {shape: auto, location: internal, exportTo: [shop], ambient: true}
+admin: {listen: "127.0.0.1:0"}
+owner: me
+"#;
+
+/// Settings of policies may be anything.
+const UNCHECKED: &str = "/policies/0/config";
+
+#[test]
+fn a_wrong_value_anywhere_is_told_with_its_place_and_key() {
+    check(EVERY_KEY, expect!["ok"]);
+    let every = Document::parse(EVERY_KEY).unwrap();
+    let mut leaves = Vec::new();
+    leaves_of(&every.value, "", &mut leaves);
+    for (pointer, value) in leaves {
+        if pointer.starts_with(UNCHECKED) {
+            continue;
+        }
+        let key = pointer.rsplit('/').find(|part| part.parse::<usize>().is_err()).unwrap();
+        for wrong in wrong_values(&value) {
+            let mut broken = every.value.clone();
+            *broken.pointer_mut(&pointer).unwrap() = wrong.clone();
+            let text = serde_json::to_string_pretty(&broken).unwrap();
+            let want = Document::parse(&text).unwrap().position(&pointer);
+            let problems = parse(&text, Path::new("")).expect_err(&format!("{pointer}: {wrong}"));
+            assert!(
+                problems.iter().any(|p| p.position == want && p.message.contains(key)),
+                "{pointer}: {wrong}: {problems:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_key_is_among_those_that_are_tested() {
+    let mut tested = std::collections::BTreeSet::new();
+    keys_of(&Document::parse(EVERY_KEY).unwrap().value, &mut tested);
+    let schema = schema::json_schema();
+    let definitions = schema["$defs"].as_object().unwrap().values();
+    for object in definitions.chain([&schema]) {
+        for key in object["properties"].as_object().into_iter().flatten().map(|(key, _)| key) {
+            assert!(tested.contains(key), "add {key} to EVERY_KEY");
+        }
+    }
+}
+
+/// Scalars with their pointers.
+fn leaves_of(value: &Value, pointer: &str, leaves: &mut Vec<(String, Value)>) {
+    match value {
+        Value::Object(map) => {
+            map.iter().for_each(|(key, value)| leaves_of(value, &child(pointer, key), leaves));
+        }
+        Value::Array(items) => items
+            .iter()
+            .enumerate()
+            .for_each(|(index, item)| leaves_of(item, &format!("{pointer}/{index}"), leaves)),
+        scalar => leaves.push((pointer.to_owned(), scalar.clone())),
+    }
+}
+
+fn keys_of(value: &Value, keys: &mut std::collections::BTreeSet<String>) {
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map {
+                keys.insert(key.clone());
+                keys_of(value, keys);
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| keys_of(item, keys)),
+        _ => {}
+    }
+}
+
+/// What cannot stand where `value` stands. Texts with a form of their own are known by it.
+fn wrong_values(value: &Value) -> Vec<Value> {
+    let mut wrong = vec![Value::from(vec![1])];
+    match value {
+        Value::Bool(_) => wrong.extend(["yes".into(), 1.into()]),
+        Value::Number(_) => {
+            wrong.extend([
+                "ten".into(),
+                (-1).into(),
+                1.5.into(),
+                5_000_000_000_u64.into(),
+                true.into(),
+            ]);
+        }
+        Value::String(text) => {
+            wrong.extend([1.into(), 1.5.into(), true.into()]);
+            let words = ["sync", "auto", "internal", "passing"];
+            let starts_with_digit = text.starts_with(|c: char| c.is_ascii_digit());
+            if starts_with_digit || words.contains(&text.as_str()) || text.starts_with("http") {
+                wrong.extend(["nonsense".into(), "localhost:15080".into(), "".into()]);
+            }
+        }
+        _ => {}
+    }
+    wrong
+}

@@ -1,0 +1,137 @@
+//! Answers of registries: Consul's, and files.
+
+use std::sync::Arc;
+
+use landfall_core::pairs::Pairs;
+use landfall_core::registry::{Instance, Service, Snapshot};
+use landfall_registry::consul::testing as consul;
+use landfall_registry::file::{self, FileError};
+use serde_json::Value;
+
+use super::draw::Draw;
+use super::{assert_within, mutate};
+
+/// What a body is the answer to.
+#[derive(Clone, Copy, Debug)]
+enum Asked {
+    Service,
+    Names,
+    Summary,
+    Checks,
+    Namespaces,
+    File,
+}
+
+/// Which body is a seed for which question.
+const SEEDS: [(Asked, &str); 11] = [
+    (Asked::File, include_str!("../../../examples/quickstart/registry.yaml")),
+    (Asked::File, include_str!("listing.yaml")),
+    (Asked::Service, include_str!("../../fixtures/consul/service-web.json")),
+    (Asked::Service, include_str!("../../fixtures/consul/service-multi.json")),
+    (Asked::Service, include_str!("../../fixtures/consul/service-gw.json")),
+    (Asked::Service, include_str!("../../fixtures/consul/service-web-sidecar-proxy.json")),
+    (Asked::Names, include_str!("../../fixtures/consul/names.json")),
+    (Asked::Summary, include_str!("../../fixtures/consul/summary.json")),
+    (Asked::Checks, include_str!("../../fixtures/consul/checks.json")),
+    (Asked::Namespaces, r#"[{"Name": "default"}, {"Name": "a", "DeletedAt": "2026-01-01"}]"#),
+    // A file of another form, and an answer where a listing is expected.
+    (Asked::File, include_str!("../../fixtures/consul/service-db.json")),
+];
+
+/// The question, and the body of the answer.
+#[must_use]
+pub fn text(bytes: &[u8]) -> String {
+    let (asked, body) = answer(bytes);
+    format!("answer to {asked:?}:\n{}", String::from_utf8_lossy(&body))
+}
+
+/// Reads the answer that `bytes` stand for.
+///
+/// # Panics
+/// What was read is no legal listing, or not the same once it is written to a file and read again.
+pub fn run(bytes: &[u8]) {
+    let (asked, body) = answer(bytes);
+    match asked {
+        Asked::Service => {
+            if let Ok((Some(service), _)) = consul::service(&body, "web") {
+                let mut snapshot = Snapshot::default();
+                snapshot.services.insert(service.key.clone(), service);
+                check(&snapshot);
+            }
+        }
+        Asked::Names => in_order(consul::names(&body)),
+        Asked::Summary => in_order(consul::summary(&body)),
+        Asked::Checks => in_order(consul::checks(&body)),
+        Asked::Namespaces => drop(consul::namespaces(&body)),
+        Asked::File => {
+            let text = String::from_utf8_lossy(&body);
+            match file::parse("fuzz.yaml", &text) {
+                Ok((snapshot, _)) => check(&snapshot),
+                Err(FileError::Syntax { line, column, problem, .. }) => {
+                    assert_within(&text, Some(line), Some(column), &problem);
+                }
+                Err(error) => panic!("a text cannot be refused like this: {error}"),
+            }
+        }
+    }
+}
+
+fn answer(bytes: &[u8]) -> (Asked, Vec<u8>) {
+    let mut draw = Draw::new(bytes);
+    let (asked, seed) = *draw.one_of(&SEEDS);
+    let parsed: Option<Value> = serde_saphyr::from_str(seed).ok();
+    let mut body = match (asked, parsed) {
+        (_, Some(mut value)) if !draw.once_in(4) => {
+            mutate::value(&mut value, &mut draw);
+            match asked {
+                Asked::File => mutate::printed(&value, &mut draw).into_bytes(),
+                _ => value.to_string().into_bytes(),
+            }
+        }
+        _ => seed.as_bytes().to_vec(),
+    };
+    mutate::bytes(&mut body, &mut draw);
+    (asked, body)
+}
+
+fn in_order<T: Ord>(names: Result<Vec<T>, serde_json::Error>) {
+    assert!(names.map_or(true, |names| names.is_sorted_by(|a, b| a < b)), "a name is there twice");
+}
+
+/// Checks that a listing is what its types promise, and survives being recorded.
+fn check(snapshot: &Snapshot) {
+    for (key, service) in &snapshot.services {
+        assert_eq!(*key, service.key);
+        check_service(service);
+    }
+    let mut written = Vec::new();
+    file::write(snapshot, &mut written).expect("a vector takes all");
+    let written = String::from_utf8(written).expect("YAML is text");
+    match file::parse("again.yaml", &written) {
+        Ok((again, findings)) => {
+            assert_eq!(again, *snapshot, "it reads back differently: {written}");
+            assert_eq!(findings, [], "it reads back with findings: {written}");
+        }
+        Err(error) => panic!("it does not read back: {error}: {written}"),
+    }
+}
+
+fn check_service(service: &Service) {
+    let ids = service.instances().iter().map(|instance| &instance.id);
+    assert!(ids.is_sorted_by(|a, b| a < b), "an identifier is there twice");
+    assert_in_order(&service.meta);
+    assert_in_order(&service.ext);
+    for instance in service.instances() {
+        let Instance { address, ports, tags, meta, ext, .. } = &**instance;
+        assert!(!address.trim().is_empty(), "{instance:?}");
+        assert!(ports.iter().all(|port| port.number > 0), "{instance:?}");
+        assert!(tags.is_sorted_by(|a, b| a < b), "{instance:?}");
+        assert_in_order(meta);
+        assert_in_order(ext);
+        assert!(service.instance(&instance.id).is_some_and(|found| Arc::ptr_eq(found, instance)));
+    }
+}
+
+fn assert_in_order(pairs: &Pairs) {
+    assert!(pairs.as_slice().is_sorted_by(|a, b| a.0 < b.0), "{pairs:?}");
+}
