@@ -9,6 +9,9 @@ use super::draw::Draw;
 const DEPTH_MAX: usize = 3000;
 /// How deep a value is put into lists. JSON's reader takes 128.
 const VALUE_DEPTHS: [usize; 6] = [1, 2, 10, 40, 100, 150];
+/// Values in an input, at most: repeating what was repeated makes gigabytes, which no reader here
+/// is ever given, and which take the time of a thousand other cases.
+const VALUES_MAX: usize = 5000;
 /// How often an input is mutated: mostly so little that it stays legal, or nearly.
 const TIMES: [usize; 8] = [0, 0, 1, 1, 1, 2, 3, 6];
 
@@ -63,8 +66,21 @@ const PIECES: [&str; 44] = [
 /// Changes a few things in `value`.
 pub fn value(value: &mut Value, draw: &mut Draw<'_>) {
     for _ in 0..*draw.one_of(&TIMES) {
+        if count(value) > VALUES_MAX {
+            return;
+        }
         change(value, draw);
     }
+}
+
+/// How many values there are in `value`, itself included.
+fn count(value: &Value) -> usize {
+    let inner: usize = match value {
+        Value::Array(items) => items.iter().map(count).sum(),
+        Value::Object(map) => map.values().map(count).sum(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => 0,
+    };
+    1 + inner
 }
 
 /// Changes a few things in a text, which then may be no text any more.
@@ -185,7 +201,8 @@ fn change_items(items: &mut Vec<Value>, draw: &mut Draw<'_>) {
         2 => items.insert(other, items[one].clone()),
         _ => {
             let again = items[one].clone();
-            items.extend(std::iter::repeat_n(again, draw.below(300)));
+            let times = draw.below(300).min(VALUES_MAX / count(&again));
+            items.extend(std::iter::repeat_n(again, times));
         }
     }
 }
