@@ -299,12 +299,6 @@ impl GuardState {
         self.released = self.held_since.is_some();
     }
 
-    /// Since when the budget holds something.
-    #[must_use]
-    pub fn held_since(&self) -> Option<Time> {
-        self.held_since
-    }
-
     /// Why `losses` more endpoints may not go now, if so.
     fn is_over(&mut self, losses: usize, options: &GuardOptions<'_>) -> Option<HeldFor> {
         let GuardOptions { settings, now, .. } = options;

@@ -416,11 +416,6 @@ impl Line {
         }
     }
 
-    /// Why sources are in doubt, by name.
-    pub fn doubts(&self) -> impl Iterator<Item = (&SourceName, &Doubt)> {
-        self.sources.iter().filter_map(|(name, source)| Some((name, source.doubt.as_ref()?)))
-    }
-
     /// Every service that was decided.
     #[must_use]
     pub fn decided(&self) -> &OrdMap<Arc<ServiceId>, Arc<DecidedService>> {
