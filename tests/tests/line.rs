@@ -3,9 +3,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a failure ends the test")]
 
-use landfall_core::plan::Observed;
+use std::collections::BTreeSet;
+
+use landfall_core::defaults::Defaults;
+use landfall_core::guard::HeldFor;
+use landfall_core::plan::{Observed, Step};
 use landfall_core::registry::{Doubt, Snapshot, SourceState};
-use landfall_tests::line::{DEFAULT, OPEN, World};
+use landfall_core::template::Template;
+use landfall_mesh::api::Body;
+use landfall_policy_host::Rules;
+use landfall_tests::line::{DEFAULT, GRACE, OPEN, World};
 use landfall_tests::world;
 use proptest::prelude::*;
 
@@ -107,4 +114,30 @@ fn a_foreign_object_is_left_alone_and_reported() {
     let steps = world.round(&world::state(snapshot));
     assert_eq!(steps.iter().map(|step| step.id()).collect::<Vec<_>>(), [&taken]);
     assert!(world.sink.blocked().is_empty());
+}
+
+fn verbs(steps: &[Step<Body>]) -> Vec<&str> {
+    steps.iter().map(Step::verb).collect()
+}
+
+#[test]
+fn hosts_that_moved_over_a_restart_have_their_grace_time() {
+    let state = world::state(world::snapshot(3, 2));
+    let mut before = World::new(Observed::default(), OPEN);
+    before.settle(&state);
+    let mut world = World::new(before.held, DEFAULT);
+    let host = Template::parse("{service}.renamed.mesh").unwrap();
+    let renamed = Rules::new(Defaults { host, ..world::defaults() }, vec![]);
+    world.line.change_rules(&renamed, &BTreeSet::new(), world.now).unwrap();
+    assert_eq!(verbs(&world.round(&state)), ["create", "create", "create"]);
+    let held = world.sink.held();
+    assert_eq!(held.len(), 3, "{held:?}");
+    assert!(held.iter().all(|held| matches!(held.why, HeldFor::Grace { .. })), "{held:?}");
+    // What their registry does not list any more has moved nowhere.
+    let fewer = world::state(world::snapshot(2, 2));
+    assert_eq!(verbs(&world.round(&fewer)), ["empty", "empty"], "at its new host and its old one");
+    world.now = world.now.plus(GRACE);
+    let steps = world.round(&fewer);
+    assert_eq!(verbs(&steps), ["empty", "empty", "delete", "delete"], "moved, and so not lost");
+    world.settle(&fewer);
 }

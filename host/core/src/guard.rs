@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use imbl::OrdSet;
 
-use crate::mesh::{Body, Object, ObjectId};
+use crate::mesh::{Body, Object, ObjectId, Tie};
 use crate::plan::Step;
 use crate::registry::SourceName;
 use crate::text::Text;
@@ -114,6 +114,11 @@ pub enum HeldFor {
     EndOfDoubt(SourceName),
     /// A decision on a service that feeds the object.
     Decision(Text),
+    /// Clients of an object whose endpoints moved before this process began.
+    Grace {
+        /// When it goes.
+        until: Time,
+    },
     /// The place that the endpoints moved to: the sink does not take everything.
     Successor {
         /// When it goes all the same.
@@ -235,17 +240,14 @@ fn without_successor<B: Body>(step: &Step<B>, options: &GuardOptions<'_>) -> Opt
 /// to another, as when a service changes its shape, and what is replaced by something else at the
 /// same service is not lost. What comes to another service makes up for nothing.
 struct Losses {
-    net: BTreeMap<ServiceTie, usize>,
+    net: BTreeMap<Tie, usize>,
     /// The object that stands for the losses of its service.
-    first: BTreeMap<ServiceTie, ObjectId>,
+    first: BTreeMap<Tie, ObjectId>,
 }
-
-/// What ties the objects of a mesh service together: a namespace and a name.
-type ServiceTie = (Text, Text);
 
 impl Losses {
     fn of<B: Body>(steps: &[Step<B>], moved: &BTreeMap<ObjectId, Time>) -> Self {
-        let mut changes: BTreeMap<ServiceTie, (usize, usize)> = BTreeMap::new();
+        let mut changes: BTreeMap<Tie, (usize, usize)> = BTreeMap::new();
         let mut first = BTreeMap::new();
         for step in steps.iter().filter(|step| !moved.contains_key(step.id())) {
             let (gain, loss) = step.endpoint_change();
@@ -350,6 +352,9 @@ impl fmt::Display for HeldFor {
                 f,
                 "a policy has not decided every instance of {service} yet, so what is published \
                  of it stays"
+            ),
+            Self::Grace { .. } => f.write_str(
+                "its endpoints moved to another host, and clients have the grace time to follow",
             ),
             Self::Successor { .. } => f.write_str(
                 "its endpoints moved to another host, and the sink does not take everything now",

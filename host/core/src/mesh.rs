@@ -132,6 +132,22 @@ pub trait Body: PartialEq + Sized {
     fn tie(&self) -> Option<Text>;
 }
 
+/// What ties the objects of one mesh service together: a namespace, and a name in it.
+pub type Tie = (Text, Text);
+
+// === impl Object ===
+
+impl<B: Body> Object<B> {
+    /// What ties it to the other objects of its mesh service; one that stands for itself has its
+    /// own kind and name there.
+    #[must_use]
+    pub fn tie(&self) -> Tie {
+        let ObjectId { kind, namespace, name } = &self.id;
+        let own = || Text::from(format!("{} {name}", kind.as_str()));
+        (Text::clone(namespace), self.body.tie().unwrap_or_else(own))
+    }
+}
+
 // === impl MeshService ===
 
 impl MeshService {

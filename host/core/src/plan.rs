@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use imbl::{OrdMap, OrdSet};
 
-use crate::mesh::{Body, Kind, Object, ObjectId};
-use crate::text::Text;
+use crate::mesh::{Body, Kind, Object, ObjectId, Tie};
 use crate::time::Time;
 
 /// What a sink should hold.
@@ -235,15 +234,13 @@ impl<B: Body> Step<B> {
         }
     }
 
-    /// The namespace and the name that tie the objects of one mesh service together; an object
-    /// that stands for itself has its own kind and name there.
+    /// What ties it to the other steps of its mesh service.
     #[must_use]
-    pub fn tie(&self) -> (Text, Text) {
-        let id = self.id();
-        let object = self.to().or_else(|| self.from());
-        let tie = object.and_then(|object| object.body.tie());
-        let own = || Text::from(format!("{} {}", id.kind.as_str(), id.name));
-        (Text::clone(&id.namespace), tie.unwrap_or_else(own))
+    pub fn tie(&self) -> Tie {
+        match self {
+            Self::Create(object) | Self::Delete(object) => object.tie(),
+            Self::Update { to, .. } | Self::Empty { to, .. } => to.tie(),
+        }
     }
 }
 

@@ -45,7 +45,8 @@ impl Clients {
         let (clients, access) = (self.clone(), access.clone());
         tokio::spawn(async move {
             let Ok(reached) = clients.reached(&access).await else { return };
-            if let Err(error) = reached.poster.lock().await.post(&subject, note, clock::now()).await
+            if let Err(error) =
+                reached.poster.lock().await.post(&subject, note, clock::wall()).await
             {
                 tracing::warn!(code = error.code, error = error.message, "Event not posted.");
             }

@@ -43,7 +43,7 @@ impl RunningSource {
             SourceKind::Consul(consul) => Box::new(Consul::new(consul_settings(consul))),
             SourceKind::Eureka(eureka) => Box::new(Eureka::new(eureka_settings(eureka))),
         };
-        let (publisher, state) = Publisher::new(config.name.clone(), clock::now);
+        let (publisher, state) = Publisher::new(config.name.clone(), clock::wall);
         let metrics = Arc::clone(publisher.metrics());
         let stop = CancellationToken::new();
         let registry = source.registry();
@@ -115,7 +115,7 @@ pub(crate) fn states(sources: &RunningSources) -> BTreeMap<SourceName, SourceSta
                 code: "source_ended",
                 message: "the source ended early; restart Landfall and report this, with its log"
                     .to_owned(),
-                since: clock::now(),
+                since: clock::wall(),
             });
         }
         state

@@ -10,7 +10,8 @@ use std::time::Duration;
 use imbl::ordmap::DiffItem;
 use imbl::ordset::DiffItem as SetDiffItem;
 use landfall_core::guard::{Evidence, GuardOptions, GuardSettings, GuardState, Held, guard};
-use landfall_core::mesh::{Body as _, Kind, Object, ObjectId};
+use landfall_core::inherited::Inherited;
+use landfall_core::mesh::{Body as _, Kind, Object, ObjectId, Tie};
 use landfall_core::plan::{Desired, Mode, Observed, PlanOptions, Step, plan};
 use landfall_core::text::Text;
 use landfall_core::time::Time;
@@ -45,15 +46,13 @@ pub struct SinkLine {
     failed: BTreeMap<ObjectId, Failed>,
     /// Objects whose endpoints are published elsewhere by now, and since when.
     moved: BTreeMap<ObjectId, Time>,
+    inherited: Inherited,
     guard: GuardState,
     held: Vec<Held>,
     blocked: BTreeSet<ObjectId>,
     /// Desired objects in namespaces that the sink does not watch.
     outside: BTreeSet<ObjectId>,
 }
-
-/// What ties the objects of one mesh service together: its namespace and a name in it.
-type Tie = (Text, Text);
 
 /// An object whose step failed.
 #[derive(Debug)]
@@ -103,6 +102,7 @@ impl SinkLine {
             in_flight: BTreeMap::new(),
             failed: BTreeMap::new(),
             moved: BTreeMap::new(),
+            inherited: Inherited::default(),
             guard: GuardState::default(),
             held: Vec::new(),
             blocked: BTreeSet::new(),
@@ -121,6 +121,7 @@ impl SinkLine {
     pub fn observe(&mut self, seen: &Observed<Body>, desired: &Desired<Body>) {
         if !self.ready {
             self.unsettled.extend(desired.keys().cloned());
+            self.inherited = Inherited::of(seen);
             self.ready = true;
         }
         let count = |object: &Arc<Object<Body>>| object.body.endpoint_count();
@@ -180,12 +181,15 @@ impl SinkLine {
             self.blocked.remove(id);
             self.failed.remove(id);
             self.moved.remove(id);
+            self.inherited.forget(id);
         }
         for step in &planned.steps {
             self.blocked.remove(step.id());
         }
         let blocked: Vec<ObjectId> =
             planned.blocked.into_iter().filter(|id| self.blocked.insert(id.clone())).collect();
+        let SinkOptions { grace, now, .. } = options;
+        let spared = self.inherited.spare(planned.steps, desired, &mut self.moved, grace, now);
         let guard_options = GuardOptions {
             total_endpoints: self.endpoints,
             evidence: options.evidence,
@@ -195,19 +199,20 @@ impl SinkLine {
             steps_max: self.steps_max - self.in_flight.len(),
             now: options.now,
         };
-        let services: BTreeSet<Tie> = planned
+        let services: BTreeSet<Tie> = spared
             .steps
             .iter()
             .filter(|step| step.id().kind == Kind::ServiceEntry)
             .map(Step::tie)
             .collect();
-        let guarded = guard(planned.steps, &guard_options, &mut self.guard);
-        self.held = guarded.held;
+        let guarded = guard(spared.steps, &guard_options, &mut self.guard);
+        self.held = spared.held;
+        self.held.extend(guarded.held);
         let steps = self.without_overtaking(guarded.steps, services);
         self.in_flight.extend(steps.iter().map(|step| (step.id().clone(), step.tie())));
         let retry = self.failed.values().map(|failed| failed.retry_at);
         let retry = retry.filter(|at| *at > options.now).min();
-        let wake = [planned.wake, guarded.wake, retry].into_iter().flatten().min();
+        let wake = [planned.wake, spared.wake, guarded.wake, retry].into_iter().flatten().min();
         Due { steps, blocked, wake }
     }
 
