@@ -123,13 +123,16 @@ pub(crate) fn states(sources: &RunningSources) -> BTreeMap<SourceName, SourceSta
     sources.iter().map(|(name, source)| (name.clone(), state(source))).collect()
 }
 
-/// Which sources must have a complete listing before anything is said.
+/// Which sources must have a complete listing before anything is said. The others are waited for
+/// until they are in doubt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Needed {
     /// All of them.
     All,
-    /// This one. The others are waited for until they are in doubt.
+    /// This one.
     One(SourceName),
+    /// None.
+    None,
 }
 
 /// Waits until the needed sources have a complete listing.
@@ -146,6 +149,7 @@ pub(crate) async fn wait_complete(
         let is_needed = match needed {
             Needed::All => true,
             Needed::One(needed) => needed == name,
+            Needed::None => false,
         };
         let mut state = source.state.clone();
         let complete = state

@@ -434,6 +434,13 @@ impl Line {
         self.rendered.get(host).map_or(&[], |rendered| &rendered.objects)
     }
 
+    /// Whether nothing is made of `host`, though there is a service, because a service policy fails
+    /// on it; what an earlier process published there stays.
+    #[must_use]
+    pub fn is_undecided(&self, host: &HostKey) -> bool {
+        self.undecided.has_host(host)
+    }
+
     /// What a person should know of `host` and of the objects that stand for it, in order.
     #[must_use]
     pub fn host_findings(&self, host: &HostKey) -> Vec<Finding> {

@@ -348,6 +348,12 @@ impl SinkLine {
         self.in_flight.len()
     }
 
+    /// What the sink holds, as of its last reading.
+    #[must_use]
+    pub fn observed(&self) -> &Observed<Body> {
+        &self.observed
+    }
+
     /// How many objects of ours the sink holds.
     #[must_use]
     pub fn object_count(&self) -> usize {

@@ -1,0 +1,73 @@
+//! What sinks hold, and what is due there, looked at once.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use landfall_core::mesh::ObjectId;
+
+use crate::clock;
+use crate::config::{Configuration, SinkConfig};
+use crate::line::sink::{Due, SinkLine, SinkOptions};
+use crate::once::Once;
+use crate::sinks::RunningSink;
+
+/// A sink, and what is due there.
+pub(super) struct Sighted {
+    /// For people.
+    pub(super) name: String,
+    /// What it holds.
+    pub(super) line: SinkLine,
+    /// What is due.
+    pub(super) due: Due,
+}
+
+/// Reads a sink and plans its steps.
+///
+/// # Errors
+/// It cannot be read in time.
+pub(super) async fn sighted(
+    sink: &SinkConfig,
+    config: &Configuration,
+    once: &Once,
+    timeout: Duration,
+) -> anyhow::Result<Sighted> {
+    let running = RunningSink::start(sink.clone(), &config.owner, &once.clients).await?;
+    let name = running.name().to_owned();
+    running.wait_ready(timeout).await.with_context(|| format!("failed to read sink {name}"))?;
+    let mut line = running.new_line();
+    let desired = once.line.desired();
+    running.take_sighting(&mut line, desired);
+    let options = SinkOptions {
+        evidence: &once.line.evidence(),
+        guard: &config.guard,
+        grace: config.grace,
+        now: clock::now(),
+    };
+    let due = line.due(desired, options);
+    Ok(Sighted { name, line, due })
+}
+
+impl Sighted {
+    /// What becomes of an object, for a person.
+    pub(super) fn standing(&self, id: &ObjectId) -> String {
+        if let Some(held) = self.line.held().iter().find(|held| held.id == *id) {
+            return format!("held {}: {}", held.verb, held.why);
+        }
+        if let Some(step) = self.due.steps.iter().find(|step| step.id() == id) {
+            return format!("{} is due", step.verb());
+        }
+        if self.line.blocked().contains(id) {
+            return "somebody else's object stands there and is left alone".to_owned();
+        }
+        if self.line.outside().contains(id) {
+            return "not written: the sink does not watch its namespace".to_owned();
+        }
+        match self.line.observed().ours.get(id) {
+            Some(object) if object.removal.is_some() => {
+                "has no endpoints and goes when the grace time is over".to_owned()
+            }
+            Some(_) => "as it should be".to_owned(),
+            None => "not there".to_owned(),
+        }
+    }
+}
