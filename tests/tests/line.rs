@@ -7,11 +7,15 @@ use std::collections::BTreeSet;
 
 use landfall_core::defaults::Defaults;
 use landfall_core::guard::HeldFor;
-use landfall_core::plan::{Observed, Step};
+use landfall_core::plan::{Mode, Observed, Step};
 use landfall_core::registry::{Doubt, Snapshot, SourceState};
 use landfall_core::template::Template;
+use landfall_core::text::Text;
 use landfall_mesh::api::Body;
+use landfall_mesh::render::{RenderOptions, Shape};
 use landfall_policy_host::Rules;
+use landfall_runtime::line::LineOptions;
+use landfall_runtime::line::sink::SinkLine;
 use landfall_tests::line::{DEFAULT, GRACE, OPEN, World};
 use landfall_tests::world;
 use proptest::prelude::*;
@@ -95,6 +99,40 @@ fn one_change_is_one_step_and_an_empty_listing_is_held() {
     world.round(&world::state(Snapshot::default()));
     world.sink.release();
     assert_eq!(world.round(&world::state(Snapshot::default())).len(), 100);
+}
+
+#[test]
+fn a_held_removal_leaves_what_selects_its_endpoints() {
+    let state = world::state(world::snapshot(100, 3));
+    let mut world = World::new(Observed::default(), DEFAULT);
+    let render = RenderOptions { shape: Shape::WorkloadEntries, ..RenderOptions::default() };
+    world.line.set_options(LineOptions { render, grace: GRACE });
+    world.settle(&state);
+    let before = world.held.ours.clone();
+    for _ in 0..3 {
+        assert_eq!(verbs(&world.round(&world::state(Snapshot::default()))), [""; 0]);
+        world.now = world.now.plus(GRACE);
+    }
+    assert_eq!(world.held.ours, before);
+}
+
+#[test]
+fn what_moved_where_a_sink_does_not_look_stays() {
+    let state = world::state(world::snapshot(3, 2));
+    let mut world = World::new(Observed::default(), DEFAULT);
+    world.sink = SinkLine::new(Mode::Sync, vec![Text::from("mesh-registry")], usize::MAX);
+    world.settle(&state);
+    let endpoints = world.endpoints();
+    let namespace = Template::parse("elsewhere").unwrap();
+    let moved = Rules::new(Defaults { namespace, ..world::defaults() }, vec![]);
+    let round = world.line.change_rules(&moved, &BTreeSet::new(), world.now).unwrap();
+    world.take(&round);
+    for _ in 0..4 {
+        world.now = world.now.plus(GRACE);
+        assert_eq!(verbs(&world.round(&state)), [""; 0]);
+    }
+    assert_eq!(world.sink.outside().len(), 3);
+    assert_eq!(world.endpoints(), endpoints);
 }
 
 #[test]

@@ -3,13 +3,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a helper of a test fails the test")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use landfall_core::defaults::Defaults;
+use landfall_core::guard::HeldFor;
 use landfall_core::mesh::Body as _;
 use landfall_core::plan::{Observed, Step};
 use landfall_core::registry::{Instance, Service, Snapshot, SourceName};
+use landfall_core::template::Template;
 use landfall_core::text::Text;
 use landfall_mesh::api::Body;
 use landfall_mesh::render::{RenderOptions, Shape};
@@ -195,6 +198,45 @@ fn a_host_that_no_service_policy_answered_for_keeps_what_an_earlier_process_wrot
         world.line.change_rules(&rules(vec![link("service-illegal")]), &judged(&[]), world.now);
     assert_eq!(verbs(&world.take(&round.unwrap())), ["create"]);
     world.settle(&more);
+}
+
+#[test]
+fn a_host_that_comes_back_has_its_settings_or_stays_as_it_was() {
+    let state = world::state(world::snapshot(2, 2));
+    let mut world = World::new(Observed::default(), OPEN);
+    world.settle(&state);
+    let host = Template::parse("{service}.elsewhere").unwrap();
+    let moved = Rules::new(Defaults { host, ..world::defaults() }, vec![]);
+    let round = world.line.change_rules(&moved, &judged(&[]), world.now).unwrap();
+    assert_eq!(verbs(&world.take(&round)), ["create", "create"], "the old hosts linger");
+    let back = rules(vec![link("service-trap")]);
+    let round = world.line.change_rules(&back, &judged(&[]), world.now).unwrap();
+    assert_eq!(verbs(&world.take(&round)), [""; 0], "nothing is known of who may see them");
+    assert!(world.sink.held().iter().all(|held| matches!(held.why, HeldFor::Decision(_))));
+    assert_eq!(world.sink.held().len(), 2);
+}
+
+#[test]
+fn what_fails_newly_does_not_wait_for_what_always_fails() {
+    let snapshot = poisoned(&world::snapshot(2, 3));
+    let mut world = World::with(vec![link("loop-on-poison")], Observed::default(), OPEN);
+    let source = world::source();
+    let mut states: BTreeMap<_, _> = [(source.clone(), world::state(snapshot.clone()))].into();
+    let mut wake = world.line.round(&states, world.now).wake;
+    for _ in 0..4 {
+        world.now = wake.unwrap();
+        wake = world.line.round(&states, world.now).wake;
+    }
+    assert_eq!(wake.unwrap().since(world.now).as_secs(), 480);
+    let (key, service) = snapshot.services.get_max().unwrap();
+    let poison = Instance { id: Text::from("poison"), ..(*service.instances()[0]).clone() };
+    let Service { meta, ext, .. } = &**service;
+    let (fresh, _) = Service::new(key.clone(), meta.clone(), ext.clone(), vec![poison.into()]);
+    let mut later = snapshot.clone();
+    later.services.insert(key.clone(), fresh.into());
+    states.insert(source, world::state(later));
+    let round = world.line.round(&states, world.now);
+    assert_eq!(round.wake.unwrap().since(world.now).as_secs(), 30);
 }
 
 #[test]

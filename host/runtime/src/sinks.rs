@@ -138,12 +138,24 @@ impl RunningSink {
     /// Its side of the line, of which nothing is known yet.
     #[must_use]
     pub(crate) fn new_line(&self) -> SinkLine {
-        let (namespaces, steps_max) = match &self.config.kind {
+        self.line_with(match &self.config.kind {
+            SinkKind::Kubernetes { .. } => KUBE_STEPS_MAX,
+            SinkKind::Files { .. } => FILES_STEPS_MAX,
+        })
+    }
+
+    /// The same, for who looks once: all steps are due at once.
+    #[must_use]
+    pub(crate) fn new_look(&self) -> SinkLine {
+        self.line_with(usize::MAX)
+    }
+
+    fn line_with(&self, steps_max: usize) -> SinkLine {
+        let namespaces = match &self.config.kind {
             SinkKind::Kubernetes { namespaces, .. } => {
-                let namespaces = namespaces.iter().map(|name| Text::from(name.as_str()));
-                (namespaces.collect(), KUBE_STEPS_MAX)
+                namespaces.iter().map(|name| Text::from(name.as_str())).collect()
             }
-            SinkKind::Files { .. } => (Vec::new(), FILES_STEPS_MAX),
+            SinkKind::Files { .. } => Vec::new(),
         };
         SinkLine::new(self.config.mode, namespaces, steps_max)
     }
@@ -266,7 +278,7 @@ impl Folder {
         let mut sink = Arc::clone(&self.sink).lock_owned().await;
         let unfinished: Vec<Applied> = steps.iter().map(unfinished).collect();
         let done = tokio::task::spawn_blocking(move || {
-            let applied = sink.apply(&steps, clock::now());
+            let applied = sink.apply(&steps, clock::wall());
             (applied, sink)
         });
         // A panic of the writer is the only way to an error; its steps are planned again.

@@ -10,11 +10,12 @@ use landfall_registry::eureka::{Eureka, EurekaSettings};
 use landfall_registry::file::{File, FileSettings};
 use landfall_registry::{Publisher, Source, SourceMetrics, TlsFiles};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 use crate::config::{ConsulConfig, EurekaConfig, SourceConfig, SourceKind};
+use crate::telemetry::SourceEnded;
 
 /// A source at work. Stops when dropped.
 #[derive(Debug)]
@@ -28,7 +29,7 @@ pub(crate) struct RunningSource {
     /// Its counters.
     pub(crate) metrics: Arc<SourceMetrics>,
     stop: CancellationToken,
-    task: JoinHandle<()>,
+    task: AbortHandle,
 }
 
 /// The sources at work, by name.
@@ -47,7 +48,16 @@ impl RunningSource {
         let metrics = Arc::clone(publisher.metrics());
         let stop = CancellationToken::new();
         let registry = source.registry();
-        let task = tokio::spawn(source.run(publisher, stop.clone()));
+        let running = tokio::spawn(source.run(publisher, stop.clone()));
+        let task = running.abort_handle();
+        let (name, stopped) = (config.name.clone(), stop.clone());
+        tokio::spawn(async move {
+            // How it ended is in the log of the panic.
+            let _ = running.await;
+            if !stopped.is_cancelled() {
+                SourceEnded { source: &name }.emit();
+            }
+        });
         Self { config, registry, state, metrics, stop, task }
     }
 }
@@ -156,7 +166,7 @@ pub(crate) async fn wait_complete(
             .wait_for(|state| state.snapshot.is_some() || (!is_needed && state.doubt.is_some()));
         let outcome = tokio::time::timeout_at(deadline, complete).await.map(|seen| seen.is_ok());
         if is_needed && outcome != Ok(true) {
-            let doubt = source.state.borrow().doubt.clone();
+            let doubt = states(sources).remove(name).and_then(|state| state.doubt);
             let why = doubt.map_or_else(
                 || "it has not answered yet".to_owned(),
                 |doubt| format!("{}: {}", doubt.code, doubt.message),

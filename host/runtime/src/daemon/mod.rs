@@ -14,7 +14,7 @@ use anyhow::Context;
 use landfall_core::finding::{Finding, FindingCode};
 use landfall_core::mesh::ObjectId;
 use landfall_core::time::Time;
-use landfall_mesh::sink::{Applied, Outcome, Step};
+use landfall_mesh::sink::{Applied, Step};
 use landfall_policy_host::{EngineSettings, PolicyEngine, Rules, Workers};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -34,7 +34,7 @@ use crate::sinks::RunningSink;
 use crate::slots::PolicySlot;
 use crate::sources::{self, RunningSource, RunningSources};
 use crate::status::Status;
-use crate::telemetry::{ConditionChanged, FindingsSeen, HeldChanged, RoundDone, StepDone};
+use crate::telemetry::{ConditionChanged, FindingsSeen, HeldChanged, RoundDone, StepDone, reasons};
 
 /// Rounds begin at least this far apart: the first change is taken up at once, the next ones
 /// together. Far below the 100 ms that Istio waits for quiet itself.
@@ -188,9 +188,10 @@ impl Daemon {
     fn round(&mut self) -> Duration {
         let began = Instant::now();
         let now = clock::now();
-        let round = self.line.round(&sources::states(&self.sources), now);
+        let states = sources::states(&self.sources);
+        let round = self.line.round(&states, now);
         let wake = self.spread(&round, now);
-        self.status.update(&self.line, &self.sources, &self.policy_states(), &self.sinks);
+        self.status.update(&self.line, &states, &self.policy_states(), &self.sinks);
         RoundDone {
             round: &round,
             took: began.elapsed(),
@@ -223,9 +224,9 @@ impl Daemon {
                 grace: self.config.grace,
                 now,
             };
-            let held_before = line.held().len();
+            let before = reasons(line.held());
             let due = line.due(desired, options);
-            HeldChanged { sink: sink.name(), before: held_before, held: line.held() }.emit();
+            HeldChanged { sink: sink.name(), before, held: line.held(), now }.emit();
             FindingsSeen { findings: &taken(&due.blocked) }.emit();
             wake = [wake, due.wake].into_iter().flatten().min();
             if !due.steps.is_empty() {
@@ -243,16 +244,11 @@ impl Daemon {
             return;
         };
         let now = clock::now();
-        let is_first_failure = match &applied.outcome {
-            Outcome::Done(_) => {
-                line.applied(&applied.id, now);
-                false
-            }
-            Outcome::Conflict(_)
-            | Outcome::Refused { .. }
-            | Outcome::Forbidden(_)
-            | Outcome::NotFound(_)
-            | Outcome::Unavailable(_) => line.failed(&applied.id, now),
+        let is_first_failure = if applied.outcome.is_done() {
+            line.applied(&applied.id, now);
+            false
+        } else {
+            line.failed(&applied.id, now)
         };
         StepDone { sink: sink.name(), applied, is_first_failure }.emit(&self.metrics);
     }

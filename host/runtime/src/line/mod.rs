@@ -146,7 +146,11 @@ impl Line {
     /// that a source of this name fed is removed.
     pub fn add_source(&mut self, name: SourceName, registry: &'static str) {
         // What the one before listed stays known, so that only what differs is decided.
-        let snapshot = self.sources.remove(&name).and_then(|source| source.snapshot);
+        let before = self.sources.remove(&name);
+        if let Some(before) = &before {
+            count(&mut self.finding_counts, &before.findings, &[]);
+        }
+        let snapshot = before.and_then(|source| source.snapshot);
         let source = SourceLine {
             registry,
             snapshot,
@@ -257,7 +261,8 @@ impl Line {
         self.decided = decided;
         let services_before = std::mem::replace(&mut self.services, services);
         for (host, answer) in answers {
-            self.note_answer(host, answer, &mut touched, &mut round);
+            let is_new = !services_before.contains_key(&host);
+            self.note_answer(host, answer, is_new, &mut touched, &mut round);
         }
         let advanced = self.lingering.advance(
             &Change {
@@ -319,12 +324,13 @@ impl Line {
         round.findings.extend(appeared(&before, &now));
     }
 
-    /// Takes up what service policies say of `host`. One that was never answered for is not
-    /// rendered, for its settings may be what keeps others from seeing it.
+    /// Takes up what service policies say of `host`. One that is new and was never answered for is
+    /// not rendered, for its settings may be what keeps others from seeing it.
     fn note_answer(
         &mut self,
         host: HostKey,
         answer: Answer,
+        is_new: bool,
         touched: &mut BTreeSet<HostKey>,
         round: &mut Round,
     ) {
@@ -348,7 +354,7 @@ impl Line {
                 }
             }
             Err(fault) => {
-                if !self.rendered.contains_key(&host)
+                if (is_new || self.undecided.has_host(&host))
                     && let Some(service) = self.services.get(&host)
                 {
                     let origins = service.parts.iter().map(|part| Arc::clone(&part.origin));

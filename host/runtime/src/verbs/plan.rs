@@ -64,17 +64,20 @@ async fn steps(
     for sink in &config.sinks {
         let Sighted { name, line, due } = sighted(sink, config, once, timeout).await?;
         let desired = once.line.desired();
-        let differing: BTreeSet<&ObjectId> = due
+        let listed: BTreeSet<&ObjectId> = due
             .steps
             .iter()
             .map(Step::id)
             .chain(line.held().iter().map(|held| &held.id))
             .chain(line.blocked())
             .collect();
-        let elsewhere = |id: &&ObjectId| differing.contains(id) || line.outside().contains(*id);
+        let waiting = line.unsettled().iter().filter(|id| !listed.contains(id)).count();
+        let elsewhere =
+            |id: &&ObjectId| line.unsettled().contains(id) || line.outside().contains(id);
         tell!(
             report,
-            "sink {name}: {} to do, {} held, {} blocked, {} outside, {} as they should be",
+            "sink {name}: {} to do, {} held, {} blocked, {} outside, {waiting} waiting, {} as they \
+             should be",
             due.steps.len(),
             line.held().len(),
             line.blocked().len(),
@@ -93,7 +96,7 @@ async fn steps(
         for id in line.outside() {
             tell!(report, "outside {id}: the sink does not watch its namespace");
         }
-        count += differing.len();
+        count += listed.len() + waiting;
     }
     Ok((report.into_text(), count))
 }

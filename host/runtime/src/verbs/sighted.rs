@@ -34,7 +34,7 @@ pub(super) async fn sighted(
     let running = RunningSink::start(sink.clone(), &config.owner, &once.clients).await?;
     let name = running.name().to_owned();
     running.wait_ready(timeout).await.with_context(|| format!("failed to read sink {name}"))?;
-    let mut line = running.new_line();
+    let mut line = running.new_look();
     let desired = once.line.desired();
     running.take_sighting(&mut line, desired);
     let options = SinkOptions {
@@ -62,12 +62,14 @@ impl Sighted {
         if self.line.outside().contains(id) {
             return "not written: the sink does not watch its namespace".to_owned();
         }
-        match self.line.observed().ours.get(id) {
-            Some(object) if object.removal.is_some() => {
-                "has no endpoints and goes when the grace time is over".to_owned()
-            }
-            Some(_) => "as it should be".to_owned(),
-            None => "not there".to_owned(),
+        let there = self.line.observed().ours.get(id);
+        if there.is_some_and(|object| object.removal.is_some()) {
+            return "has no endpoints and goes when the grace time is over".to_owned();
         }
+        if self.line.unsettled().contains(id) {
+            return "waits for other resources of its service".to_owned();
+        }
+        let word = if there.is_some() { "as it should be" } else { "not there" };
+        word.to_owned()
     }
 }
