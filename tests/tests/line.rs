@@ -3,8 +3,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a failure ends the test")]
 
-use std::collections::BTreeSet;
-
 use landfall_core::defaults::Defaults;
 use landfall_core::guard::HeldFor;
 use landfall_core::plan::{Mode, Observed, Step};
@@ -125,7 +123,7 @@ fn what_moved_where_a_sink_does_not_look_stays() {
     let endpoints = world.endpoints();
     let namespace = Template::parse("elsewhere").unwrap();
     let moved = Rules::new(Defaults { namespace, ..world::defaults() }, vec![]);
-    let round = world.line.change_rules(&moved, &BTreeSet::new(), world.now).unwrap();
+    let round = world.change_rules(&moved, &[]).unwrap();
     world.take(&round);
     for _ in 0..4 {
         world.now = world.now.plus(GRACE);
@@ -166,7 +164,7 @@ fn hosts_that_moved_over_a_restart_have_their_grace_time() {
     let mut world = World::new(before.held, DEFAULT);
     let host = Template::parse("{service}.renamed.mesh").unwrap();
     let renamed = Rules::new(Defaults { host, ..world::defaults() }, vec![]);
-    world.line.change_rules(&renamed, &BTreeSet::new(), world.now).unwrap();
+    world.change_rules(&renamed, &[]).unwrap();
     assert_eq!(verbs(&world.round(&state)), ["create", "create", "create"]);
     let held = world.sink.held();
     assert_eq!(held.len(), 3, "{held:?}");

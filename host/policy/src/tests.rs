@@ -7,7 +7,7 @@ use landfall_core::decision::{DecidedService, DropReason, Outcome};
 use landfall_core::group::gathered;
 use landfall_core::mapping::Verdict;
 use landfall_core::mesh::{Contribution, HostKey, MeshService, Setting};
-use landfall_core::pattern::Pattern;
+use landfall_core::pattern::{Pattern, Selector};
 
 use crate::clock;
 use crate::testing::{
@@ -136,8 +136,7 @@ fn links_say_which_services_they_are_for() {
         let patterns = |raw: &[&str]| raw.iter().map(|&p| Pattern::new(p)).collect();
         let link = Link {
             revision: Arc::clone(&drop_all),
-            sources: patterns(sources),
-            services: patterns(services),
+            selector: Selector { sources: patterns(sources), services: patterns(services) },
         };
         let rules = Rules::new(defaults(), vec![link]);
         let mut work = work(&ids(1), None);

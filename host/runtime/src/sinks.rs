@@ -135,6 +135,12 @@ impl RunningSink {
         self.serial
     }
 
+    /// What it was made from.
+    #[must_use]
+    pub(crate) fn config(&self) -> &SinkConfig {
+        &self.config
+    }
+
     /// Its side of the line, of which nothing is known yet.
     #[must_use]
     pub(crate) fn new_line(&self) -> SinkLine {

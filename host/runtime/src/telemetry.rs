@@ -109,6 +109,12 @@ pub(crate) struct PolicyRefused<'a> {
     pub(crate) message: &'a str,
 }
 
+/// A policy's origin offers again what was tried last.
+pub(crate) struct PolicyReadable<'a> {
+    /// Which policy.
+    pub(crate) policy: &'a Text,
+}
+
 /// The configuration file cannot be read any more; what was read stays at work.
 pub(crate) struct ConfigurationGone<'a> {
     /// The file.
@@ -286,6 +292,13 @@ impl PolicyRefused<'_> {
             error = self.message,
             "Policy refused; what stood before stays at work."
         );
+    }
+}
+
+impl PolicyReadable<'_> {
+    /// Logs it.
+    pub(crate) fn emit(&self) {
+        info!(policy = %self.policy, "Policy can be read again; it is what was tried last.");
     }
 }
 

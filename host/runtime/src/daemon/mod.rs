@@ -3,6 +3,7 @@
 //! Level-triggered: an event says that something changed, never what. The round reads the newest
 //! state of everything, so that events may be joined or come twice.
 
+mod candidates;
 mod policies;
 mod reload;
 
@@ -16,10 +17,11 @@ use landfall_core::mesh::ObjectId;
 use landfall_core::time::Time;
 use landfall_mesh::sink::{Applied, Step};
 use landfall_policy_host::{EngineSettings, PolicyEngine, Rules, Workers};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::candidates::Candidates;
 use self::reload::Reloading;
 use crate::admin::Admin;
 use crate::clock;
@@ -31,7 +33,7 @@ use crate::line::{Line, Round};
 use crate::metrics::Metrics;
 use crate::once::{line_options, worker_count};
 use crate::sinks::RunningSink;
-use crate::slots::PolicySlot;
+use crate::slots::{Cast, PolicySlot, waiting};
 use crate::sources::{self, RunningSource, RunningSources};
 use crate::status::Status;
 use crate::telemetry::{ConditionChanged, FindingsSeen, HeldChanged, RoundDone, StepDone, reasons};
@@ -56,6 +58,10 @@ struct Daemon {
     policies: Vec<PolicySlot>,
     sinks: Vec<(RunningSink, SinkLine)>,
     line: Line,
+    workers: Arc<Workers>,
+    /// Bounds how many components are compiled at once: each takes memory.
+    compiling: Arc<Semaphore>,
+    candidates: Candidates,
     reloading: Reloading,
     status: Arc<Status>,
     metrics: Arc<Metrics>,
@@ -79,7 +85,7 @@ pub(crate) async fn run(path: PathBuf, stop: CancellationToken) -> anyhow::Resul
     .await?;
     let workers = Workers::start(worker_count()).context("failed to start worker threads")?;
     let rules = Rules::new(config.defaults.clone(), Vec::new());
-    let line = Line::new(workers, rules, line_options(&config));
+    let line = Line::new(Arc::clone(&workers), rules, line_options(&config));
     let mut daemon = Daemon {
         path: path.clone(),
         events: events.clone(),
@@ -89,6 +95,9 @@ pub(crate) async fn run(path: PathBuf, stop: CancellationToken) -> anyhow::Resul
         policies: Vec::new(),
         sinks: Vec::new(),
         line,
+        workers,
+        compiling: Arc::new(Semaphore::new(worker_count())),
+        candidates: Candidates::default(),
         reloading: Reloading::default(),
         status,
         metrics,
@@ -111,7 +120,8 @@ impl Daemon {
             self.listen(&slot);
             self.policies.push(slot);
         }
-        self.update_waiting();
+        let cast: Vec<Cast<'_>> = self.policies.iter().map(|slot| (slot, None)).collect();
+        self.line.set_waiting(waiting(&cast));
         for config in self.config.sinks.clone() {
             let sink = RunningSink::start(config, &self.config.owner, &self.clients).await?;
             sink.prepare().await;
@@ -175,11 +185,13 @@ impl Daemon {
         match event {
             Event::Source | Event::Observed => {}
             Event::Offer { slot } => self.consider(slot),
-            Event::Admitted { slot, offered, outcome } => self.admitted(slot, &offered, outcome),
+            Event::Admitted { slot, offered, outcome } => self.admitted(slot, offered, outcome),
             Event::AdmitAgain { slot } => self.admit_again(slot),
             Event::Applied { sink, applied } => self.applied(sink, &applied),
+            Event::Rehearsed { candidate, outcome } => self.rehearsed(candidate, *outcome),
             Event::Configuration => self.reload(),
-            Event::Prepared => self.prepared(),
+            Event::ConfigurationAgain => self.reload_again(),
+            Event::Prepared { reload, outcome } => self.prepared(reload, outcome),
             Event::Release => self.sinks.iter_mut().for_each(|(_, line)| line.release()),
         }
     }

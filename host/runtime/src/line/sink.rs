@@ -18,6 +18,7 @@ use landfall_core::time::Time;
 use landfall_mesh::api::Body;
 
 use super::Round;
+use crate::pause::grown;
 
 /// How long a step that failed waits before it is planned again, the first time and at most: a
 /// namespace that is missing, or a right, is there soon after somebody gives it, and 10,000
@@ -303,8 +304,7 @@ impl SinkLine {
         let Some(step) = self.in_flight.remove(id) else { return false };
         self.guard.failed(id);
         let attempts = self.failed.get(id).map_or(0, |failed| failed.attempts);
-        // More doublings than these lead far beyond the longest pause.
-        let pause = (RETRY_MIN * (1 << attempts.min(8))).min(RETRY_MAX);
+        let pause = grown(RETRY_MIN, attempts, RETRY_MAX);
         let failed =
             Failed { attempts: attempts.saturating_add(1), retry_at: now.plus(pause), step };
         self.failed.insert(id.clone(), failed);
