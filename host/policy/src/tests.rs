@@ -261,13 +261,19 @@ fn what_may_go_better_is_tried_again_on_request() {
     take(&mut services, decided);
     assert_eq!(codes(&services), first, "nobody asked for it");
     // Each turn is wary and finds at least one that loops, which waits for the others from then on.
-    for _ in 0..30 {
+    // On a busy machine others are late, too.
+    let is_settled = |codes: &[&str]| {
+        codes[..30].iter().all(|code| *code == "deadline")
+            && codes[30..].iter().all(|code| *code == "none")
+    };
+    for _ in 0..300 {
         let decided = workers.decide_again(&rules, services.clone());
         take(&mut services, decided);
+        if is_settled(&codes(&services)) {
+            break;
+        }
     }
-    let last = codes(&services);
-    assert!(last[..30].iter().all(|code| *code == "deadline"), "{last:?}");
-    assert!(last[30..].iter().all(|code| *code == "none"), "{last:?}");
+    assert!(is_settled(&codes(&services)), "{:?}", codes(&services));
     // A trap follows from the input, and stands.
     let trapping = admit(&hostile("trap-decide")).unwrap();
     let rules = crate::testing::rules(&[&trapping]);

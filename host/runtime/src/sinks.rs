@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
-use landfall_core::finding::Finding;
+use landfall_core::finding::{Finding, FindingCode};
 use landfall_core::mesh::ObjectId;
 use landfall_core::plan::{Desired, Observed};
 use landfall_core::text::Text;
@@ -17,7 +17,7 @@ use tokio::sync::{Mutex, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock;
-use crate::config::{SinkConfig, SinkKind};
+use crate::config::{KubeAccess, SinkConfig, SinkKind};
 use crate::event::Event;
 use crate::kubernetes::Clients;
 use crate::line::sink::SinkLine;
@@ -92,10 +92,7 @@ impl RunningSink {
         let stop = CancellationToken::new();
         let (name, kind, sighting) = match &config.kind {
             SinkKind::Kubernetes { access, namespaces } => {
-                let name = match &access.context {
-                    Some(context) => format!("kubernetes:{context}"),
-                    None => "kubernetes".to_owned(),
-                };
+                let name = kubernetes_name(access, namespaces);
                 let client = clients
                     .get(access)
                     .await
@@ -190,9 +187,19 @@ impl RunningSink {
         }
     }
 
-    /// The ServiceEntry of somebody else that claims `host`, if any does.
-    pub(crate) fn foreign_claim(&self, host: &str) -> Option<ObjectId> {
-        self.sighting.borrow().foreign_claim(host).cloned()
+    /// Findings about hosts that are to be written and that somebody else's ServiceEntry claims too.
+    pub(crate) fn contested(&self, steps: &[Step]) -> Vec<Finding> {
+        let created = steps.iter().filter(|step| matches!(step, Step::Create(_)));
+        let claim = |step: &Step| {
+            let host = step.to()?.body.service_entry()?.hosts.first()?;
+            let other = self.sighting.borrow().foreign_claim(host).cloned()?;
+            let message = format!(
+                "host {host} is claimed by {other} too, which is somebody else's; Istio joins the \
+                 two or prefers the older one. Remove one, or give this one another host by a policy"
+            );
+            Some(Finding::new(FindingCode::ForeignObject, step.id(), message))
+        };
+        created.filter_map(claim).collect()
     }
 
     /// Begins no further step; those under way are finished.
@@ -271,6 +278,22 @@ impl RunningSink {
             }
         });
     }
+}
+
+/// The name of a sink, which no other has: together these say where it writes.
+fn kubernetes_name(access: &KubeAccess, namespaces: &[String]) -> String {
+    let KubeAccess { kubeconfig, context } = access;
+    let mut name = String::from("kubernetes");
+    if let Some(kubeconfig) = kubeconfig {
+        name = format!("{name}:{}", kubeconfig.display());
+    }
+    if let Some(context) = context {
+        name = format!("{name}:{context}");
+    }
+    if !namespaces.is_empty() {
+        name = format!("{name}/{}", namespaces.join(","));
+    }
+    name
 }
 
 impl Drop for RunningSink {

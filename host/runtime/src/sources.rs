@@ -36,16 +36,16 @@ pub(crate) struct RunningSource {
 pub(crate) type RunningSources = BTreeMap<SourceName, RunningSource>;
 
 impl RunningSource {
-    /// Starts the source that `config` describes.
+    /// Starts the source that `config` describes, which goes on counting in `metrics`.
     #[must_use]
-    pub(crate) fn start(config: SourceConfig) -> Self {
+    pub(crate) fn start(config: SourceConfig, metrics: Arc<SourceMetrics>) -> Self {
         let source: Box<dyn Source> = match &config.kind {
             SourceKind::File { path } => Box::new(File::new(FileSettings::new(path))),
             SourceKind::Consul(consul) => Box::new(Consul::new(consul_settings(consul))),
             SourceKind::Eureka(eureka) => Box::new(Eureka::new(eureka_settings(eureka))),
         };
         let (publisher, state) = Publisher::new(config.name.clone(), clock::wall);
-        let metrics = Arc::clone(publisher.metrics());
+        let publisher = publisher.with_metrics(Arc::clone(&metrics));
         let stop = CancellationToken::new();
         let registry = source.registry();
         let running = tokio::spawn(source.run(publisher, stop.clone()));
@@ -111,7 +111,7 @@ fn eureka_settings(config: &EurekaConfig) -> EurekaSettings {
 pub(crate) fn start(configs: &[SourceConfig]) -> RunningSources {
     configs
         .iter()
-        .map(|config| (config.name.clone(), RunningSource::start(config.clone())))
+        .map(|config| (config.name.clone(), RunningSource::start(config.clone(), Arc::default())))
         .collect()
 }
 

@@ -230,14 +230,16 @@ fn sinks_have_places_of_their_own() {
         r#"sinks:
   - files: {path: out}
   - {files: {path: ./out}, mode: create-only}
-  - kubernetes: {}
+  - kubernetes: {namespaces: [a, b]}
   - kubernetes: {context: other}
-  - kubernetes: {namespaces: [a]}
+  - kubernetes: {namespaces: [c]}
+  - kubernetes: {namespaces: [b, d]}
   - {kubernetes: {}, mode: upsert-only}
 "#,
         expect![[r#"
             3:5: a sink above has this folder already; keep one of them
-            7:5: a sink above has this cluster and these namespaces already; keep one of them"#]],
+            7:5: a sink above writes to namespaces of this cluster that this one writes to; keep one of them
+            8:5: a sink above writes to namespaces of this cluster that this one writes to; keep one of them"#]],
     );
 }
 

@@ -1,7 +1,8 @@
 //! `landfall run`: the one task that owns the line, and the closed set of events that wake it.
 //!
-//! Level-triggered: an event says that something changed, never what. The round reads the newest
-//! state of everything, so that events may be joined or come twice.
+//! Level-triggered: what sources, sinks and files offer is a newest state, and its event says only
+//! that it changed. The round reads the state of everything, so that such events may be joined, come
+//! twice or be lost. What came of something that was begun here comes with its event.
 
 mod candidates;
 mod policies;
@@ -15,7 +16,7 @@ use anyhow::Context;
 use landfall_core::finding::{Finding, FindingCode};
 use landfall_core::mesh::ObjectId;
 use landfall_core::time::Time;
-use landfall_mesh::sink::{Applied, Step};
+use landfall_mesh::sink::Applied;
 use landfall_policy_host::{EngineSettings, PolicyEngine, Rules, Workers};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
@@ -25,7 +26,7 @@ use self::candidates::Candidates;
 use self::reload::Reloading;
 use crate::admin::Admin;
 use crate::clock;
-use crate::config::{self, Configuration};
+use crate::config::{self, Configuration, SourceConfig};
 use crate::event::Event;
 use crate::kubernetes::Clients;
 use crate::line::sink::{SinkLine, SinkOptions};
@@ -113,7 +114,7 @@ pub(crate) async fn run(path: PathBuf, stop: CancellationToken) -> anyhow::Resul
 impl Daemon {
     async fn start_all(&mut self) -> anyhow::Result<()> {
         for config in self.config.sources.clone() {
-            self.start_source(RunningSource::start(config));
+            self.start_source(config);
         }
         for config in self.config.policies.clone() {
             let slot = PolicySlot::start(config, &self.clients).await?;
@@ -130,8 +131,11 @@ impl Daemon {
         Ok(())
     }
 
-    fn start_source(&mut self, source: RunningSource) {
-        let name = source.config.name.clone();
+    /// Starts a source, in the place of the one of its name if there is one.
+    fn start_source(&mut self, config: SourceConfig) {
+        let name = config.name.clone();
+        let before = self.sources.get(&name).map(|source| Arc::clone(&source.metrics));
+        let source = RunningSource::start(config, before.unwrap_or_default());
         self.line.add_source(name.clone(), source.registry);
         forward(source.state.clone(), self.events.clone(), || Event::Source);
         self.sources.insert(name, source);
@@ -242,7 +246,7 @@ impl Daemon {
             FindingsSeen { findings: &taken(&due.blocked) }.emit();
             wake = [wake, due.wake].into_iter().flatten().min();
             if !due.steps.is_empty() {
-                FindingsSeen { findings: &contested(sink, &due.steps) }.emit();
+                FindingsSeen { findings: &sink.contested(&due.steps) }.emit();
                 sink.apply(due.steps, self.events.clone());
             }
         }
@@ -271,22 +275,6 @@ fn taken(blocked: &[ObjectId]) -> Vec<Finding> {
     let message = "somebody else's object stands here and is left alone; remove it, or map the \
                    service to another host or namespace";
     blocked.iter().map(|id| Finding::new(FindingCode::ForeignObject, id, message)).collect()
-}
-
-/// Findings about hosts that are to be written and that somebody else's ServiceEntry claims too.
-fn contested(sink: &RunningSink, steps: &[Step]) -> Vec<Finding> {
-    let created = steps.iter().filter(|step| matches!(step, Step::Create(_)));
-    let claim = |step: &Step| {
-        let entry = step.to()?.body.service_entry()?;
-        let host = entry.hosts.first()?;
-        let other = sink.foreign_claim(host)?;
-        let message = format!(
-            "host {host} is claimed by {other} too, which is somebody else's; Istio joins the two or \
-             prefers the older one. Remove one, or give this one another host by a policy"
-        );
-        Some(Finding::new(FindingCode::ForeignObject, step.id(), message))
-    };
-    created.filter_map(claim).collect()
 }
 
 /// Sends an event for each change of `state`, and one for what is there already.

@@ -26,7 +26,6 @@ use crate::once::line_options;
 use crate::pause::grown;
 use crate::prepared::{Prepared, prepare};
 use crate::slots::PolicySlot;
-use crate::sources::RunningSource;
 use crate::telemetry::{ConfigurationGone, ConfigurationRefused, ConfigurationTaken};
 
 /// How often the configuration file is looked at.
@@ -144,7 +143,14 @@ impl Daemon {
             config.policies.iter().filter_map(|policy| known.remove(&policy.name)).collect();
         self.replace_sources(&config);
         self.line.set_options(line_options(&config));
-        self.sinks.retain(|(sink, _)| config.sinks.contains(sink.config()));
+        let metrics = &self.metrics;
+        self.sinks.retain(|(sink, _)| {
+            let stays = config.sinks.contains(sink.config());
+            if !stays {
+                metrics.forget_sink(sink.name());
+            }
+            stays
+        });
         sinks.into_iter().for_each(|sink| self.start_sink(sink));
         self.config = config;
         self.spread(&round, now);
@@ -156,11 +162,12 @@ impl Daemon {
             |name: &SourceName| config.sources.iter().any(|source| source.name == *name);
         for name in self.sources.keys().filter(|name| !is_configured(name)) {
             self.line.remove_source(name);
+            self.metrics.forget_source(name);
         }
         self.sources.retain(|name, _| is_configured(name));
         for source in &config.sources {
             if self.sources.get(&source.name).is_none_or(|known| known.config != *source) {
-                self.start_source(RunningSource::start(source.clone()));
+                self.start_source(source.clone());
             }
         }
     }

@@ -18,7 +18,7 @@ macro_rules! tell {
 pub(super) use tell;
 
 impl Report {
-    /// Writes one line; [`line!`] is the way to call it.
+    /// Writes one line; `tell!` is the way to call it.
     pub(super) fn line(&mut self, line: fmt::Arguments<'_>) {
         for c in line.to_string().chars() {
             if disturbs(c) {

@@ -8,7 +8,7 @@ use landfall_core::mesh::ObjectId;
 use crate::clock;
 use crate::config::{Configuration, SinkConfig};
 use crate::line::sink::{Due, SinkLine, SinkOptions};
-use crate::once::Once;
+use crate::once::{Once, report};
 use crate::sinks::RunningSink;
 
 /// A sink, and what is due there.
@@ -44,6 +44,8 @@ pub(super) async fn sighted(
         now: clock::now(),
     };
     let due = line.due(desired, options);
+    report(&running.take_findings());
+    report(&running.contested(&due.steps));
     Ok(Sighted { name, line, due })
 }
 
