@@ -28,12 +28,16 @@ use landfall_tests::world;
 
 /// A policy that is one of the hostile guests, under its name.
 fn link(guest: &str) -> Link {
+    link_within(guest, Duration::from_millis(20))
+}
+
+fn link_within(guest: &str, time_max: Duration) -> Link {
     let engine = PolicyEngine::start(EngineSettings::default()).unwrap();
     let candidate = Candidate {
         name: Text::from(guest),
         bytes: &hostile(guest),
         settings_json: "{}",
-        limits: Limits { time_max: Duration::from_millis(20), ..Limits::default() },
+        limits: Limits { time_max, ..Limits::default() },
     };
     let revision = Revision::admit(&engine, candidate).unwrap();
     Link { revision, selector: Selector::default() }
@@ -181,7 +185,7 @@ fn what_was_rehearsed_costs_the_line_nothing() {
     let snapshot = world::snapshot(200, 1);
     let mut world = World::new(Observed::default(), DEFAULT);
     world.settle(&world::state(snapshot.clone()));
-    let slow = rules(vec![link("slow-decide")]);
+    let slow = rules(vec![link_within("slow-decide", Duration::from_secs(2))]);
     let rehearsal = world.line.rehearsal(slow, BTreeSet::new(), Vec::new());
     let began = Instant::now();
     let rehearsed = rehearsal.run(Workers::start(1).unwrap()).unwrap();

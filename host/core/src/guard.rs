@@ -11,7 +11,7 @@ use std::time::Duration;
 use imbl::OrdSet;
 
 use crate::mesh::{Body, Object, ObjectId, Tie};
-use crate::moved::{Judged, Moved, Places, Stay};
+use crate::moved::{Judged, Moved, Places, Stay, Waits};
 use crate::plan::Step;
 use crate::registry::SourceName;
 use crate::text::Text;
@@ -159,7 +159,7 @@ pub fn guard<B: Body>(
     let mut due = Vec::with_capacity(proven.len());
     for step in proven {
         match waiting.get(&step.tie()).filter(|_| takes_away(&step)) {
-            Some(why) => guarded.hold(&step, why.clone()),
+            Some(waits) => guarded.hold(&step, HeldFor::from(*waits)),
             None => due.push(step),
         }
     }
@@ -362,6 +362,15 @@ impl HeldFor {
             Self::Grace { .. } => "grace",
             Self::Successor { .. } => "successor",
             Self::Budget { .. } => "budget",
+        }
+    }
+}
+
+impl From<Waits> for HeldFor {
+    fn from(waits: Waits) -> Self {
+        match waits {
+            Waits::Grace(until) => Self::Grace { until },
+            Waits::Successor(until) => Self::Successor { until },
         }
     }
 }

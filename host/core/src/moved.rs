@@ -15,7 +15,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::guard::HeldFor;
 use crate::mesh::{Body, Kind, Object, ObjectId, Tie};
 use crate::plan::{Desired, Observed, Step};
 use crate::time::Time;
@@ -51,10 +50,19 @@ type ByOrigin<'a, B> = BTreeMap<&'a str, Vec<&'a Object<B>>>;
 /// What is to be made of steps that take moved endpoints away.
 #[derive(Debug, Default)]
 pub(crate) struct Judged {
-    /// Services of the mesh of which nothing may be removed yet, and why.
-    pub(crate) waiting: BTreeMap<Tie, HeldFor>,
+    /// Services of the mesh of which nothing may be removed yet.
+    pub(crate) waiting: BTreeMap<Tie, Waits>,
     /// Endpoints that steps take away and that the sink holds elsewhere.
     pub(crate) kept: BTreeMap<ObjectId, usize>,
+}
+
+/// For what a moved object waits, and until when at most.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Waits {
+    /// For clients to follow.
+    Grace(Time),
+    /// For the sink to hold its endpoints at their new place.
+    Successor(Time),
 }
 
 /// How long moved objects stay.
@@ -114,9 +122,9 @@ impl Moved {
             let there = places.there_elsewhere(from);
             let held_until = rests_until.plus(stay.hold);
             if stay.now < rests_until {
-                judged.waiting.insert(step.tie(), HeldFor::Grace { until: rests_until });
+                judged.waiting.insert(step.tie(), Waits::Grace(rests_until));
             } else if there < wanted && stay.now < held_until {
-                judged.waiting.insert(step.tie(), HeldFor::Successor { until: held_until });
+                judged.waiting.insert(step.tie(), Waits::Successor(held_until));
             }
             judged.kept.insert(step.id().clone(), there);
         }

@@ -64,3 +64,9 @@ pub(crate) enum Event {
     /// An operator lets go what the deletion budget holds.
     Release,
 }
+
+impl From<(u64, Applied)> for Event {
+    fn from((sink, applied): (u64, Applied)) -> Self {
+        Self::Applied { sink, applied }
+    }
+}

@@ -18,7 +18,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 use crate::config::{KubeAccess, SinkConfig, SinkKind};
-use crate::event::Event;
 use crate::kubernetes::Clients;
 use crate::line::sink::SinkLine;
 
@@ -259,13 +258,16 @@ impl RunningSink {
         }
     }
 
-    /// Applies `steps` in the background and reports each.
-    pub(crate) fn apply(&self, steps: Vec<Step>, events: mpsc::Sender<Event>) {
+    /// Applies `steps` in the background and reports each, with the sink's serial number.
+    pub(crate) fn apply<E>(&self, steps: Vec<Step>, events: mpsc::Sender<E>)
+    where
+        E: From<(u64, Applied)> + Send + 'static,
+    {
         let (kind, serial) = (self.kind.clone(), self.serial);
         let stop = self.stop.clone();
         let report = async move |applied| {
             // Closed only when the daemon stops.
-            let _ = events.send(Event::Applied { sink: serial, applied }).await;
+            let _ = events.send(E::from((serial, applied))).await;
         };
         tokio::spawn(async move {
             match kind {

@@ -15,7 +15,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 use crate::config::{ConsulConfig, EurekaConfig, SourceConfig, SourceKind};
-use crate::telemetry::SourceEnded;
 
 /// A source at work. Stops when dropped.
 #[derive(Debug)]
@@ -175,4 +174,20 @@ pub(crate) async fn wait_complete(
         }
     }
     Ok(states(sources))
+}
+
+// === What happens ===
+
+/// A source's task ended though nobody stopped it, which is a defect of Landfall.
+struct SourceEnded<'a> {
+    source: &'a SourceName,
+}
+
+impl SourceEnded<'_> {
+    fn emit(&self) {
+        tracing::error!(
+            source = %self.source,
+            "Source ended early; its last listing stands until Landfall is restarted. Report this."
+        );
+    }
 }

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use landfall_core::finding::Finding;
 use landfall_core::guard::{Held, HeldFor};
-use landfall_core::registry::SourceName;
 use landfall_core::text::Text;
 use landfall_core::time::Time;
 use landfall_mesh::sink::{Applied, Condition, Outcome};
@@ -67,12 +66,6 @@ pub(crate) struct HeldChanged<'a> {
 /// For what steps are held.
 pub(crate) fn reasons(held: &[Held]) -> BTreeSet<&'static str> {
     held.iter().map(|held| held.why.as_str()).collect()
-}
-
-/// A source's task ended though nobody stopped it, which is a defect of Landfall.
-pub(crate) struct SourceEnded<'a> {
-    /// Which source.
-    pub(crate) source: &'a SourceName,
 }
 
 /// A sink cannot be used, or can be again.
@@ -225,16 +218,6 @@ impl HeldChanged<'_> {
         if self.held.is_empty() && !self.before.is_empty() {
             info!(sink = self.sink, "The guard holds nothing any more.");
         }
-    }
-}
-
-impl SourceEnded<'_> {
-    /// Logs it.
-    pub(crate) fn emit(&self) {
-        error!(
-            source = %self.source,
-            "Source ended early; its last listing stands until Landfall is restarted. Report this."
-        );
     }
 }
 
