@@ -21,6 +21,16 @@ fn an_empty_file_is_a_legal_configuration() {
 }
 
 #[test]
+fn what_is_no_yaml_is_told_in_the_words_of_yaml() {
+    check("sources:\n  - name: a\n    name: b\n", expect![[r#"3:5: the key "name" stands twice"#]]);
+    check(
+        "sources: []\n---\nsinks: []\n",
+        expect!["3:1: a second document begins; a configuration is one"],
+    );
+    check("sinks: [\n", expect!["1:8: unclosed bracket '['"]);
+}
+
+#[test]
 fn every_problem_is_told_at_once_with_its_place() {
     check(
         r#"sorces: []
