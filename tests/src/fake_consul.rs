@@ -35,8 +35,8 @@ const ITSELF: &str = "consul";
 pub enum Fault {
     /// Every answer is this status with this text.
     Status(u16, String),
-    /// Answers for paths that contain the text are this status.
-    OnlyPath(String, u16),
+    /// Answers to requests of which path and query contain the text are this status.
+    Only(String, u16),
     /// Bodies come a byte at a time, for ever.
     SlowBodies,
     /// Bodies are padded to this many bytes.
@@ -306,7 +306,7 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
     let line = request.uri().to_string();
     let token = request.headers().get("x-consul-token").and_then(|value| value.to_str().ok());
     let token = token.map(str::to_owned);
-    shared.catalog().requests.push(line);
+    shared.catalog().requests.push(line.clone());
     let _waiting = Waiting::begin(&shared);
     let deadline = Instant::now() + query.wait + query.wait / 16;
     let mut changed = shared.changed.subscribe();
@@ -321,7 +321,7 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
             (catalog.fault.clone(), catalog.answer(&path, &query))
         };
         if let Some(fault) = &fault
-            && let Some(response) = misbehave(fault, &path, answered.as_ref()).await
+            && let Some(response) = misbehave(fault, &line, answered.as_ref()).await
         {
             return response;
         }
@@ -404,7 +404,7 @@ impl Catalog {
             Some(Fault::HiddenInPart(part)) => Some(part.as_str()),
             _ => None,
         };
-        let namespace = query.namespace.clone();
+        let (namespace, datacenter) = (query.namespace.clone(), query.datacenter.clone());
         let mut all: Vec<&Value> = self.entries.values().collect();
         if self.reversed {
             all.reverse();
@@ -412,7 +412,8 @@ impl Catalog {
         all.into_iter().filter(move |entry| {
             let own = entry["Service"]["Namespace"].as_str().unwrap_or("default");
             let hidden = part.is_some_and(|part| service_name(entry).contains(part));
-            !hidden && namespace.as_deref().is_none_or(|asked| asked == own)
+            let is_here = datacenter.as_deref().is_none_or(|dc| entry["Node"]["Datacenter"] == dc);
+            !hidden && is_here && namespace.as_deref().is_none_or(|asked| asked == own)
         })
     }
 
@@ -474,10 +475,10 @@ impl Catalog {
     }
 }
 
-/// What the fault makes of an answer; `None` when it does not touch it.
+/// What the fault makes of the answer to the request `line`; `None` when it does not touch it.
 async fn misbehave(
     fault: &Fault,
-    path: &str,
+    line: &str,
     answer: Option<&(u64, Value)>,
 ) -> Option<Response<Body>> {
     let body = answer.map(|(_, body)| body.to_string()).unwrap_or_default();
@@ -487,7 +488,7 @@ async fn misbehave(
             let status = StatusCode::from_u16(*code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
             Some(plain(status, text.clone()))
         }
-        Fault::OnlyPath(part, code) if path.contains(part) => {
+        Fault::Only(part, code) if line.contains(part) => {
             let status = StatusCode::from_u16(*code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
             Some(plain(status, "rpc error: EOF".to_owned()))
         }
@@ -511,7 +512,7 @@ async fn misbehave(
             std::future::pending::<()>().await;
             None
         }
-        Fault::OnlyPath(..)
+        Fault::Only(..)
         | Fault::HiddenByAcl
         | Fault::HiddenUnsaid
         | Fault::HiddenInPart(_)
@@ -562,11 +563,13 @@ struct Query {
     index: u64,
     wait: Duration,
     namespace: Option<String>,
+    datacenter: Option<String>,
 }
 
 impl Query {
     fn parse(raw: &str) -> Self {
-        let mut query = Self { index: 0, wait: Duration::from_secs(300), namespace: None };
+        let wait = Duration::from_secs(300);
+        let mut query = Self { index: 0, wait, namespace: None, datacenter: None };
         for pair in raw.split('&') {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             match key {
@@ -576,6 +579,7 @@ impl Query {
                     query.wait = millis.map_or(query.wait, Duration::from_millis);
                 }
                 "ns" => query.namespace = Some(value.to_owned()),
+                "dc" => query.datacenter = Some(value.to_owned()),
                 _ => (),
             }
         }

@@ -254,7 +254,7 @@ impl Registry for FakeRegistry {
             ServiceBreak::Limited => 429,
             ServiceBreak::Unavailable => 503,
         };
-        self.consul.set_fault(Some(Fault::OnlyPath(service.to_owned(), status)));
+        self.consul.set_fault(Some(Fault::Only(service.to_owned(), status)));
         true
     }
 
@@ -476,9 +476,9 @@ macro_rules! suite {
             }
 
             #[tokio::test(flavor = "multi_thread")]
-            async fn nothing_is_listed_before_every_service_is() {
+            async fn a_start_with_a_broken_service_lists_the_others() {
                 let tried = tried(SERVICE_BREAKS, |how| async move {
-                    cases::nothing_is_listed_before_every_service_is(&mut $registry, how).await
+                    cases::a_start_with_a_broken_service_lists_the_others(&mut $registry, how).await
                 });
                 assert_eq!(tried.await, $able.service_breaks);
             }

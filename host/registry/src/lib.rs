@@ -5,8 +5,9 @@
 //!
 //! Invariant: a source publishes complete listings, or keeps its last one and says what is wrong.
 //! An error, a refusal, an answer that access rules made smaller, a cluster without a leader and
-//! half a listing are never deletions. A source neither filters nor decides: what it lists and
-//! what it leaves out is in its settings.
+//! half a listing are never deletions. What a source could not read even once is missing in its
+//! first listing, which is in doubt until it has it. A source neither filters nor decides: what it
+//! lists and what it leaves out is in its settings.
 
 #![allow(
     clippy::result_large_err,

@@ -54,8 +54,8 @@ impl Publisher {
     }
 
     /// `snapshot` is newer than the last one but part of it may be out of date, as `code` and
-    /// `message` say: some service could not be read and stands in it as it was. Never a smaller
-    /// listing than what is known.
+    /// `message` say: some service could not be read and stands in it as it was, or is missing
+    /// where it never could. Never a smaller listing than what is known.
     pub fn complete_in_doubt(
         &self,
         snapshot: Snapshot,
@@ -192,7 +192,7 @@ impl Doubted<'_> {
             source = %self.source,
             code = self.doubt.code,
             error = %self.doubt.message,
-            "Registry in doubt; keeping the last listing."
+            "Registry in doubt; nothing that it lacks is removed."
         );
     }
 }

@@ -47,10 +47,13 @@
 //! rules hide a part is a doubt too, unless `partial_view` says that it is meant so: after a
 //! restart nobody would miss what a narrowed token no longer shows.
 //!
-//! A read that fails is tried again by itself. When Consul asks for fewer requests (429, 503),
-//! nothing is asked for a while, longer each time until a minute was calm; what is known and what
-//! waits stands. Only when a view fails, or three services one after another without an answer
-//! between, all is given up and listed anew, from whichever address answers.
+//! A read that fails is tried again by itself; the service stands as it was, in doubt. One that
+//! could not be read since the source began is missing in the first listing, and so is a datacenter,
+//! partition or namespace among several, which does not keep what can be read from being told: in
+//! doubt nothing is removed. When Consul asks for fewer requests (429, 503), nothing is asked for a
+//! while, longer each time until a minute was calm; what is known and what waits stands. Only when a
+//! view fails, or three services one after another without an answer between, all is given up and
+//! listed anew, from whichever address answers.
 
 mod client;
 mod convert;

@@ -57,7 +57,7 @@ pub(super) struct ScopeWatch {
     tracked: BTreeMap<Text, Tracked>,
     /// Services to read now; `wanted` is set on each.
     urgent: VecDeque<Text>,
-    /// Services that must be read before the listing is complete.
+    /// Services that must be read, or be tried in vain, before there is a listing.
     unread: BTreeSet<Text>,
     /// Services whose last read failed.
     failing: BTreeSet<Text>,
@@ -171,7 +171,8 @@ impl ScopeWatch {
         self.epoch
     }
 
-    /// Whether every service has been read at least once.
+    /// Whether every service that can be read has been read at least once; there is a doubt for as
+    /// long as there are others.
     pub(super) fn is_listed(&self) -> bool {
         self.listed_once
     }
@@ -281,7 +282,9 @@ impl ScopeWatch {
             Ask::Service { name, index, .. } => self.service_answered(&name, index, answer, now),
         }
         if self.unread.is_empty() && self.width != Width::Unknown && self.has_baselines() {
-            self.listed_once = true;
+            // Where not a single one could be read there is nothing to tell.
+            let mut all = self.tracked.values();
+            self.listed_once |= self.tracked.is_empty() || all.any(|one| one.digest.is_some());
             self.general = None;
             let views = &self.views;
             self.view_troubles.retain(|kind, _| views.iter().any(|view| view.kind() == *kind));

@@ -213,13 +213,7 @@ impl ScopeWatch {
         if let Some(tracked) = self.tracked.get_mut(name) {
             tracked.failed(error, now);
             self.failing.insert(Text::clone(name));
-            self.unread_in_vain(name);
-        }
-    }
-
-    /// A service that is known from before does not keep the others waiting.
-    fn unread_in_vain(&mut self, name: &Text) {
-        if self.listed_once {
+            // It does not keep the others waiting; there is a doubt for as long as it fails.
             self.unread.remove(name);
         }
     }

@@ -114,6 +114,29 @@ fn nothing_is_known_before_all_is() {
 }
 
 #[test]
+fn what_cannot_be_read_keeps_nothing_else_waiting() {
+    for readable in [0_u8, 1, 9] {
+        let mut world = World::new(filled(10), 8);
+        let fails = |ask: &Ask| (readable..10).any(|service| is_read(ask, &Sim::name(service)));
+        for _ in 0..30 {
+            world.ask();
+            let Some(at) = world.answerable().first().copied() else { break };
+            let (attempt, told) = ("read".to_owned(), "no".to_owned());
+            let answer = match fails(&world.asked[at]) {
+                true => Err(ConsulError::Status { attempt, status: 500, told }),
+                false => world.answer_to(at).unwrap(),
+            };
+            world.answer(at, answer);
+        }
+        // Where nothing can be read there is no listing.
+        assert_eq!(world.watch.is_listed(), readable > 0);
+        assert_eq!(world.listed.len(), usize::from(readable));
+        assert_eq!(world.watch.trouble().map(|t| t.code), Some("consul_status"));
+        world.check();
+    }
+}
+
+#[test]
 fn few_services_have_a_long_poll_each() {
     let mut world = World::new(filled(5), 64);
     world.check();
