@@ -32,7 +32,7 @@ pub(crate) async fn explain(args: &ExplainArgs) -> anyhow::Result<()> {
     let config = config::load(&args.config.config)?;
     let needed = needed(&config, &args.subject);
     let once = gather(&config, &needed, args.wait.timeout.0).await?;
-    let mut text = notes(&once);
+    let mut text: String = once.notes().iter().map(|note| format!("{note}\n")).collect();
     let found = matches(once.line.decided().values(), &args.subject);
     match found.as_slice() {
         [] => text.push_str(&explained_host(&once, &config.owner, &args.subject)?),
@@ -48,24 +48,6 @@ fn needed(config: &Configuration, subject: &str) -> Needed {
     let configured = config.sources.iter().map(|source| &source.name);
     let named = configured.into_iter().find(|name| Some(name.as_str()) == source);
     named.map_or(Needed::All, |name| Needed::One(name.clone()))
-}
-
-/// Which sources are in doubt, and so may have more than is shown.
-fn notes(once: &Once) -> String {
-    let mut text = String::new();
-    for (name, state) in &once.states {
-        let why = match &state.doubt {
-            Some(doubt) => format!("{}: {}", doubt.code, doubt.message),
-            None if state.snapshot.is_none() => "it has not answered yet".to_owned(),
-            None => continue,
-        };
-        let what = match state.snapshot {
-            Some(_) => "what it lists may be out of date",
-            None => "nothing of what it lists is shown",
-        };
-        let _ = writeln!(text, "note: source {name} is in doubt, so {what} ({why})");
-    }
-    text
 }
 
 /// An instance with what was decided of it.

@@ -43,9 +43,10 @@ pub(crate) async fn plan(args: &PlanArgs) -> anyhow::Result<Ending> {
     }
 }
 
-/// Every desired resource as a YAML stream, in the order of their identifiers.
+/// Every desired resource as a YAML stream, in the order of their identifiers. Comments say which
+/// sources may have more.
 fn manifests(once: &Once, owner: &Owner) -> anyhow::Result<String> {
-    let mut text = String::new();
+    let mut text: String = once.notes().iter().map(|note| format!("# {note}\n")).collect();
     for object in once.line.desired().values() {
         text.push_str("---\n");
         text.push_str(&api::to_yaml(object, owner, ApiVersion::V1)?);
@@ -60,7 +61,7 @@ async fn steps(
     once: &Once,
     timeout: Duration,
 ) -> anyhow::Result<(String, usize)> {
-    let mut text = String::new();
+    let mut text: String = once.notes().iter().map(|note| format!("{note}\n")).collect();
     let mut count = 0;
     if config.sinks.is_empty() {
         text.push_str("no sinks are configured; --output yaml prints the resources\n");
