@@ -34,6 +34,8 @@ pub trait Registry: Send {
     fn mend(&mut self);
     /// Starts anew, with what was registered but without its past. False if it has none.
     fn restart(&mut self) -> bool;
+    /// Starts anew and empty. False if it has no past to lose.
+    fn restart_empty(&mut self) -> bool;
     /// Has one service that cannot be read until it is mended. False if it fails as a whole.
     fn break_service(&mut self, service: &str, how: ServiceBreak) -> bool;
 }
@@ -372,6 +374,35 @@ pub async fn a_restarted_registry_is_followed(registry: &mut dyn Registry) -> bo
     registry.remove("b.x", "b1");
     want.remove("b.x");
     put(registry, &mut want, "f", "f1", facts(21));
+    running.until_listed(&want).await;
+    true
+}
+
+/// A registry that starts anew and empty: what it had is kept until it has been missing for a
+/// while, and what registers meanwhile is listed beside it.
+pub async fn an_empty_restart_is_believed_when_it_lasts(registry: &mut dyn Registry) -> bool {
+    let mut want = fill(registry);
+    let mut running = Running::start(registry.source());
+    running.until_listed(&want).await;
+    // Moves the registry's position on, so that it goes back with the restart.
+    for n in 10..20 {
+        registry.put("a", "a4", &facts(n));
+    }
+    want.entry("a".to_owned()).or_default().insert(facts(19));
+    running.until_listed(&want).await;
+    if !registry.restart_empty() {
+        return false;
+    }
+    running.until_doubted().await;
+    put(registry, &mut want, "f", "f1", facts(21));
+    let all = want.clone();
+    running.until("what is new is listed too", |state| seen(state).as_ref() == Some(&all)).await;
+    sleep(LOOK).await;
+    {
+        let state = running.state.borrow();
+        assert!(seen(&state) == Some(all) && state.doubt.is_some(), "{:?}", brief(&state));
+    }
+    want.retain(|service, _| service == "f");
     running.until_listed(&want).await;
     true
 }

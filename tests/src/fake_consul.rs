@@ -150,14 +150,18 @@ impl FakeConsul {
         self.runtime = Some(runtime);
     }
 
+    /// Nothing is registered any more and all indexes begin anew.
+    pub fn lose_everything(&self) {
+        self.change(|catalog| {
+            catalog.entries.clear();
+            catalog.service_indexes.clear();
+            catalog.lose_indexes();
+        });
+    }
+
     /// All indexes begin anew, as after a loss of the servers' data; what is registered stays.
     pub fn lose_indexes(&self) {
-        self.change(|catalog| {
-            catalog.index = 20;
-            (catalog.services_index, catalog.checks_index, catalog.nodes_index) = (15, 15, 15);
-            catalog.extinction_index = 0;
-            catalog.service_indexes.values_mut().for_each(|index| *index = 15);
-        });
+        self.change(Catalog::lose_indexes);
     }
 
     /// Registers an entry of `/v1/health/service/<name>`, or replaces it.
@@ -341,6 +345,13 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
 }
 
 impl Catalog {
+    fn lose_indexes(&mut self) {
+        self.index = 20;
+        (self.services_index, self.checks_index, self.nodes_index) = (15, 15, 15);
+        self.extinction_index = 0;
+        self.service_indexes.values_mut().for_each(|index| *index = 15);
+    }
+
     fn register(&mut self, entry: Value) {
         let id = entry_id(&entry);
         let before = self.entries.get(&id);

@@ -139,7 +139,8 @@ async fn the_output_of_checks_makes_nothing_be_read() {
 async fn indexes_that_went_back_unseen_are_noticed() {
     for connections_max in [4, 64] {
         let consul = filled(20);
-        let mut running = start(ConsulSettings { connections_max, ..settings(&consul) });
+        let settle = Duration::from_secs(1);
+        let mut running = start(ConsulSettings { connections_max, settle, ..settings(&consul) });
         until_services(&mut running, 20).await;
         until_quiet(&consul).await;
         // As behind a load balancer: no connection breaks.

@@ -125,6 +125,21 @@ pub enum ConsulError {
         /// What was asked for.
         attempt: String,
     },
+    /// The registry lost its past, and lacks what was listed before.
+    #[error(
+        "failed to {attempt} in full: Consul's indexes went back, so it lost its data or was \
+         restored, and {services} services lack what was listed before. That is gone when it has \
+         been missing for {} s. Check what became of Consul's servers",
+        after.as_secs()
+    )]
+    Reset {
+        /// What was asked for.
+        attempt: String,
+        /// How many services.
+        services: usize,
+        /// For how long it may be missing.
+        after: Duration,
+    },
     /// Not even Consul's own servers are listed, which they always are. Who asks without a token
     /// is not told what access rules hide.
     #[error(
@@ -493,6 +508,7 @@ impl ConsulError {
             Self::TooLarge { .. } => "consul_too_large",
             Self::Malformed { .. } => "consul_malformed",
             Self::Filtered { .. } => "consul_filtered",
+            Self::Reset { .. } => "consul_reset",
             Self::NothingListed { .. } => "consul_nothing_listed",
         }
     }
@@ -511,7 +527,8 @@ impl ConsulError {
             | Self::Status { .. }
             | Self::TooLarge { .. }
             | Self::Malformed { .. }
-            | Self::Filtered { .. } => false,
+            | Self::Filtered { .. }
+            | Self::Reset { .. } => false,
         }
     }
 }

@@ -47,6 +47,12 @@
 //! rules hide a part is a doubt too, unless `partial_view` says that it is meant so: after a
 //! restart nobody would miss what a narrowed token no longer shows.
 //!
+//! Servers that lost their data or were restored answer with indexes below those of before, and what
+//! they lack may only not have registered again yet. So where a view goes back, or a service that
+//! lost instances, whether or not anybody was connected meanwhile, what is missing is kept for three
+//! minutes or until it is listed again, in doubt; what is new is listed. Whoever starts after the
+//! loss has no index to compare with, and believes what it sees.
+//!
 //! A read that fails is tried again by itself; the service stands as it was, in doubt. One that
 //! could not be read since the source began is missing in the first listing, and so is a datacenter,
 //! partition or namespace among several, which does not keep what can be read from being told: in

@@ -23,7 +23,8 @@ pub(super) struct Tracked {
     pub(super) index: u64,
     /// How many questions had been asked when that answer was taken.
     pub(super) taken: u64,
-    /// Of the last answer that was taken, to skip equal ones.
+    /// Of the last answer that was taken, to skip equal ones. `None` too for one that lacked
+    /// instances which are kept: the same answer may mean more later.
     pub(super) digest: Option<u64>,
     /// When the last read that succeeded was begun.
     pub(super) read_at: Option<Instant>,
@@ -58,13 +59,23 @@ pub(super) struct Failure {
     backoff: Backoff,
 }
 
+/// What it means that instances are not in an answer that is to be trusted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Absence {
+    /// They are gone.
+    Counts,
+    /// They may not have registered again yet.
+    ProvesNothing,
+}
+
 /// What an answer did.
 #[derive(Debug, PartialEq)]
 pub(super) enum Applied {
     /// Nothing differs.
     Same,
     /// What it was before is replaced.
-    Changed { before: Option<Arc<Service>>, findings: Vec<Finding> },
+    /// With `keeps`, instances are kept that the answer lacks.
+    Changed { before: Option<Arc<Service>>, findings: Vec<Finding>, keeps: bool },
     /// Instances are missing in it, and it is no proof that they are gone. Ask again.
     Unproven,
     /// As `Unproven`, and asking again will not help.
@@ -127,7 +138,7 @@ impl Tracked {
     /// ```text
     /// instances missing   trust      then
     /// no                  any        taken
-    /// yes                 full       taken: they are gone
+    /// yes                 full       taken: they are gone, or kept where `absence` proves nothing
     /// yes                 streamed   not taken; read again without waiting, which is not streamed
     /// yes                 filtered   not taken: access rules may hide them
     /// ```
@@ -137,23 +148,27 @@ impl Tracked {
         digest: u64,
         read: Option<ServiceRead>,
         trust: Trust,
+        absence: Absence,
     ) -> Applied {
         let Some(read) = read else {
             self.index = index;
             return Applied::Same;
         };
-        if trust != Trust::Full && self.loses_instances(read.service.as_deref()) {
+        let loses = self.loses_instances(read.service.as_deref());
+        if trust != Trust::Full && loses {
             return if trust == Trust::Streamed { Applied::Unproven } else { Applied::Hidden };
         }
+        let keeps = loses && absence == Absence::ProvesNothing;
         self.index = index;
-        self.digest = Some(digest);
+        self.digest = (!keeps).then_some(digest);
         self.entries = read.entries;
-        let now = match (read.service, &self.service) {
+        let listed = if keeps { self.with_missing(read.service) } else { read.service };
+        let now = match (listed, &self.service) {
             (Some(service), Some(known)) => Some(Arc::unwrap_or_clone(service).sharing(known)),
             (service, _) => service,
         };
         let before = std::mem::replace(&mut self.service, now);
-        Applied::Changed { before, findings: read.findings }
+        Applied::Changed { before, findings: read.findings, keeps }
     }
 
     /// Notes a failure; the next attempt is its to time.
@@ -164,7 +179,19 @@ impl Tracked {
         self.failure = Some(Failure { code, message, retry_at, backoff });
     }
 
-    fn loses_instances(&self, now: Option<&Service>) -> bool {
+    /// What is listed `now`, with the known instances that it lacks.
+    fn with_missing(&self, now: Option<Arc<Service>>) -> Option<Arc<Service>> {
+        let (Some(known), Some(now)) = (&self.service, &now) else {
+            return now.or_else(|| self.service.clone());
+        };
+        let missing = known.instances().iter().filter(|known| now.instance(&known.id).is_none());
+        let all = now.instances().iter().chain(missing).cloned().collect();
+        // Their identifiers differ, so there is nothing to find.
+        let (all, _none) = Service::new(now.key.clone(), now.meta.clone(), now.ext.clone(), all);
+        Some(Arc::new(all))
+    }
+
+    pub(super) fn loses_instances(&self, now: Option<&Service>) -> bool {
         let Some(known) = &self.service else { return false };
         let stays = |id: &Text| now.is_some_and(|now| now.instance(id).is_some());
         !known.instances().iter().all(|instance| stays(&instance.id))

@@ -129,9 +129,8 @@ impl<'a> Watch<'a> {
         }
         let in_flight = self.settings.connections_max / scopes.len().max(1);
         for scope in scopes {
-            let resync = self.settings.resync;
             let running = self.scopes.entry(scope).or_insert_with_key(|scope| Running {
-                watch: ScopeWatch::new(scope, in_flight, resync, now),
+                watch: ScopeWatch::new(scope, in_flight, &self.settings, now),
                 epoch: Epoch::new(0),
             });
             running.watch.set_in_flight(in_flight);

@@ -1,6 +1,7 @@
 //! Watches one scope: decides what to ask next and what the answers mean. It asks nothing itself,
 //! so that every order of answers can be tested without a network.
 
+mod reset;
 mod services;
 #[cfg(test)]
 mod tests;
@@ -17,11 +18,11 @@ use landfall_core::text::Text;
 use tokio::time::Instant;
 
 use self::views::ViewWatch;
-use super::Scope;
 use super::client::{Ask, ConsulError, Reply, ViewKind};
 use super::pace::Pace;
 use super::sweep::{Cause, Speed, Sweep};
 use super::tracked::Tracked;
+use super::{ConsulSettings, Scope};
 use crate::backoff::{Hold, jittered};
 
 /// How many requests a scope may have under way.
@@ -49,6 +50,8 @@ pub(super) struct ScopeWatch {
     place: String,
     limits: Limits,
     resync: Duration,
+    /// How long what is missing is kept once the registry lost its past.
+    settle: Duration,
     width: Width,
     views: Vec<ViewWatch>,
     refused: BTreeSet<ViewKind>,
@@ -63,6 +66,11 @@ pub(super) struct ScopeWatch {
     failing: BTreeSet<Text>,
     /// Services whose last read failed as if it were about Consul, since Consul last answered.
     suspects: BTreeSet<Text>,
+    /// The index that each view had last.
+    indexes: BTreeMap<ViewKind, u64>,
+    past_lost_until: Option<Instant>,
+    /// Services that keep instances which the registry lacks since then.
+    kept: BTreeSet<Text>,
     /// Services that changed lately, the latest last; at most as many as there are long polls.
     hot: VecDeque<Text>,
     sweep: Sweep,
@@ -122,11 +130,18 @@ enum RevisionUse {
 
 impl ScopeWatch {
     /// A watch with at most `in_flight` requests under way.
-    pub(super) fn new(scope: &Scope, in_flight: usize, resync: Duration, now: Instant) -> Self {
+    pub(super) fn new(
+        scope: &Scope,
+        in_flight: usize,
+        settings: &ConsulSettings,
+        now: Instant,
+    ) -> Self {
+        let ConsulSettings { resync, settle, .. } = *settings;
         Self {
             place: scope.to_string(),
             limits: Limits::of(in_flight),
             resync,
+            settle,
             width: Width::Unknown,
             views: Vec::new(),
             refused: BTreeSet::new(),
@@ -136,6 +151,9 @@ impl ScopeWatch {
             unread: BTreeSet::new(),
             failing: BTreeSet::new(),
             suspects: BTreeSet::new(),
+            indexes: BTreeMap::new(),
+            past_lost_until: None,
+            kept: BTreeSet::new(),
             hot: VecDeque::new(),
             sweep: Sweep::new(Cause::Change),
             health_sweep: Sweep::new(Cause::Suspicion),
@@ -185,7 +203,7 @@ impl ScopeWatch {
         if let Some(trouble) = self.view_troubles.values().next() {
             return Some(trouble.clone());
         }
-        let name = self.failing.first()?;
+        let Some(name) = self.failing.first() else { return self.absence_trouble() };
         let failure = self.tracked.get(name)?.failure.as_ref()?;
         let message = match self.failing.len() - 1 {
             0 => failure.message.clone(),
@@ -259,6 +277,7 @@ impl ScopeWatch {
             }
         }
         self.later(self.resync_at);
+        self.end_absence(now);
         self.suspect_health(now);
         if self.in_flight >= self.limits.in_flight {
             return None;

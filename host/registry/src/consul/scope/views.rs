@@ -66,11 +66,11 @@ impl ScopeWatch {
         let asked = watch.asked.take().unwrap_or(now);
         match answer {
             Ok(Reply::View { index, view, bytes, filtered }) => {
-                if asked_index.is_some_and(|asked_index| index < asked_index) {
-                    // The registry lost or restored its state: no index means anything any more.
-                    self.list_again();
+                if !self.goes_on(kind, index) {
+                    self.lost_its_past(now);
                     return;
                 }
+                let watch = &mut self.views[at];
                 let names = view.keys().filter(|name| is_listed_name(name)).count();
                 if filtered && names == 0 && kind != ViewKind::Checks {
                     let attempt = format!("list the services of {}", self.place);
@@ -197,8 +197,10 @@ impl ScopeWatch {
         let mut again = Vec::new();
         for (name, tracked) in &mut self.tracked {
             tracked.listed = view.contains_key(name);
+            let may_be_gone = !tracked.listed && !self.kept.contains(name);
             // One that came back between two answers may look as if it had always been there.
-            if !tracked.listed || tracked.entries == 0 {
+            let may_be_back = tracked.listed && tracked.entries == 0;
+            if may_be_gone || may_be_back {
                 again.push(Text::clone(name));
             }
         }
@@ -310,6 +312,10 @@ impl ScopeWatch {
     pub(super) fn revision_answered(&mut self, answer: Result<Reply, ConsulError>, now: Instant) {
         let used = mem::replace(&mut self.revision_use, RevisionUse::None);
         let revision = match answer {
+            Ok(Reply::Revision { services, .. }) if !self.goes_on(ViewKind::Names, services) => {
+                self.lost_its_past(now);
+                return;
+            }
             Ok(Reply::Revision { services, nodes }) => Some((services, nodes)),
             Err(ConsulError::RateLimited { retry_after, .. }) => {
                 self.revision_use = used.unasked();
