@@ -384,12 +384,13 @@ pub async fn an_empty_restart_is_believed_when_it_lasts(registry: &mut dyn Regis
     let mut want = fill(registry);
     let mut running = Running::start(registry.source());
     running.until_listed(&want).await;
-    // Moves the registry's position on, so that it goes back with the restart.
-    for n in 10..20 {
+    // Moves the registry's position on, further than a restart does, and has that noticed.
+    for n in 10..50 {
         registry.put("a", "a4", &facts(n));
     }
-    want.entry("a".to_owned()).or_default().insert(facts(19));
+    want.entry("a".to_owned()).or_default().insert(facts(49));
     running.until_listed(&want).await;
+    sleep(LOOK).await;
     if !registry.restart_empty() {
         return false;
     }
