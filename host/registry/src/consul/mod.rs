@@ -22,10 +22,11 @@
 //! time). Else a check wrote its output, which does not matter, or two instances of one service
 //! traded their health, which leaves the counts as they are. Services of which every check passes
 //! before and after cannot hide that; the others are read, at most a fifth of the time and once a
-//! second. If it wakes and something differs, an edit or a trade may hide behind that, so all
-//! services are read one after another (a slow sweep, 50 a second, a fifth of the time at most
-//! too). So an edit in place takes about the time to read all services until it is seen, and one
-//! in the very moment of another change may take a hundred times that.
+//! second. If it wakes and something differs, a trade may hide behind that, so those are read then
+//! too; and so may an edit, so all services are read one after another (a slow sweep, 50 a second, a
+//! fifth of the time at most too). So a trade takes about a second at most until it is seen where
+//! few checks fail, an edit in place about the time to read all services, and an edit in the very
+//! moment of another change may take a hundred times that.
 //!
 //! The summary is internal to Consul. Where it is refused (403, 404, or too large), or fails three
 //! times in a row, the list of names and the state of all checks (`/v1/health/state/any`) stand

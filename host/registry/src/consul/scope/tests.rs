@@ -252,6 +252,25 @@ fn two_instances_that_trade_their_health_are_found_at_once() {
 }
 
 #[test]
+fn a_trade_in_the_moment_of_another_change_is_found_at_once() {
+    let mut sim = filled(200);
+    for service in [150, 151] {
+        sim.put(service, 1, 0);
+        sim.check(service, 0, false);
+    }
+    let mut world = World::new(sim, 64);
+    world.check();
+    world.count = 0;
+    world.sim.check(150, 0, true);
+    world.sim.check(150, 1, false);
+    world.sim.put(77, 1, 0);
+    assert!(until_listed(&mut world) < Duration::from_secs(1));
+    // What changed, the two services of which not all checks pass, and around them the summary
+    // and the long polls that follow.
+    assert!(world.count <= 6, "{}", world.count);
+}
+
+#[test]
 fn without_any_view_of_health_it_is_found_all_the_same() {
     let mut sim = filled(200);
     (sim.summary_refused, sim.checks_refused) = (true, true);

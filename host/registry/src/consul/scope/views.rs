@@ -160,9 +160,11 @@ impl ScopeWatch {
             (Width::Wide, ViewKind::Checks) if of_nodes => self.sweep.want(Speed::Brisk, now),
             (Width::Wide, ViewKind::Checks) => (),
             (Width::Wide, _) if !moved => (),
-            // Beside what is shown something may have changed that is not.
+            // Beside what is shown something may have changed that is not: an edit in place, or a trade
+            // of health, for which few services are to be read, mostly none.
             (Width::Wide, ViewKind::Summary) if !changed.is_empty() => {
                 self.sweep.want(Speed::Slow, now);
+                self.health_sweep.want(Speed::Brisk, now);
             }
             (Width::Wide, ViewKind::Summary) => self.compare_revision(),
             (Width::Wide, ViewKind::Names) => self.sweep.want(Speed::Brisk, now),
@@ -261,11 +263,11 @@ impl ScopeWatch {
             shown.and_then(|shown| shown.get(name)).is_some_and(|shown| shown.hides_health)
         };
         // Of which all is well as far as it was read, and all is well as far as is shown, it is.
-        // One that is waited for tells by itself.
+        // One that is waited for tells by itself, and one that is wanted is read anyway.
         let names: Vec<Text> = self
             .tracked
             .iter()
-            .filter(|(_, tracked)| tracked.polling.is_none())
+            .filter(|(_, tracked)| tracked.polling.is_none() && !tracked.wanted)
             .filter(|(name, tracked)| blind || hides_health(name) || !tracked.is_well())
             .map(|(name, _)| Text::clone(name))
             .collect();
