@@ -13,7 +13,7 @@ use imbl::OrdSet;
 use crate::mesh::{Body, Object, ObjectId};
 use crate::plan::Step;
 use crate::registry::SourceName;
-use crate::text::Text;
+use crate::text::{OneLine, Text};
 use crate::time::Time;
 
 /// How far a configured source can be trusted.
@@ -359,8 +359,9 @@ impl fmt::Display for HeldFor {
             }
             Self::Decision(service) => write!(
                 f,
-                "a policy has not decided every instance of {service} yet, so what is published \
-                 of it stays"
+                "a policy has not decided every instance of {} yet, so what is published of it \
+                 stays",
+                OneLine(service)
             ),
             Self::Successor { .. } => f.write_str(
                 "its endpoints moved to another host, and the sink does not take everything now",

@@ -141,7 +141,7 @@ pub struct SourceState {
 pub struct Doubt {
     /// One of the source's closed set of error codes; fit for a metric label.
     pub code: &'static str,
-    /// For a person: what was attempted, on what, and what to do.
+    /// For a person, on one line: what was attempted, on what, and what to do.
     pub message: String,
     /// When it began.
     pub since: Time,

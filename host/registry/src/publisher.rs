@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use landfall_core::finding::Finding;
 use landfall_core::registry::{Doubt, Snapshot, SourceName, SourceState};
+use landfall_core::text::OneLine;
 use landfall_core::time::Time;
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -131,7 +132,8 @@ impl Publisher {
             }
             (before, Some((code, message))) => {
                 let since = before.as_ref().map_or(now, |before| before.since);
-                let doubt = Doubt { code, message, since };
+                // It names what is anybody's, and repeats what registries answer.
+                let doubt = Doubt { code, message: OneLine(&message).to_string(), since };
                 let differs = before.as_ref() != Some(&doubt);
                 if before.is_none_or(|before| before.code != code) {
                     Doubted { source: &self.source, doubt: &doubt }.emit();
@@ -248,6 +250,14 @@ mod tests {
         out.complete(snapshot(&["a", "b"]), vec![]);
         assert!(reader.has_changed().unwrap());
         assert_eq!(out.metrics().snapshots(), 2);
+    }
+
+    #[test]
+    fn a_doubt_is_told_on_one_line() {
+        let (out, reader) = publisher();
+        out.doubt("refused", "service a\nsource dc2 \u{1b}[2Jrefused".to_owned());
+        let message = reader.borrow().doubt.clone().unwrap().message;
+        assert_eq!(message, r"service a\nsource dc2 \u{1b}[2Jrefused");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use landfall_core::guard::Trust;
-use landfall_core::text::Text;
+use landfall_core::text::{OneLine, Text};
 use landfall_core::time::Time;
 
 use crate::clock;
@@ -61,7 +61,8 @@ impl Status {
             report.push(format!(
                 "{} services are not wholly decided by a policy yet, the first of them {first}; \
                  what is published of them stays",
-                evidence.undecided.len()
+                evidence.undecided.len(),
+                first = OneLine(first),
             ));
         }
         for (code, count) in line.finding_counts().iter().filter(|(_, count)| **count > 0) {
