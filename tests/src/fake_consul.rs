@@ -2,29 +2,26 @@
 //!
 //! It has the endpoints that Landfall reads, blocking queries with the indexes that Consul gives
 //! them (of the table of services, of the table of checks, of a single service), and nothing else.
-#![allow(clippy::expect_used, clippy::panic, reason = "part of tests: a failure is theirs")]
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, Response, StatusCode};
-use futures_util::stream;
+use axum::http::{HeaderValue, Response};
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
+
+use crate::fake_server::{self, FakeServer};
 
 /// The server; it listens on an address of its own until it is dropped.
 #[derive(Debug)]
 pub struct FakeConsul {
-    address: SocketAddr,
+    server: FakeServer,
     shared: Arc<Shared>,
-    // A runtime of its own: to shut it down is to cut every connection.
-    runtime: Option<tokio::runtime::Runtime>,
 }
 
 /// The service that Consul's servers register themselves as.
@@ -100,23 +97,25 @@ impl FakeConsul {
         let catalog = Catalog { index: 10, services_index: 5, ..Catalog::default() };
         let shared =
             Arc::new(Shared { catalog: Mutex::new(catalog), changed: watch::Sender::new(0) });
-        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let mut fake = Self { address: any, shared, runtime: None };
-        fake.listen();
-        fake
+        let app = Router::new().fallback(answer).with_state(Arc::clone(&shared));
+        Self { server: FakeServer::start(app), shared }
     }
 
     /// Where it listens.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        self.server.url()
     }
 
     /// Cuts every connection and takes no more.
     pub fn stop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
+        self.server.stop();
+    }
+
+    /// Whether it takes connections.
+    #[must_use]
+    pub fn is_listening(&self) -> bool {
+        self.server.is_listening()
     }
 
     /// Listens again after [`Self::stop`].
@@ -124,30 +123,7 @@ impl FakeConsul {
     /// # Panics
     /// The port was taken meanwhile.
     pub fn listen(&mut self) {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .expect("a runtime");
-        // Connections of the time before may still be closing.
-        let began = Instant::now();
-        let listener = loop {
-            match std::net::TcpListener::bind(self.address) {
-                Ok(listener) => break listener,
-                Err(error) if began.elapsed() > Duration::from_secs(10) => {
-                    panic!("a port to listen on: {error}")
-                }
-                Err(_) => std::thread::sleep(Duration::from_millis(20)),
-            }
-        };
-        listener.set_nonblocking(true).expect("a listener that does not block");
-        self.address = listener.local_addr().expect("an address");
-        let app = Router::new().fallback(answer).with_state(Arc::clone(&self.shared));
-        runtime.spawn(async move {
-            let listener = tokio::net::TcpListener::from_std(listener)?;
-            axum::serve(listener, app).await
-        });
-        self.runtime = Some(runtime);
+        self.server.listen();
     }
 
     /// Nothing is registered any more and all indexes begin anew.
@@ -216,12 +192,6 @@ impl FakeConsul {
         self.change(|catalog| catalog.missing = Some(part.to_owned()));
     }
 
-    /// Whether it takes connections.
-    #[must_use]
-    pub fn is_listening(&self) -> bool {
-        self.runtime.is_some()
-    }
-
     /// Refuses everyone without this token.
     pub fn set_token(&self, token: Option<&str>) {
         self.change(|catalog| catalog.token = token.map(str::to_owned));
@@ -249,12 +219,6 @@ impl FakeConsul {
     fn change(&self, change: impl FnOnce(&mut Catalog)) {
         change(&mut self.shared.catalog());
         self.shared.changed.send_modify(|times| *times += 1);
-    }
-}
-
-impl Drop for FakeConsul {
-    fn drop(&mut self) {
-        self.stop();
     }
 }
 
@@ -320,7 +284,7 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
             let catalog = shared.catalog();
             if catalog.token.is_some() && catalog.token != token {
                 let text = "rpc error making call: ACL not found".to_owned();
-                return plain(StatusCode::FORBIDDEN, text);
+                return fake_server::answer(403, text);
             }
             (catalog.fault.clone(), catalog.answer(&path, &query))
         };
@@ -330,10 +294,8 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
             return response;
         }
         let Some((index, body)) = answered else {
-            return plain(
-                StatusCode::NOT_FOUND,
-                "Invalid URL path: not a recognized HTTP API endpoint".to_owned(),
-            );
+            let text = "Invalid URL path: not a recognized HTTP API endpoint";
+            return fake_server::answer(404, text);
         };
         let waits = query.index > 0 && index <= query.index && Instant::now() < deadline;
         if !waits || timeout_at(deadline, changed.changed()).await.is_err() {
@@ -495,30 +457,13 @@ async fn misbehave(
     let body = answer.map(|(_, body)| body.to_string()).unwrap_or_default();
     let index = answer.map_or(1, |(index, _)| *index);
     match fault {
-        Fault::Status(code, text) => {
-            let status = StatusCode::from_u16(*code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-            Some(plain(status, text.clone()))
-        }
+        Fault::Status(code, text) => Some(fake_server::answer(*code, text.clone())),
         Fault::Only(part, code) if line.contains(part) => {
-            let status = StatusCode::from_u16(*code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-            Some(plain(status, "rpc error: EOF".to_owned()))
+            Some(fake_server::answer(*code, "rpc error: EOF"))
         }
-        Fault::SlowBodies => {
-            let bytes = stream::unfold((), |()| async {
-                sleep(Duration::from_millis(50)).await;
-                Some((Ok::<_, std::io::Error>(Bytes::from_static(b" ")), ()))
-            });
-            Some(with_index(index, Body::from_stream(bytes)))
-        }
-        Fault::Oversize(bytes) => {
-            let padded = format!("{body}{}", " ".repeat(*bytes));
-            Some(with_index(index, Body::from(padded)))
-        }
-        Fault::CutBodies => {
-            let half = Bytes::from(body[..body.len() / 2].to_owned());
-            let parts = [Ok(half), Err(std::io::Error::other("cut"))];
-            Some(with_index(index, Body::from_stream(stream::iter(parts))))
-        }
+        Fault::SlowBodies => Some(with_index(index, fake_server::endless())),
+        Fault::Oversize(bytes) => Some(with_index(index, fake_server::padded(&body, *bytes))),
+        Fault::CutBodies => Some(with_index(index, fake_server::cut(&body))),
         Fault::Silence => {
             std::future::pending::<()>().await;
             None
@@ -529,12 +474,6 @@ async fn misbehave(
         | Fault::HiddenInPart(_)
         | Fault::NoLeader => None,
     }
-}
-
-fn plain(status: StatusCode, text: String) -> Response<Body> {
-    let mut response = Response::new(Body::from(text));
-    *response.status_mut() = status;
-    response
 }
 
 fn with_index(index: u64, body: Body) -> Response<Body> {
