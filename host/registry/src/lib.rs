@@ -24,6 +24,9 @@ pub mod publisher;
 mod findings;
 mod http;
 
+use std::convert::Infallible;
+
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use landfall_core::time::Time;
 use tokio_util::sync::CancellationToken;
@@ -42,7 +45,15 @@ pub trait Source: Send + 'static {
     /// What kind of registry it is, as policies see it: `consul`, `file`, ...
     fn registry(&self) -> &'static str;
 
-    /// Watches the registry until `stop`. It ends for no other reason: whatever goes wrong is
-    /// told through `out` and tried again.
-    fn run(self: Box<Self>, out: Publisher, stop: CancellationToken) -> BoxFuture<'static, ()>;
+    /// Watches the registry for ever: whatever goes wrong is told through `out` and tried again.
+    fn watch(self: Box<Self>, out: Publisher) -> BoxFuture<'static, Infallible>;
+
+    /// Watches the registry until `stop`.
+    fn run(self: Box<Self>, out: Publisher, stop: CancellationToken) -> BoxFuture<'static, ()> {
+        let watching = self.watch(out);
+        async move {
+            let _stopped = stop.run_until_cancelled(watching).await;
+        }
+        .boxed()
+    }
 }

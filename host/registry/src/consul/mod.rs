@@ -76,16 +76,14 @@ mod tracked;
 mod watch;
 mod wire;
 
-use std::time::Duration;
+use std::convert::Infallible;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tokio_util::sync::CancellationToken;
 
 pub use self::client::ConsulError;
 use self::settings::Scope;
 pub use self::settings::{CONNECTIONS_MIN, ConsulSettings, Kinds, RESYNC_MIN};
-use crate::backoff::Backoff;
 use crate::{Publisher, Source};
 
 /// The name under which Consul's servers register themselves, in the default namespace of the
@@ -113,16 +111,7 @@ impl Source for Consul {
         "consul"
     }
 
-    fn run(self: Box<Self>, out: Publisher, stop: CancellationToken) -> BoxFuture<'static, ()> {
-        async move {
-            let _stopped = stop.run_until_cancelled(watch::run(self.settings, &out)).await;
-        }
-        .boxed()
+    fn watch(self: Box<Self>, out: Publisher) -> BoxFuture<'static, Infallible> {
+        async move { watch::run(self.settings, &out).await }.boxed()
     }
-}
-
-/// Short enough to be back soon after a restart of an agent, long enough at last to leave a
-/// cluster alone that struggles.
-fn failure_backoff() -> Backoff {
-    Backoff::new(Duration::from_millis(200), Duration::from_secs(30))
 }

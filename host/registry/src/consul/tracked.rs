@@ -173,7 +173,7 @@ impl Tracked {
 
     /// Notes a failure; the next attempt is its to time.
     pub(super) fn failed(&mut self, error: &ConsulError, now: Instant) {
-        let mut backoff = self.failure.take().map_or_else(super::failure_backoff, |f| f.backoff);
+        let mut backoff = self.failure.take().map_or_else(Backoff::of_registry, |f| f.backoff);
         let retry_at = now + backoff.after_failure();
         let (code, message) = (error.code(), error.to_string());
         self.failure = Some(Failure { code, message, retry_at, backoff });

@@ -71,7 +71,7 @@ impl<'a> Watch<'a> {
             known: None,
             full_at: Instant::now(),
             empty_since: None,
-            backoff: super::failure_backoff(),
+            backoff: Backoff::of_registry(),
         }
     }
 

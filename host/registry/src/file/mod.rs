@@ -19,6 +19,7 @@ mod watch;
 mod wire;
 mod write;
 
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -27,7 +28,6 @@ use futures_util::future::BoxFuture;
 use landfall_core::finding::Finding;
 use landfall_core::registry::Snapshot;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
-use tokio_util::sync::CancellationToken;
 
 pub use self::read::{FILE_BYTES_MAX, FILES_MAX, FileError};
 use self::read::{Files, Stamp};
@@ -103,17 +103,13 @@ impl Source for File {
         "file"
     }
 
-    fn run(self: Box<Self>, out: Publisher, stop: CancellationToken) -> BoxFuture<'static, ()> {
-        async move {
-            let watch = Watch::new(&self.settings.path);
-            let _stopped = stop.run_until_cancelled(self.watch(watch, &out)).await;
-        }
-        .boxed()
+    fn watch(self: Box<Self>, out: Publisher) -> BoxFuture<'static, Infallible> {
+        async move { self.follow(Watch::new(&self.settings.path), &out).await }.boxed()
     }
 }
 
 impl File {
-    async fn watch(&self, mut watch: Watch, out: &Publisher) {
+    async fn follow(&self, mut watch: Watch, out: &Publisher) -> Infallible {
         let mut state = State::default();
         // Before the first reading, or a change between the two would wait for the poll.
         watch.renew(std::iter::empty());

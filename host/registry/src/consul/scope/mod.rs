@@ -23,7 +23,7 @@ use super::pace::Pace;
 use super::sweep::{Cause, Speed, Sweep};
 use super::tracked::Tracked;
 use super::{ConsulSettings, Scope};
-use crate::backoff::{Hold, jittered};
+use crate::backoff::{Backoff, Hold, jittered};
 
 /// How many requests a scope may have under way.
 #[derive(Clone, Copy, Debug)]
@@ -164,9 +164,9 @@ impl ScopeWatch {
             polls: 0,
             in_flight: 0,
             asked: 0,
-            down: Hold::new(super::failure_backoff()),
+            down: Hold::new(Backoff::of_registry()),
             general: None,
-            limited: Hold::new(super::failure_backoff()),
+            limited: Hold::new(Backoff::of_registry()),
             limited_by: None,
             resync_at: now + jittered(resync),
             epoch: 0,
