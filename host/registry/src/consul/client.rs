@@ -22,9 +22,6 @@ const TOKEN: HeaderName = HeaderName::from_static("x-consul-token");
 /// The namespace that every partition has and nobody can delete.
 const DEFAULT_NAMESPACE: &str = "default";
 
-// Answers from this size on are parsed beside the threads that others wait for.
-const PARSE_ASIDE_BYTES: usize = 256 << 10;
-
 /// Why Consul gave no answer that may be relied on.
 #[derive(Debug, thiserror::Error)]
 pub enum ConsulError {
@@ -269,16 +266,8 @@ impl Client {
             ViewKind::Summary => convert::summary_view(&answer.body, kinds),
             ViewKind::Checks => convert::checks_view(&answer.body),
         };
-        let parsed = if bytes < PARSE_ASIDE_BYTES {
-            parse()
-        } else {
-            // A reader that panics is a defect here; it is told as any other malformed answer.
-            match tokio::task::spawn_blocking(parse).await {
-                Ok(parsed) => parsed,
-                Err(error) => return Err(malformed(attempt(), error)),
-            }
-        };
-        let shown = parsed.map_err(|error| malformed(attempt(), error))?;
+        let parsed = http::parsed(bytes, parse).await;
+        let shown = parsed.map_err(|problem| malformed(attempt(), problem))?;
         if shown.is_empty() && !filtered && view.lists_services() && scope.lists_consul() {
             return Err(ConsulError::NothingListed { attempt: attempt() });
         }
