@@ -23,6 +23,7 @@ pub mod publisher;
 
 mod findings;
 mod http;
+mod trouble;
 
 use std::convert::Infallible;
 
@@ -36,6 +37,7 @@ pub use reqwest::Url;
 pub use crate::http::TlsFiles;
 pub use crate::metrics::SourceMetrics;
 pub use crate::publisher::Publisher;
+pub use crate::trouble::Trouble;
 
 /// The wall clock. The runtime gives it; nothing here reads another.
 pub type Clock = fn() -> Time;

@@ -11,6 +11,7 @@ use super::convert::{self, ServiceRead, View, is_listed_name};
 use super::{ConsulSettings, Scope};
 use crate::http::{self, Answer, Cluster, HttpError, Request, SecretFile};
 use crate::metrics::SourceMetrics;
+use crate::trouble::Trouble;
 
 const INDEX: HeaderName = HeaderName::from_static("x-consul-index");
 const KNOWN_LEADER: HeaderName = HeaderName::from_static("x-consul-knownleader");
@@ -519,6 +520,12 @@ impl ConsulError {
             | Self::Filtered { .. }
             | Self::Reset { .. } => false,
         }
+    }
+}
+
+impl From<&ConsulError> for Trouble {
+    fn from(error: &ConsulError) -> Self {
+        Self { code: error.code(), message: error.to_string() }
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::client::{ConsulError, Trust};
 use super::convert::ServiceRead;
 use super::pace::Pace;
-use crate::backoff::Backoff;
+use crate::trouble::Failure;
 
 /// One service.
 #[derive(Debug)]
@@ -39,6 +39,7 @@ pub(super) struct Tracked {
     /// When it last changed, other than by being read for the first time.
     pub(super) changed_at: Option<Instant>,
     pub(super) pace: Pace,
+    /// Why the last read was not good.
     pub(super) failure: Option<Failure>,
 }
 
@@ -48,15 +49,6 @@ pub(super) struct Begun {
     pub(super) at: Instant,
     /// How many questions had been asked by then, this one too.
     pub(super) number: u64,
-}
-
-/// Why the last read of a service was not good.
-#[derive(Debug)]
-pub(super) struct Failure {
-    pub(super) code: &'static str,
-    pub(super) message: String,
-    pub(super) retry_at: Instant,
-    backoff: Backoff,
 }
 
 /// What it means that instances are not in an answer that is to be trusted.
@@ -173,10 +165,7 @@ impl Tracked {
 
     /// Notes a failure; the next attempt is its to time.
     pub(super) fn failed(&mut self, error: &ConsulError, now: Instant) {
-        let mut backoff = self.failure.take().map_or_else(Backoff::of_registry, |f| f.backoff);
-        let retry_at = now + backoff.after_failure();
-        let (code, message) = (error.code(), error.to_string());
-        self.failure = Some(Failure { code, message, retry_at, backoff });
+        self.failure = Some(Failure::after(self.failure.take(), error.into(), now));
     }
 
     /// What is listed `now`, with the known instances that it lacks.

@@ -16,9 +16,9 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::client::{Ask, Client, ConsulError, Reply};
-use super::scope::{Limits, ScopeWatch, Trouble};
+use super::scope::{Limits, ScopeWatch};
 use super::{ConsulSettings, Scope};
-use crate::Publisher;
+use crate::{Publisher, Trouble};
 
 // Namespaces come and go rarely, and Consul does not let us wait for them together with others.
 const NAMESPACES_EVERY: Duration = Duration::from_secs(30);
@@ -227,7 +227,7 @@ impl<'a> Watch<'a> {
             _ => None,
         });
         self.roster_at = Some(Instant::now() + pauses.fold(NAMESPACES_EVERY, Duration::max));
-        self.roster_trouble = errors().next().map(Trouble::of);
+        self.roster_trouble = errors().next().map(Trouble::from);
         self.roster_known |= self.roster_trouble.is_none();
         let scopes = self.settings.scopes(|place| {
             match roster.iter().find(|(known, _)| known == place) {
@@ -261,10 +261,8 @@ impl<'a> Watch<'a> {
             let fails = |running: &Running| running.watch.trouble().is_some();
             let mut scopes = self.scopes.values();
             if !scopes.clone().any(is_listed) || !scopes.all(|one| is_listed(one) || fails(one)) {
-                if let Some(Trouble { code, message }) = &trouble
-                    && self.told != trouble
-                {
-                    self.out.doubt(code, message.clone());
+                if let Some(trouble) = trouble.clone().filter(|_| self.told != trouble) {
+                    self.out.doubt(trouble);
                 }
                 self.told = trouble;
                 return;
@@ -293,11 +291,9 @@ impl<'a> Watch<'a> {
                 .cloned()
                 .collect();
             let snapshot = self.snapshot.clone();
-            match &trouble {
+            match trouble.clone() {
                 None => self.out.complete(snapshot, findings),
-                Some(Trouble { code, message }) => {
-                    self.out.complete_in_doubt(snapshot, findings, code, message.clone());
-                }
+                Some(trouble) => self.out.complete_in_doubt(snapshot, findings, trouble),
             }
         } else if confirmed && trouble.is_none() {
             self.out.confirmed();

@@ -10,6 +10,7 @@ use super::EurekaSettings;
 use super::convert::{self, Entry, Key, Reading};
 use crate::http::{self, Answer, Basic, Cluster, HttpError, Request, SecretFile};
 use crate::metrics::SourceMetrics;
+use crate::trouble::Trouble;
 
 /// What is attempted.
 const FULL: &str = "list all applications";
@@ -340,5 +341,11 @@ impl EurekaError {
             Self::RateLimited { retry_after, .. } => *retry_after,
             _ => None,
         }
+    }
+}
+
+impl From<&EurekaError> for Trouble {
+    fn from(error: &EurekaError) -> Self {
+        Self { code: error.code(), message: error.to_string() }
     }
 }

@@ -34,7 +34,7 @@ use self::read::{Files, Stamp};
 use self::watch::Watch;
 pub use self::write::write;
 use crate::backoff::jittered;
-use crate::{Publisher, Source};
+use crate::{Publisher, Source, Trouble};
 
 // Several events come with one edit. Long enough to read once, short beside the 100 ms within
 // which an edit should be seen.
@@ -168,7 +168,7 @@ impl File {
                 told = true;
                 let error = FileError::Unsettled { path: path.clone() };
                 out.metrics().count_error(error.code());
-                out.doubt(error.code(), error.to_string());
+                out.doubt((&error).into());
             }
             if written {
                 // Until something happens or there is something to say.
@@ -186,16 +186,17 @@ impl File {
         let loaded = tokio::task::spawn_blocking(move || state.read(path)).await;
         // A panic of the reader is the only way to an error; it would be a defect here.
         let (mut state, read) = loaded.unwrap_or_else(|error| {
-            (State::default(), Err(("file_read", format!("the reader of files failed: {error}"))))
+            let message = format!("the reader of files failed: {error}");
+            (State::default(), Err(Trouble { code: "file_read", message }))
         });
         match read {
             Ok((snapshot, findings)) => {
                 state.snapshot = Some(snapshot.clone());
                 out.complete(snapshot, findings);
             }
-            Err((code, message)) => {
-                out.metrics().count_error(code);
-                out.doubt(code, message);
+            Err(trouble) => {
+                out.metrics().count_error(trouble.code);
+                out.doubt(trouble);
             }
         }
         state
@@ -221,7 +222,7 @@ struct State {
     failed: bool,
 }
 
-type Loaded = Result<(Snapshot, Vec<Finding>), (&'static str, String)>;
+type Loaded = Result<(Snapshot, Vec<Finding>), Trouble>;
 
 impl State {
     fn is_good(&self) -> bool {
@@ -238,6 +239,7 @@ impl State {
                 (self, Ok((snapshot, findings)))
             }
             Err(error) => {
+                let trouble = Trouble::from(&error);
                 // A file that is no listing is worth another attempt once it differs; anything
                 // else with the next look.
                 self.stamp = match error {
@@ -245,7 +247,7 @@ impl State {
                     _ => None,
                 };
                 self.failed = true;
-                (self, Err((error.code(), error.to_string())))
+                (self, Err(trouble))
             }
         }
     }

@@ -24,6 +24,7 @@ use super::sweep::{Cause, Speed, Sweep};
 use super::tracked::Tracked;
 use super::{ConsulSettings, Scope};
 use crate::backoff::{Backoff, Hold, jittered};
+use crate::trouble::Trouble;
 
 /// How many requests a scope may have under way.
 #[derive(Clone, Copy, Debug)]
@@ -34,13 +35,6 @@ pub(super) struct Limits {
     pub(super) polls: usize,
     /// Reads of single services, once everything has been listed.
     pub(super) reads: usize,
-}
-
-/// Why the scope is in doubt.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Trouble {
-    pub(super) code: &'static str,
-    pub(super) message: String,
 }
 
 /// The state of the watch over one scope.
@@ -205,11 +199,7 @@ impl ScopeWatch {
         }
         let Some(name) = self.failing.first() else { return self.absence_trouble() };
         let failure = self.tracked.get(name)?.failure.as_ref()?;
-        let message = match self.failing.len() - 1 {
-            0 => failure.message.clone(),
-            more => format!("{} ({more} more services are in doubt)", failure.message),
-        };
-        Some(Trouble { code: failure.code, message })
+        Some(failure.trouble.with_more(self.failing.len() - 1, "services"))
     }
 
     /// The services that changed since the last call; `None` for those that are gone.
@@ -327,7 +317,7 @@ impl ScopeWatch {
         self.list_again();
         self.refused.clear();
         self.down.again(now, Duration::ZERO);
-        self.general = Some(Trouble::of(error));
+        self.general = Some(error.into());
     }
 
     /// Asks nothing for a while, as Consul wants. What is known and what is under way stands.
@@ -365,14 +355,6 @@ impl ScopeWatch {
             (tracked.wanted, tracked.reading, tracked.polling) = (false, None, None);
             tracked.pace = Pace::new();
         }
-    }
-}
-
-// === impl Trouble ===
-
-impl Trouble {
-    pub(super) fn of(error: &ConsulError) -> Self {
-        Self { code: error.code(), message: error.to_string() }
     }
 }
 

@@ -3,9 +3,10 @@
 
 use tokio::time::Instant;
 
-use super::{ScopeWatch, Trouble};
+use super::ScopeWatch;
 use crate::consul::client::{ConsulError, ViewKind};
 use crate::consul::tracked::Absence;
+use crate::trouble::Trouble;
 
 impl ScopeWatch {
     /// Notes the index of a view. False if it went back.
@@ -56,6 +57,6 @@ impl ScopeWatch {
         let attempt = || format!("list the services of {}", self.place);
         let (services, after) = (self.kept.len(), self.settle);
         (services > 0)
-            .then(|| Trouble::of(&ConsulError::Reset { attempt: attempt(), services, after }))
+            .then(|| Trouble::from(&ConsulError::Reset { attempt: attempt(), services, after }))
     }
 }

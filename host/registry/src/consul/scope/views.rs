@@ -6,12 +6,13 @@ use std::time::Duration;
 use landfall_core::text::Text;
 use tokio::time::Instant;
 
-use super::{RevisionUse, ScopeWatch, Trouble, Width};
+use super::{RevisionUse, ScopeWatch, Width};
 use crate::consul::client::{Ask, ConsulError, Reply, ViewKind};
 use crate::consul::convert::{View, is_listed_name};
 use crate::consul::pace::Pace;
 use crate::consul::sweep::Speed;
 use crate::consul::tracked::Tracked;
+use crate::trouble::Trouble;
 
 // A changed service is read before the view is asked for again: Consul works 45 ms on the summary
 // of 1,000 services, and the two would share its cores.
@@ -80,8 +81,8 @@ impl ScopeWatch {
                 self.suspects.clear();
                 if filtered {
                     let attempt = format!("list the services of {}", self.place);
-                    let trouble = Trouble::of(&ConsulError::Filtered { attempt });
-                    self.view_troubles.insert(kind, trouble);
+                    let error = ConsulError::Filtered { attempt };
+                    self.view_troubles.insert(kind, Trouble::from(&error));
                 } else {
                     self.view_troubles.remove(&kind);
                 }
@@ -102,7 +103,7 @@ impl ScopeWatch {
             Err(ref error @ ConsulError::RateLimited { retry_after, .. }) => {
                 // What it showed stands, to be compared with what it shows next.
                 watch.index = None;
-                self.view_troubles.insert(kind, Trouble::of(error));
+                self.view_troubles.insert(kind, error.into());
                 self.limit(None, retry_after, now);
             }
             Err(_) if asked_index.is_some() => {
@@ -121,7 +122,7 @@ impl ScopeWatch {
                     self.list_again();
                 } else {
                     watch.pace.pause(now);
-                    self.view_troubles.insert(kind, Trouble::of(&error));
+                    self.view_troubles.insert(kind, Trouble::from(&error));
                 }
             }
             Err(error) => self.go_down(&error, now),
