@@ -168,6 +168,11 @@ impl Registry for Real {
         });
         true
     }
+
+    fn restart_empty(&mut self) -> bool {
+        self.registered.clear();
+        self.restart()
+    }
 }
 
 /// Starts Eureka, with caches that last as long as a test can wait.
@@ -207,6 +212,7 @@ async fn suite(more: &'static [&'static str]) {
         assert_eq!(cases::nothing_is_listed_before_all_is(real.clear(), how).await, able);
     }
     assert!(cases::a_restarted_registry_is_followed(real.clear()).await);
+    assert!(cases::an_empty_restart_is_believed_when_it_lasts(real.clear()).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,7 @@
 
 use std::collections::hash_map::DefaultHasher;
 use std::error::Error;
+use std::fmt::Display;
 use std::fs;
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -27,6 +28,8 @@ const SECRET_BYTES_MAX: u64 = 64 << 10;
 // whoever names more, by mistake or otherwise, is asked again after this. It also keeps a number
 // of the registry's out of the arithmetic of time.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
+// Answers from this size on are parsed beside the threads that others wait for.
+const PARSE_ASIDE_BYTES: usize = 256 << 10;
 // How much of an error answer is told to a person.
 const TOLD_BYTES_MAX: usize = 300;
 
@@ -359,6 +362,20 @@ impl Pems {
         }
         builder.build().map_err(|error| HttpError::Client(error.to_string()))
     }
+}
+
+/// What `parse` makes of a body of that many bytes, or what is wrong with it.
+pub(crate) async fn parsed<T: Send + 'static, E: Display + Send + 'static>(
+    bytes: usize,
+    parse: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, String> {
+    let parsed = if bytes < PARSE_ASIDE_BYTES {
+        parse()
+    } else {
+        // A reader that panics is a defect here; it is told as any other malformed answer.
+        tokio::task::spawn_blocking(parse).await.map_err(|error| error.to_string())?
+    };
+    parsed.map_err(|error| error.to_string())
 }
 
 fn read_small(path: &Path) -> Result<Vec<u8>, HttpError> {

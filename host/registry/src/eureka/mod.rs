@@ -40,15 +40,13 @@ mod tests;
 mod watch;
 mod wire;
 
-use std::time::Duration;
+use std::convert::Infallible;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tokio_util::sync::CancellationToken;
 
 pub use self::client::EurekaError;
 pub use self::settings::{EurekaLogin, EurekaSettings, POLL_MIN, RESYNC_MIN, STALE_AFTER_MIN};
-use crate::backoff::Backoff;
 use crate::{Publisher, Source};
 
 /// The source.
@@ -72,16 +70,7 @@ impl Source for Eureka {
         "eureka"
     }
 
-    fn run(self: Box<Self>, out: Publisher, stop: CancellationToken) -> BoxFuture<'static, ()> {
-        async move {
-            let _stopped = stop.run_until_cancelled(watch::run(self.settings, &out)).await;
-        }
-        .boxed()
+    fn watch(self: Box<Self>, out: Publisher) -> BoxFuture<'static, Infallible> {
+        async move { watch::run(self.settings, &out).await }.boxed()
     }
-}
-
-/// Short enough to be back soon after a restart of a server, long enough at last to leave a
-/// server alone that struggles.
-fn failure_backoff() -> Backoff {
-    Backoff::new(Duration::from_millis(200), Duration::from_secs(30))
 }

@@ -11,8 +11,8 @@ use super::EurekaSettings;
 use super::client::{Client, Delta, EurekaError};
 use super::convert::Reading;
 use super::listing::{Absence, Listing, Server};
-use crate::Publisher;
 use crate::backoff::{Backoff, jittered};
+use crate::{Publisher, Trouble};
 
 // Servers answer from a cache of 30 s, and what they say of changes may be that much older than what
 // they listed. With pauses of 10, 20 and 30 s between this many answers in a row it has been renewed
@@ -71,7 +71,7 @@ impl<'a> Watch<'a> {
             known: None,
             full_at: Instant::now(),
             empty_since: None,
-            backoff: super::failure_backoff(),
+            backoff: Backoff::of_registry(),
         }
     }
 
@@ -141,7 +141,7 @@ impl<'a> Watch<'a> {
         self.backoff.succeeded();
         let is_empty = full.entries.is_empty();
         if is_empty && !self.is_listed && !self.is_settled(now) {
-            self.out.doubt(EMPTY, self.empty());
+            self.out.doubt(self.empty());
             self.client.begin_with_next();
             return jittered(self.settings.poll);
         }
@@ -207,7 +207,7 @@ impl<'a> Watch<'a> {
 
     /// Keeps what is known, and says why. Everything is asked for next.
     fn failed(&mut self, error: &EurekaError) -> Duration {
-        self.out.doubt(error.code(), error.to_string());
+        self.out.doubt(error.into());
         self.client.renew();
         if error.is_of_one_server() {
             self.client.begin_with_next();
@@ -221,30 +221,32 @@ impl<'a> Watch<'a> {
         self.is_listed = true;
         let snapshot = self.listing.snapshot().clone();
         let findings = self.listing.findings();
-        let (code, message) = match self.listing.missing() {
+        let trouble = match self.listing.missing() {
             0 => return self.out.complete(snapshot, findings),
-            _ if self.listing.is_empty() => (EMPTY, self.empty()),
-            missing => (FORGOTTEN, self.forgotten(missing)),
+            _ if self.listing.is_empty() => self.empty(),
+            missing => self.forgotten(missing),
         };
-        self.out.complete_in_doubt(snapshot, findings, code, message);
+        self.out.complete_in_doubt(snapshot, findings, trouble);
     }
 
-    fn empty(&self) -> String {
-        format!(
+    fn empty(&self) -> Trouble {
+        let message = format!(
             "failed to believe that nothing is registered: so says every server of Eureka that \
              has just started. It is believed when it has been so for {} s. Check whether Eureka \
              restarted",
             self.settings.settle.as_secs()
-        )
+        );
+        Trouble { code: EMPTY, message }
     }
 
-    fn forgotten(&self, missing: usize) -> String {
-        format!(
+    fn forgotten(&self, missing: usize) -> Trouble {
+        let message = format!(
             "failed to find {missing} instances that were listed before and that nobody \
              deregistered. They are gone when they have been missing for {} s. Check whether a \
              server of Eureka restarted or lost touch with the others",
             self.settings.settle.as_secs()
-        )
+        );
+        Trouble { code: FORGOTTEN, message }
     }
 }
 

@@ -19,6 +19,7 @@ mod watch;
 mod wire;
 mod write;
 
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -27,14 +28,13 @@ use futures_util::future::BoxFuture;
 use landfall_core::finding::Finding;
 use landfall_core::registry::Snapshot;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
-use tokio_util::sync::CancellationToken;
 
 pub use self::read::{FILE_BYTES_MAX, FILES_MAX, FileError};
 use self::read::{Files, Stamp};
 use self::watch::Watch;
 pub use self::write::write;
 use crate::backoff::jittered;
-use crate::{Publisher, Source};
+use crate::{Publisher, Source, Trouble};
 
 // Several events come with one edit. Long enough to read once, short beside the 100 ms within
 // which an edit should be seen.
@@ -103,17 +103,13 @@ impl Source for File {
         "file"
     }
 
-    fn run(self: Box<Self>, out: Publisher, stop: CancellationToken) -> BoxFuture<'static, ()> {
-        async move {
-            let watch = Watch::new(&self.settings.path);
-            let _stopped = stop.run_until_cancelled(self.watch(watch, &out)).await;
-        }
-        .boxed()
+    fn watch(self: Box<Self>, out: Publisher) -> BoxFuture<'static, Infallible> {
+        async move { self.follow(Watch::new(&self.settings.path), &out).await }.boxed()
     }
 }
 
 impl File {
-    async fn watch(&self, mut watch: Watch, out: &Publisher) {
+    async fn follow(&self, mut watch: Watch, out: &Publisher) -> Infallible {
         let mut state = State::default();
         // Before the first reading, or a change between the two would wait for the poll.
         watch.renew(std::iter::empty());
@@ -172,7 +168,7 @@ impl File {
                 told = true;
                 let error = FileError::Unsettled { path: path.clone() };
                 out.metrics().count_error(error.code());
-                out.doubt(error.code(), error.to_string());
+                out.doubt((&error).into());
             }
             if written {
                 // Until something happens or there is something to say.
@@ -190,16 +186,17 @@ impl File {
         let loaded = tokio::task::spawn_blocking(move || state.read(path)).await;
         // A panic of the reader is the only way to an error; it would be a defect here.
         let (mut state, read) = loaded.unwrap_or_else(|error| {
-            (State::default(), Err(("file_read", format!("the reader of files failed: {error}"))))
+            let message = format!("the reader of files failed: {error}");
+            (State::default(), Err(Trouble { code: "file_read", message }))
         });
         match read {
             Ok((snapshot, findings)) => {
                 state.snapshot = Some(snapshot.clone());
                 out.complete(snapshot, findings);
             }
-            Err((code, message)) => {
-                out.metrics().count_error(code);
-                out.doubt(code, message);
+            Err(trouble) => {
+                out.metrics().count_error(trouble.code);
+                out.doubt(trouble);
             }
         }
         state
@@ -225,7 +222,7 @@ struct State {
     failed: bool,
 }
 
-type Loaded = Result<(Snapshot, Vec<Finding>), (&'static str, String)>;
+type Loaded = Result<(Snapshot, Vec<Finding>), Trouble>;
 
 impl State {
     fn is_good(&self) -> bool {
@@ -242,6 +239,7 @@ impl State {
                 (self, Ok((snapshot, findings)))
             }
             Err(error) => {
+                let trouble = Trouble::from(&error);
                 // A file that is no listing is worth another attempt once it differs; anything
                 // else with the next look.
                 self.stamp = match error {
@@ -249,7 +247,7 @@ impl State {
                     _ => None,
                 };
                 self.failed = true;
-                (self, Err((error.code(), error.to_string())))
+                (self, Err(trouble))
             }
         }
     }

@@ -13,6 +13,7 @@ use landfall_core::registry::Snapshot;
 
 use super::convert::{self, Listing, Reader};
 use super::wire::{self, Duplicates};
+use crate::Trouble;
 
 /// The largest file that is read. 100,000 instances take about 30 MB.
 pub const FILE_BYTES_MAX: u64 = 256 << 20;
@@ -129,6 +130,12 @@ impl FileError {
             Self::Syntax { .. } => "file_syntax",
             Self::Unsettled { .. } => "file_unsettled",
         }
+    }
+}
+
+impl From<&FileError> for Trouble {
+    fn from(error: &FileError) -> Self {
+        Self { code: error.code(), message: error.to_string() }
     }
 }
 

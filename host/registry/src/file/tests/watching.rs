@@ -197,7 +197,7 @@ async fn polling_goes_on_where_the_operating_system_refuses_to_tell() {
     let poll = Duration::from_millis(300);
     let source = File::new(FileSettings { path: path.clone(), poll });
     tokio::spawn(async move {
-        let _stopped = stop.run_until_cancelled(source.watch(refused, &out)).await;
+        let _stopped = stop.run_until_cancelled(source.follow(refused, &out)).await;
     });
     watched.until(&["a"], None).await;
     fs::write(&path, listing(&["a", "b"])).unwrap();
