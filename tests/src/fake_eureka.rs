@@ -301,6 +301,7 @@ impl Registry {
         instance["app"] = json!(app);
         instance["lastUpdatedTimestamp"] = json!(now.to_string());
         instance["lastDirtyTimestamp"] = json!(now.to_string());
+        instance["leaseInfo"]["registrationTimestamp"] = json!(now);
         instance["actionType"] = json!("ADDED");
         let key = (app, instance["instanceId"].as_str().unwrap_or_default().to_owned());
         self.instances.insert(key.clone(), instance.clone());
