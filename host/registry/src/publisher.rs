@@ -66,8 +66,9 @@ impl Publisher {
         self.publish(snapshot, findings, Some((code, message)));
     }
 
-    /// The last snapshot may be out of date, as `code` and `message` say. `message` is the same
-    /// for as long as the trouble is the same, or every attempt wakes the readers.
+    /// The last snapshot may be out of date, as `code` and `message` say. Readers find the newest
+    /// `message`, but only another `code` wakes them: what a registry says of an error may carry
+    /// the time of day, and each attempt would have everything looked at again.
     pub fn doubt(&self, code: &'static str, message: String) {
         let now = (self.clock)();
         self.state.send_if_modified(|state| self.set_doubt(state, Some((code, message)), now));
@@ -115,7 +116,8 @@ impl Publisher {
         });
     }
 
-    /// Whether anything changed. One trouble turning into another does not begin a new doubt.
+    /// Whether readers should look; the message may have changed all the same. One trouble turning
+    /// into another does not begin a new doubt.
     fn set_doubt(
         &self,
         state: &mut SourceState,
@@ -132,12 +134,13 @@ impl Publisher {
             (before, Some((code, message))) => {
                 let since = before.as_ref().map_or(now, |before| before.since);
                 let doubt = Doubt { code, message, since };
-                let differs = before.as_ref() != Some(&doubt);
-                if before.is_none_or(|before| before.code != code) {
-                    Doubted { source: &self.source, doubt: &doubt }.emit();
+                let is_other = before.is_none_or(|before| before.code != code);
+                if is_other {
+                    let is_listed = state.snapshot.is_some();
+                    Doubted { source: &self.source, doubt: &doubt, is_listed }.emit();
                 }
                 state.doubt = Some(doubt);
-                differs
+                is_other
             }
         }
     }
@@ -184,16 +187,27 @@ impl FindingsChanged<'_> {
 struct Doubted<'a> {
     source: &'a SourceName,
     doubt: &'a Doubt,
+    is_listed: bool,
 }
 
 impl Doubted<'_> {
     fn emit(&self) {
-        warn!(
-            source = %self.source,
-            code = self.doubt.code,
-            error = %self.doubt.message,
-            "Registry in doubt; keeping the last listing."
-        );
+        let Doubt { code, message, .. } = self.doubt;
+        if self.is_listed {
+            warn!(
+                source = %self.source,
+                code,
+                error = %message,
+                "Registry in doubt; keeping the last listing."
+            );
+        } else {
+            warn!(
+                source = %self.source,
+                code,
+                error = %message,
+                "Registry in doubt; nothing is listed yet."
+            );
+        }
     }
 }
 
@@ -265,8 +279,10 @@ mod tests {
         out.complete(snapshot(&["a"]), vec![]);
         out.doubt("refused", "refused".to_owned());
         reader.mark_unchanged();
-        out.doubt("refused", "refused".to_owned());
+        out.doubt("refused", "refused at noon".to_owned());
         assert!(!reader.has_changed().unwrap());
+        let message = reader.borrow().doubt.as_ref().map(|doubt| doubt.message.clone());
+        assert_eq!(message.as_deref(), Some("refused at noon"));
         out.doubt("slow", "slow".to_owned());
         assert!(reader.has_changed().unwrap());
         {
