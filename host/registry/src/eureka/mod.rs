@@ -41,6 +41,8 @@ mod client;
 mod convert;
 mod listing;
 mod settings;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 #[cfg(test)]
 mod tests;
 mod watch;
