@@ -88,7 +88,7 @@ $(CARGO_DENY):
 e2e: ## Run the tests against real Consul, Eureka, kube-apiserver, istiod and Envoy; installs them first
 	cargo build --locked --workspace --bins --tests --features landfall-tests/e2e
 	$(make_components)
-	eval "$$(tests/servers/install.sh)" && \
+	servers=$$(tests/servers/install.sh) && eval "$$servers" && \
 	cargo test --locked --workspace --features landfall-tests/e2e --test consul_real --test eureka_real --test mesh_real -- --test-threads=2 && \
 	cargo test --locked --workspace --features landfall-tests/e2e --test e2e -- --test-threads=1 --nocapture
 
