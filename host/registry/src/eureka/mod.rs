@@ -48,15 +48,12 @@ mod tests;
 mod watch;
 mod wire;
 
-use std::time::Duration;
-
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 pub use self::client::EurekaError;
 pub use self::settings::{EurekaLogin, EurekaSettings, POLL_MIN, RESYNC_MIN, STALE_AFTER_MIN};
-use crate::backoff::Backoff;
 use crate::{Publisher, Source};
 
 /// The source.
@@ -86,10 +83,4 @@ impl Source for Eureka {
         }
         .boxed()
     }
-}
-
-/// Short enough to be back soon after a restart of a server, long enough at last to leave a
-/// server alone that struggles.
-fn failure_backoff() -> Backoff {
-    Backoff::new(Duration::from_millis(200), Duration::from_secs(30))
 }

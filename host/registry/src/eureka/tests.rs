@@ -1,5 +1,7 @@
 //! What Eureka's answers mean. The fixtures were recorded from Spring Cloud's server 2025.1.2.
 
+use std::time::Duration;
+
 use expect_test::{Expect, expect};
 use landfall_core::registry::{Health, Snapshot};
 use landfall_core::time::Time;
@@ -9,7 +11,6 @@ use tokio::time::Instant;
 
 use super::convert::{Reading, answer, counted};
 use super::listing::{Keep, Listing, Server};
-use super::*;
 
 const EMPTY: &[u8] = include_bytes!("../../../../tests/fixtures/eureka/empty-full.json");
 const ONE: &[u8] = include_bytes!("../../../../tests/fixtures/eureka/full-one-instance.json");

@@ -7,10 +7,10 @@ use std::time::Duration;
 use landfall_core::registry::SourceName;
 use tokio::time::{Instant, sleep};
 
-use super::EurekaSettings;
 use super::client::{Client, Delta, EurekaError};
 use super::convert::Reading;
 use super::listing::{Keep, Listing, Server};
+use super::settings::EurekaSettings;
 use crate::Publisher;
 use crate::backoff::{Backoff, jittered};
 
@@ -20,6 +20,11 @@ use crate::backoff::{Backoff, jittered};
 const IN_VAIN_MAX: u32 = 4;
 // Dead instances are to be found soon after they are dead, not at twice that age.
 const STALE_LOOKS: u32 = 3;
+
+// Short enough to be back soon after a restart of a server, long enough at last to leave a server
+// alone that struggles.
+const BACKOFF_MIN: Duration = Duration::from_millis(200);
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
 /// Watches for ever.
 pub(super) async fn run(settings: EurekaSettings, out: &Publisher) -> Infallible {
@@ -74,7 +79,7 @@ impl<'a> Watch<'a> {
             full_at: Instant::now(),
             empty_since: None,
             is_unanswered: false,
-            backoff: super::failure_backoff(),
+            backoff: Backoff::new(BACKOFF_MIN, BACKOFF_MAX),
         }
     }
 

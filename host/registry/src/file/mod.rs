@@ -11,6 +11,7 @@
 //! tell and when the source begins, as two looks at the file a moment apart do. What was read is
 //! published only if that was so until the end. A file that is renamed into place needs neither.
 
+mod aside;
 mod convert;
 mod read;
 #[cfg(test)]
@@ -29,6 +30,7 @@ use landfall_core::registry::Snapshot;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use self::aside::aside;
 pub use self::read::{FILES_MAX, FileError};
 use self::read::{Files, Stamp};
 use self::watch::Watch;
@@ -240,18 +242,6 @@ impl File {
             }
         }
         (state, true)
-    }
-}
-
-/// What `work` returns, which may wait for a disk: not on a thread that others wait for.
-async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime is going down, and with it whoever waits here.
-            Err(_) => std::future::pending().await,
-        },
     }
 }
 

@@ -10,7 +10,7 @@ use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::Notify;
 
-use super::aside;
+use super::aside::aside;
 use super::read::{Stamp, is_listing};
 
 // Only Linux tells when a file that was written is closed. Elsewhere a write counts as done.
