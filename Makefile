@@ -53,11 +53,14 @@ test: ## Run every test that needs no real server
 	cargo test --locked --workspace --quiet
 	cd plugins && CARGO_TARGET_DIR=$(PLUGINS_TARGET) cargo test --locked --workspace --quiet
 
-lint: deny ## Check formatting, lints, dependencies and shell scripts
+# The documentation is for whoever works on the code, so that it may link to what is private.
+lint: deny ## Check formatting, lints, documentation, dependencies and shell scripts
 	cargo fmt --all --check
 	cd plugins && cargo fmt --all --check
 	cd tests/fuzz && cargo fmt --check
 	cargo clippy --locked --workspace --all-targets --all-features --quiet -- -D warnings
+	RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' \
+	    cargo doc --locked --workspace --no-deps --document-private-items --quiet
 	cd plugins && CARGO_TARGET_DIR=$(PLUGINS_TARGET) cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
 	@if command -v shellcheck >/dev/null; then \
 	    git ls-files --cached --others --exclude-standard '*.sh' .ci/run | xargs shellcheck; \
