@@ -172,6 +172,15 @@ impl FakeEureka {
         registry.changes.clear();
     }
 
+    /// Starts anew, after one instance registered again.
+    pub fn restart_with(&self, app: &str, instance: Value) {
+        let mut registry = self.registry();
+        registry.instances.clear();
+        registry.changes.clear();
+        let now = registry.tick();
+        registry.register(app, instance, now);
+    }
+
     /// Starts anew, after everybody registered again.
     pub fn forget_changes(&self) {
         let mut registry = self.registry();

@@ -197,11 +197,24 @@ async fn a_server_that_started_empty_removes_nothing() {
     put(&eureka, 0, 1, 8080);
     (0..2).for_each(|n| put(&eureka, 2, n, 8080));
     until_instances(&mut running, 6, None).await;
-    // Whoever does not is gone when a lease is over.
+    // And again, with one of them back before anybody asked.
+    let began = Instant::now();
     eureka.forget_everything();
     put(&eureka, 0, 0, 8080);
     until_instances(&mut running, 6, Some("eureka_forgotten")).await;
+    // Whoever does not come is gone when a lease is over.
     until_instances(&mut running, 1, None).await;
+    assert!(began.elapsed() >= Duration::from_secs(3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_server_that_started_empty_tells_of_is_no_memory() {
+    let eureka = filled(3);
+    let mut running = start(settings(&[&eureka]));
+    until_instances(&mut running, 6, None).await;
+    // Its first answer is to what changed, and names one that has registered again.
+    eureka.restart_with("s0", instance("s0-0", "10.0.0.0", 8080));
+    until_instances(&mut running, 6, Some("eureka_forgotten")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

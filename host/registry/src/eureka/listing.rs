@@ -117,12 +117,14 @@ impl Listing {
         let missing_before = std::mem::take(&mut self.missing);
         self.counts = Counts::default();
         self.findings.clear();
-        // Of those that this answer and the one before list.
+        // Of those that this full answer and the one before list. What was told as a change in
+        // between proves nothing: a server that started anew tells so of whoever it takes up.
         let (mut remembered, mut new) = (0_usize, 0_usize);
         for entry in entries {
             let (app, id) = entry.key.clone();
             let known = before.get_mut(&app).and_then(|known| known.remove(&id));
             if let Some(known) = &known
+                && !known.is_fresh
                 && !missing_before.contains_key(&entry.key)
             {
                 match entry.lease.is_remembered(known.lease) {

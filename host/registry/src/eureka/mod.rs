@@ -21,9 +21,9 @@
 //! deregister and of those whose lease ends. One that is merely not listed any more may have been
 //! forgotten: a server that starts without another to ask knows nobody, says so with status 200,
 //! and learns within 30 s of whoever is there. But a server says of each instance when it took it
-//! up. Where it says so of most instances as it did in its last answer, it has not started since,
-//! and what it does not list any more has left. This tells deregistrations also where a server does
-//! not tell of changes (`disable-delta`), or told while nobody listened.
+//! up. Where it says so of most instances as it did in its last full answer, it has not started
+//! since, and what it does not list any more has left. This tells deregistrations also where a
+//! server does not tell of changes (`disable-delta`), or told while nobody listened.
 //!
 //! Without that evidence such an instance is kept for 90 s, the length of a lease, or for its own
 //! lease where that is longer, and there is a doubt meanwhile; so is everything when nothing at all

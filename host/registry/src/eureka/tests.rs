@@ -445,6 +445,15 @@ fn what_a_new_server_remembers_is_only_since_it_began() {
 }
 
 #[test]
+fn what_a_new_server_told_as_a_change_is_no_memory() {
+    let mut listing = Listing::of(FULL);
+    let read = answer(&one_taken_up_anew(), Reading::default()).unwrap();
+    listing.changes(read.entries);
+    listing.read_full(&one_taken_up_anew(), Server::Same, Instant::now());
+    assert_eq!((listing.missing(), listing.ids().len()), (3, 4));
+}
+
+#[test]
 fn time_in_which_nobody_answers_is_no_evidence() {
     let mut listing = Listing::of(FULL);
     let now = Instant::now();
