@@ -58,6 +58,8 @@ lint: deny ## Check formatting, lints, documentation, dependencies and shell scr
 	cargo fmt --all --check
 	cd plugins && cargo fmt --all --check
 	cd tests/fuzz && cargo fmt --check
+	@# Its lock file at least: to compile it takes minutes, for it shares nothing with the other workspaces.
+	cargo metadata --locked --format-version 1 --manifest-path tests/fuzz/Cargo.toml >/dev/null
 	cargo clippy --locked --workspace --all-targets --all-features --quiet -- -D warnings
 	RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' \
 	    cargo doc --locked --workspace --no-deps --document-private-items --quiet
