@@ -140,6 +140,15 @@ impl FakeEureka {
         registry.changes.clear();
     }
 
+    /// Starts anew, after one instance registered again.
+    pub fn restart_with(&self, app: &str, instance: Value) {
+        let mut registry = self.registry();
+        registry.instances.clear();
+        registry.changes.clear();
+        let now = registry.tick();
+        registry.register(app, instance, now);
+    }
+
     /// Starts anew, after everybody registered again.
     pub fn forget_changes(&self) {
         let mut registry = self.registry();
@@ -243,6 +252,7 @@ impl Registry {
         instance["app"] = json!(app);
         instance["lastUpdatedTimestamp"] = json!(now.to_string());
         instance["lastDirtyTimestamp"] = json!(now.to_string());
+        instance["leaseInfo"]["registrationTimestamp"] = json!(now);
         instance["actionType"] = json!("ADDED");
         let key = (app, instance["instanceId"].as_str().unwrap_or_default().to_owned());
         self.instances.insert(key.clone(), instance.clone());

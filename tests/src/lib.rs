@@ -13,4 +13,5 @@ pub mod markdown;
 pub mod repository;
 #[cfg(feature = "e2e")]
 pub mod servers;
+pub mod watchdog;
 pub mod world;

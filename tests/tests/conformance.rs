@@ -331,6 +331,7 @@ impl Registry for FakeEurekaRegistry {
             poll_in_full: Duration::from_millis(50),
             // Longer than a case looks for something wrong to happen.
             settle: Duration::from_secs(4),
+            lease_max: Duration::from_secs(4),
             timeout: Duration::from_millis(700),
             body_bytes_max: 64 << 10,
             ..EurekaSettings::new(vec![self.eureka.url().parse().unwrap()])

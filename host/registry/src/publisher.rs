@@ -68,7 +68,9 @@ impl Publisher {
         self.publish(snapshot, findings, Some(trouble));
     }
 
-    /// The last snapshot may be out of date, as `trouble` says.
+    /// The last snapshot may be out of date, as `trouble` says. Readers find the newest message, but
+    /// only another code wakes them: what a registry says of an error may carry the time of day, and
+    /// each attempt would have everything looked at again.
     pub fn doubt(&self, trouble: Trouble) {
         let now = (self.clock)();
         self.state.send_if_modified(|state| self.set_doubt(state, Some(trouble), now));
@@ -111,7 +113,8 @@ impl Publisher {
         });
     }
 
-    /// Whether anything changed. One trouble turning into another does not begin a new doubt.
+    /// Whether readers should look; the message may have changed all the same. One trouble turning
+    /// into another does not begin a new doubt.
     fn set_doubt(&self, state: &mut SourceState, trouble: Option<Trouble>, now: Time) -> bool {
         let before = state.doubt.take();
         match (before, trouble) {
@@ -124,12 +127,13 @@ impl Publisher {
                 let since = before.as_ref().map_or(now, |before| before.since);
                 // It names what is anybody's, and repeats what registries answer.
                 let doubt = Doubt { code, message: OneLine(&message).to_string(), since };
-                let differs = before.as_ref() != Some(&doubt);
-                if before.is_none_or(|before| before.code != code) {
-                    Doubted { source: &self.source, doubt: &doubt }.emit();
+                let is_other = before.is_none_or(|before| before.code != code);
+                if is_other {
+                    let is_listed = state.snapshot.is_some();
+                    Doubted { source: &self.source, doubt: &doubt, is_listed }.emit();
                 }
                 state.doubt = Some(doubt);
-                differs
+                is_other
             }
         }
     }
@@ -176,16 +180,27 @@ impl FindingsChanged<'_> {
 struct Doubted<'a> {
     source: &'a SourceName,
     doubt: &'a Doubt,
+    is_listed: bool,
 }
 
 impl Doubted<'_> {
     fn emit(&self) {
-        warn!(
-            source = %self.source,
-            code = self.doubt.code,
-            error = %self.doubt.message,
-            "Registry in doubt; nothing that it lacks is removed."
-        );
+        let Doubt { code, message, .. } = self.doubt;
+        if self.is_listed {
+            warn!(
+                source = %self.source,
+                code,
+                error = %message,
+                "Registry in doubt; nothing that it lacks is removed."
+            );
+        } else {
+            warn!(
+                source = %self.source,
+                code,
+                error = %message,
+                "Registry in doubt; nothing is listed yet."
+            );
+        }
     }
 }
 
@@ -269,8 +284,10 @@ mod tests {
         out.complete(snapshot(&["a"]), vec![]);
         out.doubt(trouble("refused", "refused"));
         reader.mark_unchanged();
-        out.doubt(trouble("refused", "refused"));
+        out.doubt(trouble("refused", "refused at noon"));
         assert!(!reader.has_changed().unwrap());
+        let message = reader.borrow().doubt.as_ref().map(|doubt| doubt.message.clone());
+        assert_eq!(message.as_deref(), Some("refused at noon"));
         out.doubt(trouble("slow", "slow"));
         assert!(reader.has_changed().unwrap());
         {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use reqwest::StatusCode;
 use reqwest::header::{ACCEPT, HeaderMap, HeaderValue};
 
-use super::EurekaSettings;
 use super::convert::{self, Entry, Key, Reading};
+use super::settings::EurekaSettings;
 use crate::http::{self, Answer, Basic, Cluster, HttpError, Request, SecretFile};
 use crate::metrics::SourceMetrics;
 use crate::trouble::Trouble;

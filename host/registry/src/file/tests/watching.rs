@@ -279,6 +279,26 @@ async fn two_looks_must_agree_where_nobody_tells() {
     }
 }
 
+#[tokio::test]
+async fn what_changed_after_it_was_at_rest_is_not_published() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("r.yaml");
+    fs::write(&path, listing(&["a", "b"])).unwrap();
+    let (out, state) = Publisher::new(SourceName::parse("file").unwrap(), || Time::from_millis(1));
+    let source = File::new(FileSettings::new(&path));
+    let refused = Watch::refused(&path);
+    let settled = source.settle(&refused, Noticed::Found, &out).await;
+    // Somebody begins to write, and makes a pause at the end of a line.
+    fs::write(&path, listing(&["a"])).unwrap();
+    let (read, was_at_rest) = source.load(State::default(), settled, &refused, &out).await;
+    assert_eq!((was_at_rest, &state.borrow().snapshot), (false, &None));
+    fs::write(&path, listing(&["a", "b", "c"])).unwrap();
+    let settled = source.settle(&refused, Noticed::Found, &out).await;
+    let (_, was_at_rest) = source.load(read, settled, &refused, &out).await;
+    let listed = state.borrow().snapshot.as_ref().map(|snapshot| snapshot.services.len());
+    assert_eq!((was_at_rest, listed), (true, Some(3)));
+}
+
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pipe_is_not_waited_for() {
