@@ -128,6 +128,7 @@ pub const ALL: &[Guest] = &[
     guest!("memory-at-start", Load),
     guest!("many-memories", Load),
     guest!("many-modules", Load),
+    guest!("sparse-memories", Load),
     guest!("doubling-components", Load),
     guest!("loop-start", Start),
     guest!("trap-start", Start),
