@@ -226,6 +226,7 @@ fn the_reason_of_a_failure_is_the_real_one() {
         ("giant-list", "output"),
         ("giant-string", "output"),
         ("aliased-split", "output"),
+        ("long-places", "verdict_illegal"),
         ("too-few-verdicts", "verdict_count"),
         ("decide-error", "policy_error"),
     ] {
@@ -315,7 +316,7 @@ fn singles(count: usize) -> Vec<Work> {
     vec![work("bad", &ids(1), None); count]
 }
 
-fn codes(decided: &[DecidedService]) -> BTreeMap<&str, usize> {
+fn codes(decided: &[DecidedService]) -> BTreeMap<&'static str, usize> {
     let mut codes = BTreeMap::new();
     for decision in decided.iter().flat_map(|service| &service.decisions) {
         *codes.entry(decision.fault.as_ref().map_or("none", |fault| fault.code)).or_default() += 1;
@@ -365,6 +366,36 @@ fn slow_answers_cost_a_bounded_time_and_the_rest_comes_later() {
             service.before = Some(Arc::new(decided));
         }
     }
+}
+
+#[test]
+fn what_all_answers_take_is_bounded() {
+    let host = Host::start();
+    let limits = Limits { work_answer_bytes_max: 4 << 20, ..limits() };
+    let policy = admit(&host.engine, "many-places", limits).unwrap();
+    let rules = host.rules(&policy);
+    let none = Rules::new(defaults(), Vec::new());
+    let before = host.decide(&none, work("bad", &ids(1), None));
+    let mut services = vec![work("bad", &ids(1), Some(&before)); 1000];
+    services.push(work("good", &ids(1000), None));
+    let decided = host.workers.decide(&rules, services.clone());
+    let first = codes(&decided);
+    println!("1000 services, each at 64 places, within 4 MiB: {first:?}");
+    // A place takes more than 100 bytes and less than 1 KB.
+    assert!((64..655).contains(&(first["none"] - 1000)), "{first:?}");
+    assert_eq!(first["none"] + first["volume"], 2000);
+    let places = |decided: &DecidedService| match &decided.decisions[0].outcome {
+        Outcome::Published(mappings) => mappings.len(),
+        Outcome::Dropped(_) => 0,
+    };
+    let full = decided[..1000].iter().filter(|service| places(service) == 64).count();
+    let kept = decided[..1000].iter().filter(|service| places(service) == 1).count();
+    assert_eq!((full + 1000, kept), (first["none"], first["volume"]));
+    // Else each turn would add as much again.
+    for (service, decided) in services.iter_mut().zip(decided) {
+        service.before = Some(Arc::new(decided));
+    }
+    assert_eq!(codes(&host.workers.decide_again(&rules, services)), first);
 }
 
 #[test]

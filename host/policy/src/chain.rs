@@ -6,9 +6,9 @@ use std::sync::Arc;
 use landfall_core::decision::{DecidedService, Decision, DropReason, Fault, Outcome};
 use landfall_core::defaults::Subject;
 use landfall_core::finding::{Finding, FindingCode};
-use landfall_core::mapping::{Edit, Mapping, Verdict};
+use landfall_core::mapping::{Address, Edit, Mapping, Port, Verdict};
 use landfall_core::name::Hostname;
-use landfall_core::registry::{Instance, Service, ServiceId};
+use landfall_core::registry::{Instance, Locality, Service, ServiceId};
 use landfall_core::text::{Interner, Text};
 
 use crate::abi::{Item, ServiceFacts};
@@ -43,6 +43,9 @@ pub(crate) struct Decided {
 
 /// Places that one instance may be published at.
 pub const MAPPINGS_PER_INSTANCE_MAX: usize = 64;
+/// Memory that one policy's answer about an instance takes: 64 places of 500 bytes. With the number
+/// of instances this bounds what a policy comes to over time, where each round changes little.
+const INSTANCE_BYTES_MAX: usize = 32 << 10;
 /// Of the reason of a drop, which is shown and counted.
 const REASON_LEN_MAX: usize = 200;
 /// Of some instances together; the service has the same bound again.
@@ -74,6 +77,8 @@ struct Slot {
     decision: Option<Decision>,
     /// Why its first place is none any more.
     dropped: Option<DropReason>,
+    /// The memory that the answer takes of the policy that is being asked.
+    bytes: usize,
 }
 
 /// Decides the instances of `work` whose indices are `pending`.
@@ -145,6 +150,9 @@ impl<'a> Chain<'a> {
         let items: Vec<Item<'_>> =
             live.iter().map(|l| Item { instance: pending[l.slot], mapping: &l.mapping }).collect();
         let answers = self.ask(bench, link, breaker, &items);
+        for slot in &mut *slots {
+            slot.bytes = 0;
+        }
         let mut next = Vec::with_capacity(live.len());
         for (at, answer) in live.into_iter().zip(answers) {
             let slot = &mut slots[at.slot];
@@ -155,10 +163,18 @@ impl<'a> Chain<'a> {
             let policy = link.revision.name();
             // Behind the places of other instances stand those of this one.
             let taken = next.iter().rev().take_while(|l: &&Live| l.slot == at.slot).count();
+            let findings = self.findings.len();
             let result = answer.and_then(|verdict| {
-                self.apply(policy, instance, &at.mapping, verdict)
+                let placed = self
+                    .apply(policy, instance, &at.mapping, verdict)
                     .and_then(|placed| within_bound(placed, taken))
-                    .map_err(|failure| failure.into_fault(policy))
+                    .map_err(|failure| failure.into_fault(policy))?;
+                let bytes = placed.bytes(&at.mapping) + bytes_of(&self.findings[findings..]);
+                slot.bytes += bytes;
+                if slot.bytes > INSTANCE_BYTES_MAX {
+                    return Err(too_long(policy));
+                }
+                breaker.take(&link.revision, bytes).map(|()| placed)
             });
             match result {
                 Ok(Placed::Same) => next.push(at),
@@ -214,6 +230,11 @@ impl<'a> Chain<'a> {
                         answers.extend(verdicts.values.into_iter().map(|verdict| {
                             verdict.map_err(|name| Failure::from(name).into_fault(revision.name()))
                         }));
+                    }
+                    // That there is no instance to ask says nothing of what it would be asked.
+                    Err(failure) if failure.code == FaultCode::NoInstance => {
+                        let fault = breaker.failed_alone(revision, failure, took);
+                        answers.extend(asked.iter().map(|_| Err(Arc::clone(&fault))));
                     }
                     Err(failure) if asked.len() > 1 => {
                         breaker.failed(revision, &failure, took);
@@ -362,6 +383,64 @@ pub(crate) enum Placed {
     Same,
     At(Vec<Mapping>),
     Nowhere(DropReason),
+}
+
+impl Placed {
+    /// The memory that this takes and `before` does not.
+    fn bytes(&self, before: &Mapping) -> usize {
+        match self {
+            Self::Same => 0,
+            Self::At(mappings) => mappings.iter().map(|mapping| added_bytes(mapping, before)).sum(),
+            // Short, and mostly the same one.
+            Self::Nowhere(_) => 0,
+        }
+    }
+}
+
+/// The memory that a mapping takes and the one that it was made of does not. Texts that it may share
+/// with other instances are counted as if it did not.
+fn added_bytes(mapping: &Mapping, before: &Mapping) -> usize {
+    let Mapping {
+        host,
+        namespace,
+        address,
+        ports,
+        labels,
+        locality,
+        weight: _,
+        network,
+        service_account,
+    } = mapping;
+    let mut bytes = size_of::<Mapping>() + host.as_str().len() + namespace.as_str().len();
+    bytes += network.len() + service_account.len();
+    if let Some(Address::Dns(name)) = address {
+        bytes += name.as_str().len();
+    }
+    if let Some(Locality { region, zone, subzone }) = locality {
+        bytes += region.len() + zone.len() + subzone.len();
+    }
+    if !Arc::ptr_eq(ports, &before.ports) {
+        let of_port = |port: &Port| size_of::<Port>() + port.name.as_str().len();
+        bytes += ports.iter().map(of_port).sum::<usize>();
+    }
+    if !std::ptr::eq(labels.as_slice(), before.labels.as_slice()) {
+        let of_label =
+            |(key, value): (&Text, &Text)| size_of::<[Text; 2]>() + key.len() + value.len();
+        bytes += labels.iter().map(of_label).sum::<usize>();
+    }
+    bytes
+}
+
+fn bytes_of(findings: &[Finding]) -> usize {
+    findings.iter().map(|f| size_of::<Finding>() + f.subject.len() + f.message.len()).sum()
+}
+
+fn too_long(policy: &Text) -> Arc<Fault> {
+    Failure::new(
+        FaultCode::VerdictIllegal,
+        format!("the verdicts make more than {INSTANCE_BYTES_MAX} bytes of one instance"),
+    )
+    .into_fault(policy)
 }
 
 fn within_bound(placed: Placed, taken: usize) -> Result<Placed, Failure> {

@@ -17,6 +17,9 @@ pub struct Limits {
     /// Wall time of all calls, on all workers, for everything that is decided together, with the
     /// instances of the policy that are made for them. What is left then is not tried.
     pub work_time_max: Duration,
+    /// Memory that is kept of all answers to everything that is decided together: places, findings
+    /// and settings. What comes on top is not taken, and the rest is not asked.
+    pub work_answer_bytes_max: usize,
     /// Wall time for each of: instantiating, `describe`, `configure`.
     pub configure_time_max: Duration,
     /// What the host copies out of the guest per instance of a call, see [`Limits::output_bytes`].
@@ -35,7 +38,8 @@ pub(crate) struct Budget {
 }
 
 /// Allowed to every call beside what its instances are: a description with its JSON Schema, the
-/// problems of settings, an error's text.
+/// problems of settings, an error's text, a line of log before it is cut. It is about what is copied
+/// for a moment; what is kept of verdicts has limits of its own.
 const OUTPUT_BYTES_BASE: usize = 256 << 10;
 
 /// Python components hold 38 core modules, and each is instantiated.
@@ -70,6 +74,9 @@ impl Default for Limits {
             // Twice what 100,000 instances take the slowest language that is known: JavaScript in
             // StarlingMonkey takes 19 to 28 s of a core for them, Python 6.5 s, Rust 0.5 s.
             work_time_max: Duration::from_secs(60),
+            // 2.6 KB for each of 100,000 instances. A place is 200 bytes, and one with ten labels of
+            // its own some 700.
+            work_answer_bytes_max: 256 << 20,
             configure_time_max: Duration::from_secs(1),
             output_bytes_per_instance_max: 4 << 10,
             log_lines_per_minute_max: 200,

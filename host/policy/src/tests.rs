@@ -279,6 +279,20 @@ fn what_may_go_better_is_tried_again_on_request() {
 }
 
 #[test]
+fn what_cannot_be_made_is_tried_again_and_blames_nobody() {
+    let mut policy = admit_within(&hostile("harmless"), quick()).unwrap();
+    // As when the operating system gives no memory, which a test cannot have it do.
+    Arc::get_mut(&mut policy).unwrap().mold.limits.memory_bytes_max = 0;
+    let harmless = admit(&hostile("harmless")).unwrap();
+    let good = decide(&[&harmless], work(&ids(1000), None));
+    let decided = decide(&[&policy], work(&ids(1000), Some(good)));
+    assert_eq!(summary(&decided), "1000 pay.dc1.mesh [no_instance]");
+    let message = &decided.findings[0].message;
+    assert!(message.contains("was not asked about 1000 instances"), "{message}");
+    assert!(crate::is_transient("no_instance"));
+}
+
+#[test]
 fn an_instance_that_moved_is_not_published_where_it_was() {
     let harmless = admit(&hostile("harmless")).unwrap();
     let trapping = admit(&hostile("trap-decide")).unwrap();
