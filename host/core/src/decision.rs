@@ -115,14 +115,14 @@ impl DecidedService {
     pub fn kept(
         &self,
         service: &Service,
-        instance: &Arc<Instance>,
+        instance: &Instance,
         rules: &RulesMark,
     ) -> Option<&Decision> {
         if self.rules != *rules || !self.service.same_facts(service) {
             return None;
         }
         let (known, decision) = self.decision(&instance.id)?;
-        (known == instance).then_some(decision)
+        (**known == *instance).then_some(decision)
     }
 }
 

@@ -329,14 +329,15 @@ impl<'a> Chain<'a> {
         Decision { outcome, fault: Some(fault) }
     }
 
-    /// What the same policies failed with on the same instance the last time, if they were not even
-    /// asked about it this time. To leave it untried says nothing new, and would make it look as if
-    /// nothing were known against it.
+    /// What the same policy failed with on the same facts the last time, if it was not even asked
+    /// this time. To leave it untried says nothing new, and would make it look as if nothing were
+    /// known against it.
     fn earlier(&self, instance: &Instance, fault: &Fault) -> Option<Arc<Fault>> {
         let before = self.work.before.as_ref().filter(|_| is_unasked(fault.code))?;
-        let (old, decision) = before.decision(&instance.id)?;
-        let earlier = decision.fault.as_ref().filter(|earlier| !is_unasked(earlier.code))?;
-        (before.rules == *self.rules.mark() && **old == *instance).then(|| Arc::clone(earlier))
+        let decision = before.kept(&self.work.service, instance, self.rules.mark())?;
+        let is_same =
+            |earlier: &&Arc<Fault>| earlier.policy == fault.policy && !is_unasked(earlier.code);
+        decision.fault.as_ref().filter(is_same).map(Arc::clone)
     }
 
     fn publish(self, live: Vec<Live>, slots: Vec<Slot>) -> Decided {

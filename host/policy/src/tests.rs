@@ -3,12 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use landfall_core::decision::{DecidedService, DropReason, Outcome};
+use landfall_core::decision::{DecidedService, DropReason, Fault, Outcome};
 use landfall_core::group::gathered;
 use landfall_core::mapping::Verdict;
 use landfall_core::mesh::{Contribution, HostKey, MeshService, Setting};
+use landfall_core::pairs::Pairs;
 use landfall_core::pattern::Pattern;
+use landfall_core::registry::Service;
 
+use crate::chain::Chain;
 use crate::clock;
 use crate::testing::{
     admit, admit_within, component_with, contract_with, defaults, engine, host_edit, hostile, ids,
@@ -290,6 +293,33 @@ fn what_cannot_be_made_is_tried_again_and_blames_nobody() {
     let message = &decided.findings[0].message;
     assert!(message.contains("was not asked about 1000 instances"), "{message}");
     assert!(crate::is_transient("no_instance"));
+}
+
+#[test]
+fn an_old_fault_answers_only_for_the_facts_and_the_policy_that_it_is_of() {
+    let rules = rules(&[]);
+    let fault = |policy: &str, code| {
+        Arc::new(Fault { policy: policy.into(), code, message: String::new() })
+    };
+    let mut before = workers().decide(&rules, vec![work(&ids(1), None)]).remove(0);
+    before.decisions[0].fault = Some(fault("p", "deadline"));
+    let code = |work: &Work, policy: &str, code| {
+        let chain = Chain::new(&rules, work);
+        let instance = &work.service.instances()[0];
+        chain.kept(instance, fault(policy, code)).fault.unwrap().code
+    };
+    let same = work(&ids(1), Some(before.clone()));
+    assert_eq!(code(&same, "p", "untried"), "deadline");
+    assert_eq!(code(&same, "p", "trap"), "trap", "it was asked");
+    assert_eq!(code(&same, "q", "untried"), "untried", "another policy");
+    let changed = work_of(vec![instance_at("i0", "10.0.0.2", 80)], Some(before.clone()));
+    assert_eq!(code(&changed, "p", "untried"), "untried", "another instance");
+    let mut changed = work(&ids(1), Some(before));
+    let meta = [("owner", "b")].into_iter().collect();
+    let instances = changed.service.instances().to_vec();
+    let (service, _) = Service::new(changed.id.key.clone(), meta, Pairs::default(), instances);
+    changed.service = Arc::new(service);
+    assert_eq!(code(&changed, "p", "untried"), "untried", "another service");
 }
 
 #[test]
