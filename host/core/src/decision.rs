@@ -28,6 +28,8 @@ pub struct DecidedService {
     pub decisions: Vec<Decision>,
     /// What a person should know of it.
     pub findings: Vec<Finding>,
+    /// How many more findings there are about each instance; `None` is the service itself.
+    pub unlisted: BTreeMap<Option<Text>, usize>,
 }
 
 /// What was decided of one instance.

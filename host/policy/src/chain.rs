@@ -15,6 +15,7 @@ use crate::abi::{Item, ServiceFacts};
 use crate::bench::Bench;
 use crate::breaker::Breaker;
 use crate::fault::{Failure, FaultCode, cut, is_unasked};
+use crate::findings::Findings;
 use crate::kept;
 use crate::rules::{Link, Rules};
 
@@ -36,9 +37,7 @@ pub struct Work {
 pub(crate) struct Decided {
     /// In the order in which they were asked for.
     pub(crate) decisions: Vec<Decision>,
-    pub(crate) findings: Vec<Finding>,
-    /// How many more there were.
-    pub(crate) findings_dropped: usize,
+    pub(crate) findings: Findings,
 }
 
 /// Places that one instance may be published at.
@@ -48,16 +47,13 @@ pub const MAPPINGS_PER_INSTANCE_MAX: usize = 64;
 const INSTANCE_BYTES_MAX: usize = 32 << 10;
 /// Of the reason of a drop, which is shown and counted.
 const REASON_LEN_MAX: usize = 200;
-/// Of some instances together; the service has the same bound again.
-pub(crate) const FINDINGS_MAX: usize = 100;
 
 /// The work on some instances of one service.
 pub(crate) struct Chain<'a> {
     rules: &'a Rules,
     work: &'a Work,
     interner: Interner,
-    findings: Vec<Finding>,
-    findings_dropped: usize,
+    findings: Findings,
     /// Host names that policies set and that are legal: the same few again and again.
     hosts: HashMap<Text, Hostname>,
 }
@@ -112,8 +108,7 @@ impl<'a> Chain<'a> {
             rules,
             work,
             interner: Interner::default(),
-            findings: Vec::new(),
-            findings_dropped: 0,
+            findings: Findings::default(),
             hosts: HashMap::new(),
         }
     }
@@ -125,14 +120,14 @@ impl<'a> Chain<'a> {
 
     fn defaults(&mut self, pending: &[&Instance], slots: &mut [Slot]) -> Vec<Live> {
         let Work { id, service, .. } = self.work;
-        let defaults = self.rules.defaults().of_service(id, service, &mut self.findings);
+        let defaults = self.rules.defaults().of_service(id, service, &mut self.findings.listed);
         let mut live = Vec::with_capacity(pending.len());
         for (slot, instance) in pending.iter().enumerate() {
-            match defaults.mapping(instance, &mut self.interner, &mut self.findings) {
+            match defaults.mapping(instance, &mut self.interner, &mut self.findings.listed) {
                 Ok(mapping) => live.push(Live { slot, mapping }),
                 Err(reason) => slots[slot].decision = Some(settled(Outcome::Dropped(reason))),
             }
-            self.bound_findings();
+            self.findings.bound(Some(&instance.id));
         }
         live
     }
@@ -163,13 +158,13 @@ impl<'a> Chain<'a> {
             let policy = link.revision.name();
             // Behind the places of other instances stand those of this one.
             let taken = next.iter().rev().take_while(|l: &&Live| l.slot == at.slot).count();
-            let findings = self.findings.len();
+            let findings = self.findings.listed.len();
             let result = answer.and_then(|verdict| {
                 let placed = self
                     .apply(policy, instance, &at.mapping, verdict)
                     .and_then(|placed| within_bound(placed, taken))
                     .map_err(|failure| failure.into_fault(policy))?;
-                let bytes = placed.bytes(&at.mapping) + bytes_of(&self.findings[findings..]);
+                let bytes = placed.bytes(&at.mapping) + bytes_of(&self.findings.listed[findings..]);
                 slot.bytes += bytes;
                 if slot.bytes > INSTANCE_BYTES_MAX {
                     return Err(too_long(policy));
@@ -226,7 +221,9 @@ impl<'a> Chain<'a> {
                 match answer {
                     Ok(verdicts) => {
                         breaker.succeeded(revision);
-                        self.note_unknown(revision.name(), &verdicts.unknown);
+                        for (index, name) in &verdicts.unknown {
+                            self.note_unknown(revision.name(), asked[*index].instance, name);
+                        }
                         answers.extend(verdicts.values.into_iter().map(|verdict| {
                             verdict.map_err(|name| Failure::from(name).into_fault(revision.name()))
                         }));
@@ -310,7 +307,7 @@ impl<'a> Chain<'a> {
             None => mapping,
         };
         let edited = begun
-            .edited(edits, &subject, &mut self.interner, &mut self.findings)
+            .edited(edits, &subject, &mut self.interner, &mut self.findings.listed)
             .map_err(|error| Failure::new(FaultCode::VerdictIllegal, error.to_string()))?;
         if known.is_none()
             && let Some(host) = host
@@ -318,7 +315,7 @@ impl<'a> Chain<'a> {
         {
             self.hosts.insert(Text::from(host), edited.host.clone());
         }
-        self.bound_findings();
+        self.findings.bound(Some(&instance.id));
         Ok(edited)
     }
 
@@ -357,24 +354,16 @@ impl<'a> Chain<'a> {
                 settled(outcome)
             }));
         }
-        Decided { decisions, findings: self.findings, findings_dropped: self.findings_dropped }
+        Decided { decisions, findings: self.findings }
     }
 
-    pub(crate) fn note_unknown(&mut self, policy: &Text, unknown: &[String]) {
-        for name in unknown {
-            self.findings.push(Finding::new(
-                FindingCode::Refused,
-                &self.work.id,
-                format!("policy {policy} sets {name:?}, which this version of Landfall does not know; it was left out"),
-            ));
-        }
-        self.bound_findings();
-    }
-
-    fn bound_findings(&mut self) {
-        let over = self.findings.len().saturating_sub(FINDINGS_MAX);
-        self.findings_dropped += over;
-        self.findings.truncate(FINDINGS_MAX);
+    fn note_unknown(&mut self, policy: &Text, instance: &Instance, name: &str) {
+        self.findings.listed.push(Finding::new(
+            FindingCode::Refused,
+            Subject { id: &self.work.id, instance },
+            format!("policy {policy} sets {name:?}, which this version of Landfall does not know; it was left out"),
+        ));
+        self.findings.bound(Some(&instance.id));
     }
 }
 

@@ -19,6 +19,7 @@ pub mod componentize;
 mod decide;
 mod engine;
 mod fault;
+mod findings;
 mod guest;
 mod kept;
 mod limits;

@@ -296,6 +296,45 @@ fn what_cannot_be_made_is_tried_again_and_blames_nobody() {
 }
 
 #[test]
+fn what_is_found_lasts_as_long_as_its_reason() {
+    // By the first letter of an instance: `a` has a name altered, `e` has no legal form, `n` is given
+    // an edit that no version knows, and `z` is kept.
+    let policy = admit(&hostile("illegal-names")).unwrap();
+    let rules = rules(&[&policy]);
+    let workers = workers();
+    let named = |letter: char, numbers: std::ops::Range<usize>| -> Vec<String> {
+        numbers.map(|number| format!("{letter}{number:03}")).collect()
+    };
+    let decide = |ids: &[String], before: Option<&DecidedService>| {
+        workers.decide(&rules, vec![work(ids, before.cloned())]).remove(0)
+    };
+    let told = |decided: &DecidedService, what: &str| {
+        decided.findings.iter().filter(|f| f.message.contains(what)).count()
+    };
+
+    // However much else there is, that a policy fails is listed.
+    let all = [named('a', 0..150), named('e', 0..1)].concat();
+    let first = decide(&all, None);
+    assert_eq!((first.findings.len(), told(&first, "failed on 1 instances")), (101, 1));
+    assert_eq!(told(&first, "51 more findings of this service are not listed"), 1);
+    assert_eq!(decide(&all, Some(&first)).findings, first.findings, "nothing changed");
+
+    // Which were not listed is known, so that the number follows those that are gone.
+    let some = [named('a', 0..120), named('e', 0..1), named('z', 0..1)].concat();
+    let second = decide(&some, Some(&first));
+    assert_eq!(told(&second, "21 more findings of this service are not listed"), 1);
+    let third = decide(&named('a', 0..90), Some(&second));
+    assert_eq!((third.findings.len(), told(&third, "not listed")), (90, 0));
+
+    // That an edit was left out stands beside the instance, and so outlives the others.
+    let first = decide(&["n".to_owned()], None);
+    assert_eq!(told(&first, "does not know"), 1);
+    let second = decide(&["n".to_owned(), "z".to_owned()], Some(&first));
+    assert_eq!(told(&second, "does not know"), 1);
+    assert_eq!(decide(&["z".to_owned()], Some(&second)).findings, []);
+}
+
+#[test]
 fn an_old_fault_answers_only_for_the_facts_and_the_policy_that_it_is_of() {
     let rules = rules(&[]);
     let fault = |policy: &str, code| {

@@ -115,6 +115,7 @@ fn decided(case: &Case) -> Vec<DecidedService> {
             rules: RulesMark::default(),
             decisions,
             findings: noted,
+            unlisted: BTreeMap::new(),
         }
     };
     case.services.iter().map(of).collect()
