@@ -1,6 +1,6 @@
 ;; Has, beside a harmless guest, a module of a hundred memories, each with a byte at its begin and one 16 MiB behind it.
 ;; Whoever lays that out with the zeros between makes 1.6 GB of 3 KB. Two hundred modules of this kind would be 320 GB.
-;; The host: compiles it in about the memory that its bytes take, and refuses it for the memories it begins with.
+;; The host: compiles it in about the memory that its bytes take, and refuses it for the number of memories.
 ;; (The loader puts this component into the guest's.)
 (component
   (core module $m
