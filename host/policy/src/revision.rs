@@ -90,12 +90,11 @@ impl Revision {
             .instantiate()
             .map_err(stage("instantiate"))?
             .map_err(|problem| AdmissionError::WorldMismatch { problem })?;
-        let (guest, _) = mold.describe(guest).map_err(stage("describe"))?;
         let guest = mold
             .configure(guest, settings_json)
             .map_err(stage("configure"))?
             .map_err(|problems| AdmissionError::ConfigInvalid { problems })?;
-        // Asked again, for what a policy reads may follow from its settings.
+        // Behind `configure`, for what a policy reads may follow from its settings.
         let (_, descriptor) = mold.describe(guest).map_err(stage("describe"))?;
         let (projection, unknown) = Projection::parse(descriptor.reads.as_deref());
         // The log has a bound of its own.

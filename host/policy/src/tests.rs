@@ -218,9 +218,10 @@ fn a_policy_that_always_fails_does_not_take_for_ever() {
     // A thousand traps in a row cost less than one loop, so they do not count as much.
     let trapping = admit(&hostile("trap-decide")).unwrap();
     let decided = decide(&[&trapping], work(&ids(3000), None));
-    let trapped = codes(&decided, "trap");
-    assert!((20..=1001).contains(&trapped), "{}", summary(&decided));
-    assert_eq!(codes(&decided, "untried"), 3000 - trapped);
+    // On a busy machine one or the other call runs into its limit before it traps.
+    let tried = codes(&decided, "trap") + codes(&decided, "deadline");
+    assert!((20..=1001).contains(&tried), "{}", summary(&decided));
+    assert_eq!(codes(&decided, "untried"), 3000 - tried);
 }
 
 #[test]
@@ -490,6 +491,20 @@ fn only_what_is_read_is_sent() {
     assert_eq!(reason(1, nowhere, 0), "1 policy p: none", "an empty list is nothing");
     // One read, the word "tags" at 2000: its pointer and length stand at 2008.
     assert_eq!(reason(1, "\\d8\\07\\00\\00", 1), "1 policy p: tags");
+}
+
+#[test]
+fn settings_come_before_everything_else() {
+    let text = r#"(global $configured (mut i32) (i32.const 0))
+        (func (export "landfall:policy/plugin@0.1.0#configure") (param i32 i32) (result i32)
+          (if (global.get $configured) (then unreachable))
+          (global.set $configured (i32.const 1))
+          (call $configure (i32.const 0) (i32.const 0)))
+        (func (export "landfall:policy/plugin@0.1.0#describe") (result i32)
+          (if (i32.eqz (global.get $configured)) (then unreachable))
+          (call $describe))"#;
+    let policy = admit(&crate::testing::component(text)).unwrap();
+    assert_eq!(summary(&decide(&[&policy], work(&ids(1), None))), "1 pay.dc1.mesh");
 }
 
 /// The interfaces of WASI as far as the test below uses them.
