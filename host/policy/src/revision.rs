@@ -143,14 +143,6 @@ impl Revision {
         &self.descriptor
     }
 
-    /// The JSON Schema of its settings, if it gives one. The policy took its settings, so they are
-    /// good in its own eyes; whoever reads JSON can look whether they also keep to this. It is as
-    /// hostile as everything that a policy says.
-    #[must_use]
-    pub fn schema(&self) -> Option<&str> {
-        self.descriptor.schema.as_deref()
-    }
-
     /// What it may use.
     #[must_use]
     pub fn limits(&self) -> &Limits {
