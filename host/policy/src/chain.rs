@@ -162,7 +162,7 @@ impl<'a> Chain<'a> {
             let result = answer.and_then(|verdict| {
                 let placed = self
                     .apply(policy, instance, &at.mapping, verdict)
-                    .and_then(|placed| within_bound(placed, taken))
+                    .and_then(|placed| check_places(taken + placed.places()).map(|()| placed))
                     .map_err(|failure| failure.into_fault(policy))?;
                 let bytes = placed.bytes(&at.mapping) + bytes_of(&self.findings.listed[findings..]);
                 slot.bytes += bytes;
@@ -376,6 +376,15 @@ pub(crate) enum Placed {
 }
 
 impl Placed {
+    /// How many places these are.
+    pub(crate) fn places(&self) -> usize {
+        match self {
+            Self::Same => 1,
+            Self::At(mappings) => mappings.len(),
+            Self::Nowhere(_) => 0,
+        }
+    }
+
     /// The memory that this takes and `before` does not.
     fn bytes(&self, before: &Mapping) -> usize {
         match self {
@@ -433,19 +442,15 @@ fn too_long(policy: &Text) -> Arc<Fault> {
     .into_fault(policy)
 }
 
-fn within_bound(placed: Placed, taken: usize) -> Result<Placed, Failure> {
-    let count = match &placed {
-        Placed::Same => 1,
-        Placed::At(mappings) => mappings.len(),
-        Placed::Nowhere(_) => 0,
-    };
-    if taken + count > MAPPINGS_PER_INSTANCE_MAX {
+/// Whether an instance may be at so many places.
+pub(crate) fn check_places(count: usize) -> Result<(), Failure> {
+    if count > MAPPINGS_PER_INSTANCE_MAX {
         return Err(Failure::new(
             FaultCode::VerdictIllegal,
             format!("the verdicts put an instance at more than {MAPPINGS_PER_INSTANCE_MAX} places"),
         ));
     }
-    Ok(placed)
+    Ok(())
 }
 
 /// The outcome of an instance that every policy was asked about. What equals the instance before is

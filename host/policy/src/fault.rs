@@ -7,7 +7,7 @@ use landfall_core::decision::Fault;
 use landfall_core::text::Text;
 use wasmtime::{Trap, WasmBacktrace};
 
-use crate::limits::Budget;
+use crate::limits::{self, Budget};
 
 /// Why a call failed: a closed set, fit for a metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -145,12 +145,12 @@ impl Failure {
         Self { code, message }
     }
 
-    /// What `error` of a call says. `memory_refused` is the limit, if the guest was refused memory
-    /// during the call.
+    /// What `error` of a call says. `refused` is the limit, if the guest was refused to grow in the
+    /// call.
     pub(crate) fn of_call(
         error: &wasmtime::Error,
         budget: &Budget,
-        memory_refused: Option<usize>,
+        refused: Option<limits::Refused>,
     ) -> Self {
         let root = error.root_cause().to_string();
         if root.starts_with(OUTPUT_EXHAUSTED) {
@@ -162,7 +162,7 @@ impl Failure {
                 ),
             );
         }
-        let (code, mut message) = match (error.downcast_ref::<Trap>(), memory_refused) {
+        let (code, mut message) = match (error.downcast_ref::<Trap>(), refused) {
             (Some(Trap::Interrupt), _) => (
                 FaultCode::Deadline,
                 format!("the call ran into its time limit of {:?}", budget.time),
@@ -170,11 +170,9 @@ impl Failure {
             (Some(Trap::StackOverflow), _) => {
                 (FaultCode::Stack, "the policy recursed too deeply".to_owned())
             }
-            (_, Some(max)) => (
+            (_, Some(limit)) => (
                 FaultCode::Memory,
-                format!(
-                    "the policy reached its memory limit of {max} bytes, then ended with: {root}"
-                ),
+                format!("the policy reached its {limit}, then ended with: {root}"),
             ),
             (_, None) => (FaultCode::Trap, root),
         };

@@ -1,5 +1,6 @@
 //! How much a policy may use.
 
+use std::fmt;
 use std::time::Duration;
 
 use wasmtime::ResourceLimiter;
@@ -65,9 +66,18 @@ pub(crate) struct MemoryLimiter {
     elements_max: usize,
     bytes: usize,
     elements: usize,
-    /// Whether something was refused. A guest that cannot grow mostly ends in a trap that does not
-    /// say so.
-    refused: bool,
+    /// What was refused last, if nothing was granted since: a guest that goes on well without does
+    /// not end because of it. One that does not mostly ends in a trap that does not say so.
+    refused: Option<Refused>,
+}
+
+/// A limit that a guest could not grow beyond.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// That of memories and tables together, in bytes.
+    Bytes(usize),
+    /// That of the elements of tables.
+    Elements(usize),
 }
 
 // === impl Limits ===
@@ -103,6 +113,17 @@ impl Limits {
     }
 }
 
+// === impl Refused ===
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bytes(max) => write!(f, "memory limit of {max} bytes"),
+            Self::Elements(max) => write!(f, "limit of {max} elements in tables"),
+        }
+    }
+}
+
 // === impl MemoryLimiter ===
 
 impl MemoryLimiter {
@@ -112,13 +133,13 @@ impl MemoryLimiter {
             elements_max: limits.table_elements_max,
             bytes: 0,
             elements: 0,
-            refused: false,
+            refused: None,
         }
     }
 
-    /// The limit, if something was refused since the last time this was asked.
-    pub(crate) fn take_refused(&mut self) -> Option<usize> {
-        std::mem::take(&mut self.refused).then_some(self.bytes_max)
+    /// What the guest was refused since the last time this was asked.
+    pub(crate) fn take_refused(&mut self) -> Option<Refused> {
+        self.refused.take()
     }
 
     /// Whether so much is in use that a fresh store is better: guests do not give memory back.
@@ -129,12 +150,15 @@ impl MemoryLimiter {
     fn grow(&mut self, bytes: usize, elements: usize) -> bool {
         let new_bytes = self.bytes.saturating_add(bytes);
         let new_elements = self.elements.saturating_add(elements);
-        if new_bytes > self.bytes_max || new_elements > self.elements_max {
-            self.refused = true;
-            return false;
-        }
-        (self.bytes, self.elements) = (new_bytes, new_elements);
-        true
+        self.refused = if new_bytes > self.bytes_max {
+            Some(Refused::Bytes(self.bytes_max))
+        } else if new_elements > self.elements_max {
+            Some(Refused::Elements(self.elements_max))
+        } else {
+            (self.bytes, self.elements) = (new_bytes, new_elements);
+            None
+        };
+        self.refused.is_none()
     }
 }
 
@@ -184,9 +208,14 @@ mod tests {
         assert!(limiter.memory_growing(0, 400, None).unwrap());
         assert!(limiter.table_growing(0, 50, None).unwrap());
         assert!(!limiter.table_growing(50, 51, None).unwrap(), "too many elements");
-        assert_eq!(limiter.take_refused(), Some(1000));
+        assert_eq!(limiter.take_refused(), Some(Refused::Elements(50)));
         assert!(limiter.memory_growing(0, 200, None).unwrap());
         assert!(!limiter.memory_growing(200, 201, None).unwrap(), "1001 bytes");
+        assert_eq!(limiter.take_refused(), Some(Refused::Bytes(1000)));
+        assert_eq!(limiter.take_refused(), None);
+        assert!(!limiter.memory_growing(200, 300, None).unwrap());
+        assert!(limiter.memory_growing(200, 200, None).unwrap(), "it asks for less, and goes on");
+        assert_eq!(limiter.take_refused(), None);
         assert!(limiter.is_nearly_full());
     }
 }

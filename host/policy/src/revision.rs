@@ -15,7 +15,7 @@ use crate::engine::PolicyEngine;
 use crate::fault::{Failure, FaultCode, problem};
 use crate::guest::{Guest, Mold};
 use crate::limits::Limits;
-use crate::log::{Level, PolicyLog};
+use crate::log::{Capture, Level, PolicyLog};
 use crate::projection::Projection;
 use crate::refusal::AdmissionError;
 use crate::structure;
@@ -87,7 +87,7 @@ impl Revision {
 
         let stage = |stage| move |failure| AdmissionError::Call { stage, failure };
         let guest = mold
-            .instantiate()
+            .instantiate(None)
             .map_err(stage("instantiate"))?
             .map_err(|problem| AdmissionError::WorldMismatch { problem })?;
         let guest = mold
@@ -161,10 +161,12 @@ impl Revision {
         self.decides_services
     }
 
-    /// A fresh instance with its settings.
-    pub(crate) fn guest(&self) -> Result<Guest, Failure> {
-        let guest =
-            self.mold.instantiate()?.map_err(|problem| Failure::new(FaultCode::Trap, problem))?;
+    /// A fresh instance with its settings. Its lines go to `capture`, if there is one.
+    pub(crate) fn guest(&self, capture: Option<Capture>) -> Result<Guest, Failure> {
+        let guest = self
+            .mold
+            .instantiate(capture)?
+            .map_err(|problem| Failure::new(FaultCode::Trap, problem))?;
         self.mold.configure(guest, &self.settings)?.map_err(|_| {
             Failure::new(
                 FaultCode::PolicyError,

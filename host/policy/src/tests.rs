@@ -417,6 +417,25 @@ fn a_trace_shows_each_step() {
     assert_eq!(hosts(1), ["a.mesh"]);
     assert!(hosts(2).is_empty() && steps[2].dropped.len() == 1);
     assert!(workers().trace(&rules, &work(&ids(3), None), "nobody").is_empty());
+
+    // What nobody gets is not shown: a policy that fails leaves an instance where it was.
+    let splitting = admit(&hostile("many-places")).unwrap();
+    let rules = crate::testing::rules(&[&renaming, &splitting, &splitting]);
+    let steps = workers().trace(&rules, &work(&ids(3), None), "i1");
+    let code = |n: usize| steps[n].verdicts.as_ref().map_or_else(|fault| fault.code, |_| "none");
+    let of = |n: usize| (code(n), steps[n].mappings.len());
+    assert_eq!([of(0), of(1), of(2)], [("none", 1), ("none", 64), ("verdict_illegal", 64)]);
+}
+
+#[test]
+fn a_trace_has_the_lines_of_settings_too() {
+    let text = r#"(data (i32.const 2000) "ready")
+        (func (export "landfall:policy/plugin@0.1.0#configure") (param i32 i32) (result i32)
+          (call $log (i32.const 2) (i32.const 2000) (i32.const 5))
+          (call $configure (i32.const 0) (i32.const 0)))"#;
+    let policy = admit(&crate::testing::component(text)).unwrap();
+    let steps = workers().trace(&rules(&[&policy]), &work(&ids(1), None), "i0");
+    assert_eq!(steps[0].log.iter().map(ToString::to_string).collect::<Vec<_>>(), ["info: ready"]);
 }
 
 #[test]
@@ -667,7 +686,7 @@ fn engines_end() {
 fn an_empty_call_is_cheap() {
     const CALLS: u32 = 20_000;
     let policy = admit(&hostile("harmless")).unwrap();
-    let mut guest = policy.guest().unwrap();
+    let mut guest = policy.guest(None).unwrap();
     let mut best = Duration::MAX;
     for _ in 0..5 {
         let start = clock::now();
