@@ -9,7 +9,7 @@ use landfall_core::mapping::Verdict;
 use landfall_core::mesh::{Contribution, HostKey, MeshService, Setting};
 use landfall_core::pairs::Pairs;
 use landfall_core::pattern::Pattern;
-use landfall_core::registry::Service;
+use landfall_core::registry::{Health, Instance, Service};
 
 use crate::chain::Chain;
 use crate::clock;
@@ -389,6 +389,20 @@ fn an_instance_that_moved_is_not_published_where_it_was() {
     // The address that a policy set may have been made of the old one.
     assert_eq!(moved(&elsewhere, "10.0.0.1", 80), ["1.2.3.4"]);
     assert_eq!(moved(&elsewhere, "10.0.0.2", 80), nowhere);
+}
+
+#[test]
+fn why_an_instance_was_left_out_is_not_kept_for_one_that_recovered() {
+    let trapping = admit(&hostile("trap-decide")).unwrap();
+    let drop_all = admit(&hostile("drop-all")).unwrap();
+    let kept = |policy: &Arc<Revision>, health: Health| {
+        let was = Instance { health, ..Instance::clone(&instance_at("i0", "10.0.0.1", 80)) };
+        let before = decide(&[policy], work_of(vec![Arc::new(was)], None));
+        assert!(matches!(before.decisions[0].outcome, Outcome::Dropped(_)));
+        summary(&decide(&[&trapping], work(&ids(1), Some(before))))
+    };
+    assert_eq!(kept(&drop_all, Health::Passing), "1 policy p: because [trap]");
+    assert_eq!(kept(&drop_all, Health::Critical), "1 (nothing) [trap]", "not by a policy");
 }
 
 #[test]
