@@ -156,6 +156,7 @@ pub const ALL: &[Guest] = &[
     guest!("realloc-loop", Configure, "deadline"),
     guest!("log-in-realloc", Configure, "configure_failed"),
     guest!("loop-decide", Decide, "deadline"),
+    guest!("loop-fill", Decide, "deadline"),
     guest!("trap-decide", Decide, "trap"),
     guest!("slow-trap", Decide, "trap"),
     guest!("memory-growth", Decide, "memory"),

@@ -273,6 +273,34 @@ fn a_runaway_policy_is_stopped_within_its_budget() {
     assert!(late <= RUNAWAYS / 20 + 2 * natives_late, "{overruns:?}");
 }
 
+/// An instruction that fills memory is not interrupted, so the limit is exceeded by one of them. What
+/// it takes, our own thread says, which fills as much.
+#[test]
+fn a_policy_that_fills_memory_is_stopped_an_instruction_later() {
+    let host = Host::start();
+    let policy = admit(&host.engine, "loop-fill", Limits::default()).unwrap();
+    let (rules, work) = (host.rules(&policy), work("bad", &ids(1), None));
+    let overrun = || {
+        let steps = host.workers.trace(&rules, &work, "instance-0000");
+        assert_eq!(steps[0].verdicts.as_ref().unwrap_err().code, "deadline");
+        steps[0].elapsed.saturating_sub(Limits::default().time_max)
+    };
+    let native = || {
+        let start = std::time::Instant::now();
+        std::hint::black_box(vec![1_u8; 60 << 20]);
+        start.elapsed()
+    };
+    let (mut overruns, mut natives): (Vec<Duration>, Vec<Duration>) =
+        (0..20).map(|_| (overrun(), native())).unzip();
+    overruns.sort();
+    natives.sort();
+    println!(
+        "stopped late by {:?} (median), {:?} (maximum); to fill 60 MiB takes {:?}, {:?}",
+        overruns[10], overruns[19], natives[10], natives[19]
+    );
+    assert!(overruns[10] <= STOP_MAX + 2 * natives[10], "{overruns:?} {natives:?}");
+}
+
 #[test]
 fn a_policy_that_always_fails_costs_a_bounded_time() {
     let host = Host::start();

@@ -69,7 +69,8 @@ struct Ticker {
     wake: Condvar,
 }
 
-/// How exactly guests are stopped. The budget is their limit + 10 ms.
+/// How exactly guests are stopped, but for instructions that fill or copy memory, which are not
+/// interrupted. The budget is their limit + 10 ms.
 const TICK: Duration = Duration::from_millis(1);
 
 /// The stack of guests. wasmtime's default, written down because the workers' stacks contain it.

@@ -13,7 +13,9 @@ pub struct Limits {
     pub memory_bytes_max: usize,
     /// Elements of all tables together; their bytes count as memory too.
     pub table_elements_max: usize,
-    /// Wall time of one call that decides, of up to `batch_instances_max` instances.
+    /// Wall time of one call that decides, of up to `batch_instances_max` instances. A call that is
+    /// stopped takes up to 10 ms more, and one instruction more, which may be one that fills or copies
+    /// `memory_bytes_max`: wasmtime looks at the deadline before such an instruction and not in it.
     pub time_max: Duration,
     /// Wall time of all calls, on all workers, for everything that is decided together, with the
     /// instances of the policy that are made for them. What is left then is not tried.
