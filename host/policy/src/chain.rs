@@ -62,13 +62,13 @@ pub(crate) struct Chain<'a> {
 #[derive(Debug)]
 pub(crate) struct Live {
     /// The number of the instance among those asked for.
-    slot: usize,
+    pub(crate) slot: usize,
     pub(crate) mapping: Mapping,
 }
 
 /// Where an instance stands.
 #[derive(Clone, Debug, Default)]
-struct Slot {
+pub(crate) struct Slot {
     /// Set when no further policy is asked.
     decision: Option<Decision>,
     /// Why its first place is none any more.
@@ -118,7 +118,8 @@ impl<'a> Chain<'a> {
         ServiceFacts { id, registry, service: Some(service) }
     }
 
-    fn defaults(&mut self, pending: &[&Instance], slots: &mut [Slot]) -> Vec<Live> {
+    /// Where the defaults put instances.
+    pub(crate) fn defaults(&mut self, pending: &[&Instance], slots: &mut [Slot]) -> Vec<Live> {
         let Work { id, service, .. } = self.work;
         let defaults = self.rules.defaults().of_service(id, service, &mut self.findings.listed);
         let mut live = Vec::with_capacity(pending.len());
@@ -145,6 +146,22 @@ impl<'a> Chain<'a> {
         let items: Vec<Item<'_>> =
             live.iter().map(|l| Item { instance: pending[l.slot], mapping: &l.mapping }).collect();
         let answers = self.ask(bench, link, breaker, &items);
+        let revision = &link.revision;
+        let mut room = |bytes| breaker.take(revision, bytes);
+        self.take(revision.name(), pending, live, slots, answers, &mut room)
+    }
+
+    /// Takes one policy's answers to everything that is on its way. `room` says whether there is any
+    /// for so many bytes.
+    pub(crate) fn take(
+        &mut self,
+        policy: &Text,
+        pending: &[&Instance],
+        live: Vec<Live>,
+        slots: &mut [Slot],
+        answers: Vec<Result<Verdict, Arc<Fault>>>,
+        room: &mut dyn FnMut(usize) -> Result<(), Arc<Fault>>,
+    ) -> Vec<Live> {
         for slot in &mut *slots {
             slot.bytes = 0;
         }
@@ -155,7 +172,6 @@ impl<'a> Chain<'a> {
                 continue;
             }
             let instance = pending[at.slot];
-            let policy = link.revision.name();
             // Behind the places of other instances stand those of this one.
             let taken = next.iter().rev().take_while(|l: &&Live| l.slot == at.slot).count();
             let findings = self.findings.listed.len();
@@ -169,7 +185,7 @@ impl<'a> Chain<'a> {
                 if slot.bytes > INSTANCE_BYTES_MAX {
                     return Err(too_long(policy));
                 }
-                breaker.take(&link.revision, bytes).map(|()| placed)
+                room(bytes).map(|()| placed)
             });
             match result {
                 Ok(Placed::Same) => next.push(at),
@@ -306,16 +322,16 @@ impl<'a> Chain<'a> {
             }
             None => mapping,
         };
-        let edited = begun
-            .edited(edits, &subject, &mut self.interner, &mut self.findings.listed)
-            .map_err(|error| Failure::new(FaultCode::VerdictIllegal, error.to_string()))?;
+        let edited = begun.edited(edits, &subject, &mut self.interner, &mut self.findings.listed);
+        self.findings.bound(Some(&instance.id));
+        let edited =
+            edited.map_err(|error| Failure::new(FaultCode::VerdictIllegal, error.to_string()))?;
         if known.is_none()
             && let Some(host) = host
             && edited.host.as_str() == host
         {
             self.hosts.insert(Text::from(host), edited.host.clone());
         }
-        self.findings.bound(Some(&instance.id));
         Ok(edited)
     }
 
@@ -337,7 +353,8 @@ impl<'a> Chain<'a> {
         decision.fault.as_ref().filter(is_same).map(Arc::clone)
     }
 
-    fn publish(self, live: Vec<Live>, slots: Vec<Slot>) -> Decided {
+    /// The decisions, once every policy was asked.
+    pub(crate) fn publish(self, live: Vec<Live>, slots: Vec<Slot>) -> Decided {
         let mut decisions = Vec::with_capacity(slots.len());
         let mut last: Option<Arc<[Arc<Mapping>]>> = None;
         let mut live = live.into_iter().peekable();

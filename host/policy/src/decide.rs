@@ -25,19 +25,19 @@ const TASK_INSTANCES: usize = 512;
 const TASK_SERVICES: usize = 64;
 
 /// What becomes of one service.
-struct Plan {
+pub(crate) struct Plan {
     work: Work,
     /// What stands, by instance; `None` is to be decided.
     decisions: Vec<Option<Decision>>,
     /// The indices of those that are to be decided; those last that failed before.
-    pending: Vec<u32>,
+    pub(crate) pending: Vec<u32>,
     /// How many of `pending` did not fail before.
     unsuspected: usize,
 }
 
 /// Which decisions stand while instance, service and rules are equal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stands {
+pub(crate) enum Stands {
     All,
     /// Those without a transient fault.
     Lasting,
@@ -227,7 +227,7 @@ fn panicked(rules: &Rules, plans: &[Plan], pieces: &[Piece]) -> Vec<Decided> {
 impl Plan {
     /// Finds out which instances were decided under equal rules and facts. Both lists are in the
     /// order of identifiers, so one walk is enough.
-    fn new(work: Work, mark: &RulesMark, stands: Stands) -> Self {
+    pub(crate) fn new(work: Work, mark: &RulesMark, stands: Stands) -> Self {
         let before = work
             .before
             .as_deref()
@@ -260,7 +260,7 @@ impl Plan {
         Self { work, decisions, pending, unsuspected }
     }
 
-    fn joined(&self, decided: Vec<Decided>, mark: &RulesMark) -> DecidedService {
+    pub(crate) fn joined(&self, decided: Vec<Decided>, mark: &RulesMark) -> DecidedService {
         let mut findings = Findings::default();
         let Work { id, service, before, .. } = &self.work;
         if let Some(before) = before {

@@ -25,6 +25,8 @@ mod kept;
 mod limits;
 mod log;
 mod pool;
+#[cfg(any(test, feature = "testing"))]
+pub mod probe;
 mod projection;
 mod refusal;
 mod revision;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use landfall_core::decision::{DecidedService, DropReason, Fault, Outcome};
 use landfall_core::group::gathered;
-use landfall_core::mapping::Verdict;
+use landfall_core::mapping::{Edit, Verdict};
 use landfall_core::mesh::{Contribution, HostKey, MeshService, Setting};
 use landfall_core::pairs::Pairs;
 use landfall_core::pattern::Pattern;
@@ -13,6 +13,7 @@ use landfall_core::registry::{Health, Instance, Service};
 
 use crate::chain::Chain;
 use crate::clock;
+use crate::probe;
 use crate::testing::{
     admit, admit_within, component_with, contract_with, defaults, engine, host_edit, hostile, ids,
     instance_at, rules, summary, verdict, work, work_of,
@@ -333,6 +334,18 @@ fn what_is_found_lasts_as_long_as_its_reason() {
     let second = decide(&["n".to_owned(), "z".to_owned()], Some(&first));
     assert_eq!(told(&second, "does not know"), 1);
     assert_eq!(decide(&["z".to_owned()], Some(&second)).findings, []);
+}
+
+#[test]
+fn findings_of_a_verdict_that_fails_are_bounded_too() {
+    let altered = || Edit::Host("a_b".to_owned());
+    let verdict = |instance: &Instance| {
+        let fails = &*instance.id < "i5";
+        Verdict::Edit(if fails { vec![altered(), Edit::Weight(0)] } else { vec![altered()] })
+    };
+    let decided = probe::decided(defaults(), work(&ids(300), None), &[&verdict]);
+    let count = |what: &str| decided.findings.iter().filter(|f| f.message.contains(what)).count();
+    assert_eq!((count("was altered"), count("failed on"), count("not listed")), (99, 1, 1));
 }
 
 #[test]
