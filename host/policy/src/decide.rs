@@ -281,7 +281,7 @@ impl Plan {
         }
         // Each has one by now.
         let decisions: Vec<Decision> = decisions.into_iter().flatten().collect();
-        findings.add_faults(&self.work, &decisions);
+        findings.add_faults(id, service, &decisions);
         let (findings, unlisted) = findings.bounded(id);
         DecidedService {
             id: Arc::clone(id),

@@ -7,10 +7,9 @@ use std::collections::BTreeMap;
 
 use landfall_core::decision::{DecidedService, Decision, Fault};
 use landfall_core::finding::{Finding, FindingCode};
-use landfall_core::registry::ServiceId;
+use landfall_core::registry::{Service, ServiceId};
 use landfall_core::text::Text;
 
-use crate::chain::Work;
 use crate::fault::is_unasked;
 
 /// The findings of a service, or of some of its instances.
@@ -72,9 +71,9 @@ impl Findings {
     }
 
     /// One for each way in which each policy fails.
-    pub(crate) fn add_faults(&mut self, work: &Work, decisions: &[Decision]) {
+    pub(crate) fn add_faults(&mut self, id: &ServiceId, service: &Service, decisions: &[Decision]) {
         let mut faults: BTreeMap<(&str, &str, &str), (usize, &str)> = BTreeMap::new();
-        for (instance, decision) in work.service.instances().iter().zip(decisions) {
+        for (instance, decision) in service.instances().iter().zip(decisions) {
             if let Some(fault) = &decision.fault {
                 let Fault { policy, code, message } = &**fault;
                 faults.entry((policy, code, message)).or_insert((0, &instance.id)).0 += 1;
@@ -84,7 +83,7 @@ impl Findings {
             let verb = if is_unasked(code) { "was not asked about" } else { "failed on" };
             self.listed.push(Finding::new(
                 FindingCode::PolicyFault,
-                &work.id,
+                id,
                 format!(
                     "policy {policy} {verb} {count} instances ({code}), the first of them {first}: \
                      {message}. They stay as they were last decided"
