@@ -14,7 +14,7 @@ use landfall_core::text::{Interner, Text};
 use crate::abi::{Item, ServiceFacts};
 use crate::bench::Bench;
 use crate::breaker::Breaker;
-use crate::fault::{Failure, FaultCode, cut, is_unasked};
+use crate::fault::{Failure, FaultCode, cut, is_transient, is_unasked};
 use crate::findings::Findings;
 use crate::kept;
 use crate::rules::{Link, Rules};
@@ -344,9 +344,10 @@ impl<'a> Chain<'a> {
 
     /// What the same policy failed with on the same facts the last time, if it was not even asked
     /// this time. To leave it untried says nothing new, and would make it look as if nothing were
-    /// known against it.
+    /// known against it. What was left out for good is not tried again for an old fault's sake.
     fn earlier(&self, instance: &Instance, fault: &Fault) -> Option<Arc<Fault>> {
-        let before = self.work.before.as_ref().filter(|_| is_unasked(fault.code))?;
+        let says_nothing = is_unasked(fault.code) && is_transient(fault.code);
+        let before = self.work.before.as_ref().filter(|_| says_nothing)?;
         let decision = before.kept(&self.work.service, instance, self.rules.mark())?;
         let is_same =
             |earlier: &&Arc<Fault>| earlier.policy == fault.policy && !is_unasked(earlier.code);

@@ -364,6 +364,7 @@ fn an_old_fault_answers_only_for_the_facts_and_the_policy_that_it_is_of() {
     let same = work(&ids(1), Some(before.clone()));
     assert_eq!(code(&same, "p", "untried"), "deadline");
     assert_eq!(code(&same, "p", "trap"), "trap", "it was asked");
+    assert_eq!(code(&same, "p", "volume"), "volume", "it is not tried again");
     assert_eq!(code(&same, "q", "untried"), "untried", "another policy");
     let changed = work_of(vec![instance_at("i0", "10.0.0.2", 80)], Some(before.clone()));
     assert_eq!(code(&changed, "p", "untried"), "untried", "another instance");
