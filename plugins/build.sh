@@ -28,7 +28,7 @@ say() {
 # Every member but the library.
 if [ $# -eq 0 ]; then
     # shellcheck disable=SC2046 # a list of names
-    set -- $(sed -n 's/^members = \[\(.*\)\]$/\1/p' Cargo.toml | tr -d '",' | sed 's/\bsdk\b//')
+    set -- $(sed -n 's/^members = \[\(.*\)\]$/\1/p' Cargo.toml | tr -d '",' | tr ' ' '\n' | grep -vx sdk)
 fi
 
 # Asks rustc's own folder, for rustc need not come from rustup.

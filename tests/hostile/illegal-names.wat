@@ -10,8 +10,9 @@
 ;;   h  key of a label with spaces         p  host with a line break and YAML in it
 ;;
 ;; Any other instance is kept.
-;; The host: refuses each such edit as a finding that names instance, edit and reason; the instance keeps its last good
-;; output, and no other instance of the call is touched.
+;; The host: alters each name that has a legal form nearby, and adds a finding that names the instance and the name. An
+;; edit of which there is no such form (e, f, g, i, m) fails its instance, which keeps its last good output. No other
+;; instance of the call is touched.
 (data (i32.const 1024) "a_b.mesh" "UPPER.mesh" "a key of spaces" "not an address" "*.mesh" "http" "carrier-pigeon")
 (data (i32.const 1100) "a.mesh\nkind: Secret")
 ;; Ports: the first with number 0, two that share a name, one with a protocol that does not exist.

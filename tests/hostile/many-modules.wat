@@ -1,8 +1,8 @@
-;; Has, beside a harmless guest, 32 instances of a module with a memory of 8 MiB, so that no single module looks big.
-;; The host: refuses it, whether for the number of instances or for the sum of their memories.
+;; Has, beside a harmless guest, 32 instances of a module with a memory of 64 KiB, so that no single module looks big.
+;; The host: refuses it for the number of memories, each of which would reserve 4 GiB of address space.
 ;; (The loader puts this component into the guest's.)
 (component
-  (core module $m (memory 128))
+  (core module $m (memory 1))
   (core instance (instantiate $m))
   (core instance (instantiate $m))
   (core instance (instantiate $m))

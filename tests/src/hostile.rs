@@ -55,6 +55,9 @@ pub struct Guest {
     pub name: &'static str,
     /// Where it fails.
     pub fails: Stage,
+    /// The code of its refusal, or of the fault of an instance that it is asked about alone. Empty where the host has to
+    /// judge.
+    pub code: &'static str,
     text: &'static str,
     contract: Contract,
 }
@@ -87,13 +90,17 @@ enum Contract {
 
 /// A guest whose file is named like it.
 macro_rules! guest {
-    ($name:literal, $fails:ident) => {
-        guest!($name, $fails, Contract::Real)
+    ($name:literal, Judgement) => {
+        guest!($name, Judgement, "")
     };
-    ($name:literal, $fails:ident, $contract:expr) => {
+    ($name:literal, $fails:ident, $code:literal) => {
+        guest!($name, $fails, $code, Contract::Real)
+    };
+    ($name:literal, $fails:ident, $code:literal, $contract:expr) => {
         Guest {
             name: $name,
             fails: Stage::$fails,
+            code: $code,
             text: include_str!(concat!("../hostile/", $name, ".wat")),
             contract: $contract,
         }
@@ -105,10 +112,11 @@ pub const HARMLESS: Guest = guest!("harmless", Judgement);
 
 /// Every hostile guest, in the order in which they fail.
 pub const ALL: &[Guest] = &[
-    guest!("missing-export", Load, Contract::NoInstances),
+    guest!("missing-export", Load, "world_mismatch", Contract::NoInstances),
     guest!(
         "unknown-import",
         Load,
+        "imports_denied",
         Contract::Import {
             import: "evil:host/shell@1.0.0",
             package: "package evil:host@1.0.0 { interface shell { run: func(command: string); } }",
@@ -117,67 +125,78 @@ pub const ALL: &[Guest] = &[
     guest!(
         "unknown-wasi",
         Load,
+        "imports_denied",
         Contract::Import {
             import: "wasi:http/egress@0.2.6",
             package: "package wasi:http@0.2.6 { interface egress { fetch: func(url: string); } }",
         }
     ),
-    guest!("unknown-function", Load, Contract::LogFunction("erase: func(text: string);")),
-    guest!("short-descriptor", Load, Contract::Short { record: "descriptor" }),
-    guest!("short-instance", Load, Contract::Short { record: "instance" }),
-    guest!("memory-at-start", Load),
-    guest!("many-memories", Load),
-    guest!("many-modules", Load),
-    guest!("doubling-components", Load),
-    guest!("loop-start", Start),
-    guest!("trap-start", Start),
-    guest!("loop-describe", Describe),
-    guest!("giant-describe", Describe),
-    guest!("loop-configure", Configure),
-    guest!("trap-configure", Configure),
-    guest!("configure-refuses", Configure),
-    guest!("configure-refuses-silently", Configure),
-    guest!("realloc-outside", Configure),
-    guest!("realloc-loop", Configure),
-    guest!("log-in-realloc", Configure),
-    guest!("loop-decide", Decide),
-    guest!("trap-decide", Decide),
-    guest!("slow-trap", Decide),
-    guest!("memory-growth", Decide),
-    guest!("memory-loop", Decide),
-    guest!("table-growth", Decide),
-    guest!("deep-recursion", Decide),
-    guest!("giant-list", Decide),
-    guest!("giant-string", Decide),
-    guest!("aliased-split", Decide),
-    guest!("result-outside", Decide),
-    guest!("result-unaligned", Decide),
-    guest!("list-outside", Decide),
-    guest!("too-few-verdicts", Decide),
-    guest!("too-many-verdicts", Decide),
-    guest!("invalid-utf8", Decide),
-    guest!("invalid-case", Decide),
-    guest!("log-bad-level", Decide),
-    guest!("post-loop", Decide),
-    guest!("post-trap", Decide),
-    guest!("decide-error", Decide),
-    guest!("loop-on-poison", Poison),
-    guest!("trap-on-poison", Poison),
-    guest!("service-trap", Service),
-    guest!("service-loop", Service),
-    guest!("service-giant", Service),
-    guest!("service-many", Service),
-    guest!("service-error", Service),
+    guest!(
+        "unknown-function",
+        Load,
+        "world_mismatch",
+        Contract::LogFunction("erase: func(text: string);")
+    ),
+    guest!("short-descriptor", Load, "world_mismatch", Contract::Short { record: "descriptor" }),
+    guest!("short-instance", Load, "world_mismatch", Contract::Short { record: "instance" }),
+    guest!("memory-at-start", Load, "memory"),
+    guest!("many-memories", Load, "memory"),
+    guest!("many-modules", Load, "instantiate_failed"),
+    guest!("sparse-memories", Load, "instantiate_failed"),
+    guest!("doubling-components", Load, "structure"),
+    guest!("loop-start", Start, "deadline"),
+    guest!("trap-start", Start, "instantiate_failed"),
+    guest!("loop-describe", Describe, "deadline"),
+    guest!("giant-describe", Describe, "describe_failed"),
+    guest!("loop-configure", Configure, "deadline"),
+    guest!("trap-configure", Configure, "configure_failed"),
+    guest!("configure-refuses", Configure, "config_invalid"),
+    guest!("configure-refuses-silently", Configure, "config_invalid"),
+    guest!("realloc-outside", Configure, "configure_failed"),
+    guest!("realloc-loop", Configure, "deadline"),
+    guest!("log-in-realloc", Configure, "configure_failed"),
+    guest!("loop-decide", Decide, "deadline"),
+    guest!("loop-fill", Decide, "deadline"),
+    guest!("trap-decide", Decide, "trap"),
+    guest!("slow-trap", Decide, "trap"),
+    guest!("memory-growth", Decide, "memory"),
+    guest!("memory-loop", Decide, "deadline"),
+    guest!("table-growth", Decide, "memory"),
+    guest!("deep-recursion", Decide, "stack"),
+    guest!("giant-list", Decide, "output"),
+    guest!("giant-string", Decide, "output"),
+    guest!("aliased-split", Decide, "output"),
+    guest!("long-places", Decide, "verdict_illegal"),
+    guest!("result-outside", Decide, "trap"),
+    guest!("result-unaligned", Decide, "trap"),
+    guest!("list-outside", Decide, "trap"),
+    guest!("too-few-verdicts", Decide, "verdict_count"),
+    guest!("too-many-verdicts", Decide, "verdict_count"),
+    guest!("invalid-utf8", Decide, "trap"),
+    guest!("invalid-case", Decide, "trap"),
+    guest!("log-bad-level", Decide, "trap"),
+    guest!("post-loop", Decide, "deadline"),
+    guest!("post-trap", Decide, "trap"),
+    guest!("log-giant-line", Decide, "output"),
+    guest!("decide-error", Decide, "policy_error"),
+    guest!("loop-on-poison", Poison, "deadline"),
+    guest!("trap-on-poison", Poison, "trap"),
+    guest!("service-trap", Service, "trap"),
+    guest!("service-loop", Service, "deadline"),
+    guest!("service-giant", Service, "output"),
+    guest!("service-many", Service, "verdict_illegal"),
+    guest!("service-error", Service, "policy_error"),
     guest!("service-illegal", Judgement),
     guest!("unknown-reads", Judgement),
     guest!("illegal-names", Judgement),
     guest!("drop-all", Judgement),
+    guest!("many-places", Judgement),
     guest!("counts-calls", Judgement),
     guest!("leak", Judgement),
     guest!("trap-when-used", Judgement),
     guest!("slow-decide", Judgement),
     guest!("log-flood", Judgement),
-    guest!("log-giant-line", Judgement),
+    guest!("log-long-line", Judgement),
 ];
 
 /// The component of a guest of [`ALL`], or of [`HARMLESS`], by its name.

@@ -17,7 +17,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use landfall_mesh::testing::Dice;
-use landfall_tests::fuzz::{CLUSTER, CONFIGURATION, REGISTRY, Target, VERDICTS};
+use landfall_tests::fuzz::{CLUSTER, COMPONENT, CONFIGURATION, REGISTRY, Target, VERDICTS};
 
 /// Enough for every choice that a generator makes but the longest lists.
 const BYTES_MAX: u64 = 600;
@@ -37,6 +37,11 @@ fn answers_of_registries_are_taken_or_refused() {
 #[test]
 fn verdicts_become_what_istio_takes() {
     run(VERDICTS);
+}
+
+#[test]
+fn components_are_examined_or_refused() {
+    run(COMPONENT);
 }
 
 #[test]

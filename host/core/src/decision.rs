@@ -28,6 +28,8 @@ pub struct DecidedService {
     pub decisions: Vec<Decision>,
     /// What a person should know of it.
     pub findings: Vec<Finding>,
+    /// How many more findings there are about each instance; `None` is the service itself.
+    pub unlisted: BTreeMap<Option<Text>, usize>,
 }
 
 /// What was decided of one instance.
@@ -115,14 +117,14 @@ impl DecidedService {
     pub fn kept(
         &self,
         service: &Service,
-        instance: &Arc<Instance>,
+        instance: &Instance,
         rules: &RulesMark,
     ) -> Option<&Decision> {
         if self.rules != *rules || !self.service.same_facts(service) {
             return None;
         }
         let (known, decision) = self.decision(&instance.id)?;
-        (known == instance).then_some(decision)
+        (**known == *instance).then_some(decision)
     }
 }
 

@@ -104,6 +104,7 @@ fn decided(source: &SourceName, service: &Arc<Service>, shared_host: bool) -> De
         rules: RulesMark::default(),
         decisions,
         findings,
+        unlisted: BTreeMap::new(),
     }
 }
 

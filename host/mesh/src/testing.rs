@@ -4,7 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot make its input should stop")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
@@ -205,7 +205,14 @@ fn decided(dice: &mut Dice) -> DecidedService {
         })
         .collect();
     let service = Arc::new(service.clone());
-    DecidedService { id, service, rules: RulesMark::default(), decisions, findings: Vec::new() }
+    DecidedService {
+        id,
+        service,
+        rules: RulesMark::default(),
+        decisions,
+        findings: Vec::new(),
+        unlisted: BTreeMap::new(),
+    }
 }
 
 fn publish(dice: &mut Dice, mapping: Mapping, interner: &mut Interner) -> Outcome {

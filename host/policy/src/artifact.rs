@@ -102,31 +102,30 @@ impl Outside {
             .cloned()
             .collect();
         if let Some(other) = denied.iter().find(|name| name.starts_with(PACKAGE)) {
-            return Err(AdmissionError::WorldMismatch {
-                problem: format!(
-                    "it imports {other}; this Landfall speaks version {VERSION}x of {PACKAGE}"
-                ),
-            });
+            let problem = if is_spoken(other) {
+                format!("it imports {other}; of {PACKAGE} a policy may import log")
+            } else {
+                of_another_version("imports", other)
+            };
+            return Err(AdmissionError::WorldMismatch { problem });
         }
         if !denied.is_empty() {
             return Err(AdmissionError::ImportsDenied { names: denied.join(", ") });
         }
-        if !self.exports("plugin") {
-            let close = self.exports.iter().find(|name| name.starts_with(PACKAGE));
-            let problem = match close {
-                Some(close) => format!(
-                    "it exports {close}; this Landfall speaks version {VERSION}x of {PACKAGE}"
-                ),
-                None => format!("it does not export {PACKAGE}plugin@{VERSION}x"),
-            };
-            return Err(AdmissionError::WorldMismatch { problem });
-        }
-        if !self.exports("instances") && !self.exports("services") {
-            return Err(AdmissionError::WorldMismatch {
-                problem: format!("it exports neither {PACKAGE}instances nor {PACKAGE}services"),
-            });
-        }
-        Ok(())
+        let missing = if !self.exports("plugin") {
+            format!("it does not export {PACKAGE}plugin@{VERSION}x")
+        } else if !self.exports("instances") && !self.exports("services") {
+            format!(
+                "it exports neither {PACKAGE}instances@{VERSION}x nor {PACKAGE}services@{VERSION}x"
+            )
+        } else {
+            return Ok(());
+        };
+        // If that is so because of its version, this says more.
+        let mut ours = self.exports.iter().filter(|name| name.starts_with(PACKAGE));
+        let other = ours.find(|name| !is_spoken(name));
+        let problem = other.map_or(missing, |other| of_another_version("exports", other));
+        Err(AdmissionError::WorldMismatch { problem })
     }
 
     /// Whether it exports this interface of the contract.
@@ -135,10 +134,19 @@ impl Outside {
     }
 }
 
+fn of_another_version(verb: &str, name: &str) -> String {
+    format!("it {verb} {name}; this Landfall speaks version {VERSION}x of {PACKAGE}")
+}
+
+/// Whether a name of the contract has a version that this host speaks.
+fn is_spoken(name: &str) -> bool {
+    name.split_once('@').is_some_and(|(_, version)| version.starts_with(VERSION))
+}
+
 fn is_ours(name: &str, interface: &str) -> bool {
     name.strip_prefix(PACKAGE)
         .and_then(|rest| rest.split_once('@'))
-        .is_some_and(|(found, version)| found == interface && version.starts_with(VERSION))
+        .is_some_and(|(found, _)| found == interface && is_spoken(name))
 }
 
 #[cfg(test)]
@@ -194,8 +202,23 @@ mod tests {
             check(&["wasi:io/streams@0.3.0"], &[plugin, instances])
                 .contains("wasi:io/streams@0.3.0")
         );
-        assert!(check(&[], &[instances]).contains("it exports landfall:policy/instances@0.1.0"));
-        assert!(check(&[], &["landfall:policy/plugin@0.2.0"]).contains("version 0.1.x"));
-        assert!(check(&[], &[plugin]).contains("neither"));
+        let refused = |imports: &[&str], exports: &[&str], why: &str| {
+            let message = check(imports, exports);
+            assert!(message.contains(why), "{why}: {message}");
+        };
+        // Which of its parts is missing, or that it is of another version: never the one for the
+        // other.
+        refused(&[], &[instances], "does not export landfall:policy/plugin@0.1.x");
+        refused(&[], &[plugin], "neither landfall:policy/instances@0.1.x nor");
+        refused(&[], &[], "does not export landfall:policy/plugin@0.1.x");
+        let other = ["landfall:policy/plugin@0.2.0", "landfall:policy/instances@0.2.0"];
+        refused(&[], &other, "exports landfall:policy/plugin@0.2.0; this Landfall speaks version");
+        refused(&[], &[plugin, other[1]], "exports landfall:policy/instances@0.2.0; this Landfall");
+        let log = "landfall:policy/log@0.2.0";
+        refused(&[log], &[plugin, instances], "imports landfall:policy/log@0.2.0; this Landfall");
+        let secrets = "landfall:policy/secrets@0.1.0";
+        refused(&[secrets], &[plugin, instances], "of landfall:policy/ a policy may import log");
+        // What of WASI there is.
+        refused(&["wasi:http/types@0.2.0"], &[plugin, instances], "wasi:cli, wasi:clocks");
     }
 }

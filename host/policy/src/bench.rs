@@ -77,7 +77,9 @@ impl Bench {
         let slot = &mut self.places[index].guest;
         let guest = match slot.take() {
             Some(guest) => guest,
-            None => revision.guest()?,
+            None => revision
+                .guest(self.capture.clone())
+                .map_err(|failure| Failure::no_instance(&failure))?,
         };
         slot.insert(guest).set_capture(self.capture.clone());
         Ok(slot)

@@ -4,11 +4,13 @@
 //! fails on every instance that would cost its time limit for each. So after some single instances
 //! in a row, and no call that succeeded between, or after many failures in all, the rest of the
 //! work is not tried, and the next work tries one instance first. And a policy that fails on nothing
-//! but is slow stops at a time for all of its calls together.
+//! but is slow stops at a time for all of its calls together, and one that answers at length at the
+//! memory that all of its answers take.
 //!
 //! What a failure costs follows from the time it took, so replicas on machines that are not equally
 //! busy may stop at different instances. They agree again when the rest is tried: what was not
-//! tried has a fault code of its own, which says that trying again is worth it.
+//! tried has a fault code of its own, which says that trying again is worth it. What was over the
+//! memory is not tried again, and about that they may go on to differ.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -30,6 +32,8 @@ pub(crate) struct Breaker {
     in_all: AtomicU64,
     /// What all calls have taken, on all workers, and the instances made for them.
     spent_nanos: AtomicU64,
+    /// The memory that its answers take.
+    answer_bytes: AtomicU64,
     open: OnceLock<Arc<Fault>>,
 }
 
@@ -55,7 +59,9 @@ fn cost(code: FaultCode, took: Duration, time_max: Duration) -> u64 {
         | FaultCode::PolicyError
         | FaultCode::HostPanic
         | FaultCode::Untried
-        | FaultCode::TimeBudget => 1,
+        | FaultCode::TimeBudget
+        | FaultCode::Volume
+        | FaultCode::NoInstance => 1,
     };
     let share = took.as_nanos().saturating_mul(u128::from(WHOLE_TIME)) / time_max.as_nanos().max(1);
     u64::try_from(share).unwrap_or(u64::MAX).max(least)
@@ -97,6 +103,27 @@ impl Breaker {
             let _ = self.open.set(failure.into_fault(revision.name()));
         }
         (answer, took)
+    }
+
+    /// Makes room for what is kept of an answer. When there is none, neither this nor any further
+    /// answer is taken.
+    pub(crate) fn take(&self, revision: &Revision, bytes: usize) -> Result<(), Arc<Fault>> {
+        let max = revision.limits().work_answer_bytes_max;
+        if bytes == 0 || add(&self.answer_bytes, bytes as u64) <= max as u64 {
+            return Ok(());
+        }
+        let failure = Failure::new(
+            FaultCode::Volume,
+            format!(
+                "what the policy answered to everything that is decided together takes more than \
+                 {max} bytes, so the rest was left out. Have it publish instances at fewer places, \
+                 change less of them, or be for fewer services"
+            ),
+        );
+        let fault = failure.into_fault(revision.name());
+        // It answers, so the next work need not begin with a single instance.
+        let _ = self.open.set(Arc::clone(&fault));
+        Err(fault)
     }
 
     /// A call succeeded.

@@ -6,15 +6,16 @@ use std::sync::Arc;
 use landfall_core::decision::{DecidedService, Decision, DropReason, Fault, Outcome};
 use landfall_core::defaults::Subject;
 use landfall_core::finding::{Finding, FindingCode};
-use landfall_core::mapping::{Edit, Mapping, Verdict};
+use landfall_core::mapping::{Address, Edit, Mapping, Port, Verdict};
 use landfall_core::name::Hostname;
-use landfall_core::registry::{Instance, Service, ServiceId};
+use landfall_core::registry::{Instance, Locality, Service, ServiceId};
 use landfall_core::text::{Interner, Text};
 
 use crate::abi::{Item, ServiceFacts};
 use crate::bench::Bench;
 use crate::breaker::Breaker;
-use crate::fault::{Failure, FaultCode, cut, is_unasked};
+use crate::fault::{Failure, FaultCode, cut, is_transient, is_unasked};
+use crate::findings::Findings;
 use crate::kept;
 use crate::rules::{Link, Rules};
 
@@ -36,25 +37,23 @@ pub struct Work {
 pub(crate) struct Decided {
     /// In the order in which they were asked for.
     pub(crate) decisions: Vec<Decision>,
-    pub(crate) findings: Vec<Finding>,
-    /// How many more there were.
-    pub(crate) findings_dropped: usize,
+    pub(crate) findings: Findings,
 }
 
 /// Places that one instance may be published at.
 pub const MAPPINGS_PER_INSTANCE_MAX: usize = 64;
+/// Memory that one policy's answer about an instance takes: 64 places of 500 bytes. With the number
+/// of instances this bounds what a policy comes to over time, where each round changes little.
+const INSTANCE_BYTES_MAX: usize = 32 << 10;
 /// Of the reason of a drop, which is shown and counted.
 const REASON_LEN_MAX: usize = 200;
-/// Of some instances together; the service has the same bound again.
-pub(crate) const FINDINGS_MAX: usize = 100;
 
 /// The work on some instances of one service.
 pub(crate) struct Chain<'a> {
     rules: &'a Rules,
     work: &'a Work,
     interner: Interner,
-    findings: Vec<Finding>,
-    findings_dropped: usize,
+    findings: Findings,
     /// Host names that policies set and that are legal: the same few again and again.
     hosts: HashMap<Text, Hostname>,
 }
@@ -63,17 +62,19 @@ pub(crate) struct Chain<'a> {
 #[derive(Debug)]
 pub(crate) struct Live {
     /// The number of the instance among those asked for.
-    slot: usize,
+    pub(crate) slot: usize,
     pub(crate) mapping: Mapping,
 }
 
 /// Where an instance stands.
 #[derive(Clone, Debug, Default)]
-struct Slot {
+pub(crate) struct Slot {
     /// Set when no further policy is asked.
     decision: Option<Decision>,
     /// Why its first place is none any more.
     dropped: Option<DropReason>,
+    /// The memory that the answer takes of the policy that is being asked.
+    bytes: usize,
 }
 
 /// Decides the instances of `work` whose indices are `pending`.
@@ -107,8 +108,7 @@ impl<'a> Chain<'a> {
             rules,
             work,
             interner: Interner::default(),
-            findings: Vec::new(),
-            findings_dropped: 0,
+            findings: Findings::default(),
             hosts: HashMap::new(),
         }
     }
@@ -118,16 +118,17 @@ impl<'a> Chain<'a> {
         ServiceFacts { id, registry, service: Some(service) }
     }
 
-    fn defaults(&mut self, pending: &[&Instance], slots: &mut [Slot]) -> Vec<Live> {
+    /// Where the defaults put instances.
+    pub(crate) fn defaults(&mut self, pending: &[&Instance], slots: &mut [Slot]) -> Vec<Live> {
         let Work { id, service, .. } = self.work;
-        let defaults = self.rules.defaults().of_service(id, service, &mut self.findings);
+        let defaults = self.rules.defaults().of_service(id, service, &mut self.findings.listed);
         let mut live = Vec::with_capacity(pending.len());
         for (slot, instance) in pending.iter().enumerate() {
-            match defaults.mapping(instance, &mut self.interner, &mut self.findings) {
+            match defaults.mapping(instance, &mut self.interner, &mut self.findings.listed) {
                 Ok(mapping) => live.push(Live { slot, mapping }),
                 Err(reason) => slots[slot].decision = Some(settled(Outcome::Dropped(reason))),
             }
-            self.bound_findings();
+            self.findings.bound(Some(&instance.id));
         }
         live
     }
@@ -145,6 +146,25 @@ impl<'a> Chain<'a> {
         let items: Vec<Item<'_>> =
             live.iter().map(|l| Item { instance: pending[l.slot], mapping: &l.mapping }).collect();
         let answers = self.ask(bench, link, breaker, &items);
+        let revision = &link.revision;
+        let mut room = |bytes| breaker.take(revision, bytes);
+        self.take(revision.name(), pending, live, slots, answers, &mut room)
+    }
+
+    /// Takes one policy's answers to everything that is on its way. `room` says whether there is any
+    /// for so many bytes.
+    pub(crate) fn take(
+        &mut self,
+        policy: &Text,
+        pending: &[&Instance],
+        live: Vec<Live>,
+        slots: &mut [Slot],
+        answers: Vec<Result<Verdict, Arc<Fault>>>,
+        room: &mut dyn FnMut(usize) -> Result<(), Arc<Fault>>,
+    ) -> Vec<Live> {
+        for slot in &mut *slots {
+            slot.bytes = 0;
+        }
         let mut next = Vec::with_capacity(live.len());
         for (at, answer) in live.into_iter().zip(answers) {
             let slot = &mut slots[at.slot];
@@ -152,13 +172,20 @@ impl<'a> Chain<'a> {
                 continue;
             }
             let instance = pending[at.slot];
-            let policy = link.revision.name();
             // Behind the places of other instances stand those of this one.
             let taken = next.iter().rev().take_while(|l: &&Live| l.slot == at.slot).count();
+            let findings = self.findings.listed.len();
             let result = answer.and_then(|verdict| {
-                self.apply(policy, instance, &at.mapping, verdict)
-                    .and_then(|placed| within_bound(placed, taken))
-                    .map_err(|failure| failure.into_fault(policy))
+                let placed = self
+                    .apply(policy, instance, &at.mapping, verdict)
+                    .and_then(|placed| check_places(taken + placed.places()).map(|()| placed))
+                    .map_err(|failure| failure.into_fault(policy))?;
+                let bytes = placed.bytes(&at.mapping) + bytes_of(&self.findings.listed[findings..]);
+                slot.bytes += bytes;
+                if slot.bytes > INSTANCE_BYTES_MAX {
+                    return Err(too_long(policy));
+                }
+                room(bytes).map(|()| placed)
             });
             match result {
                 Ok(Placed::Same) => next.push(at),
@@ -210,10 +237,17 @@ impl<'a> Chain<'a> {
                 match answer {
                     Ok(verdicts) => {
                         breaker.succeeded(revision);
-                        self.note_unknown(revision.name(), &verdicts.unknown);
+                        for (index, name) in &verdicts.unknown {
+                            self.note_unknown(revision.name(), asked[*index].instance, name);
+                        }
                         answers.extend(verdicts.values.into_iter().map(|verdict| {
                             verdict.map_err(|name| Failure::from(name).into_fault(revision.name()))
                         }));
+                    }
+                    // That there is no instance to ask says nothing of what it would be asked.
+                    Err(failure) if failure.code == FaultCode::NoInstance => {
+                        let fault = breaker.failed_alone(revision, failure, took);
+                        answers.extend(asked.iter().map(|_| Err(Arc::clone(&fault))));
                     }
                     Err(failure) if asked.len() > 1 => {
                         breaker.failed(revision, &failure, took);
@@ -288,16 +322,16 @@ impl<'a> Chain<'a> {
             }
             None => mapping,
         };
-        let edited = begun
-            .edited(edits, &subject, &mut self.interner, &mut self.findings)
-            .map_err(|error| Failure::new(FaultCode::VerdictIllegal, error.to_string()))?;
+        let edited = begun.edited(edits, &subject, &mut self.interner, &mut self.findings.listed);
+        self.findings.bound(Some(&instance.id));
+        let edited =
+            edited.map_err(|error| Failure::new(FaultCode::VerdictIllegal, error.to_string()))?;
         if known.is_none()
             && let Some(host) = host
             && edited.host.as_str() == host
         {
             self.hosts.insert(Text::from(host), edited.host.clone());
         }
-        self.bound_findings();
         Ok(edited)
     }
 
@@ -308,17 +342,20 @@ impl<'a> Chain<'a> {
         Decision { outcome, fault: Some(fault) }
     }
 
-    /// What the same policies failed with on the same instance the last time, if they were not even
-    /// asked about it this time. To leave it untried says nothing new, and would make it look as if
-    /// nothing were known against it.
+    /// What the same policy failed with on the same facts the last time, if it was not even asked
+    /// this time. To leave it untried says nothing new, and would make it look as if nothing were
+    /// known against it. What was left out for good is not tried again for an old fault's sake.
     fn earlier(&self, instance: &Instance, fault: &Fault) -> Option<Arc<Fault>> {
-        let before = self.work.before.as_ref().filter(|_| is_unasked(fault.code))?;
-        let (old, decision) = before.decision(&instance.id)?;
-        let earlier = decision.fault.as_ref().filter(|earlier| !is_unasked(earlier.code))?;
-        (before.rules == *self.rules.mark() && **old == *instance).then(|| Arc::clone(earlier))
+        let says_nothing = is_unasked(fault.code) && is_transient(fault.code);
+        let before = self.work.before.as_ref().filter(|_| says_nothing)?;
+        let decision = before.kept(&self.work.service, instance, self.rules.mark())?;
+        let is_same =
+            |earlier: &&Arc<Fault>| earlier.policy == fault.policy && !is_unasked(earlier.code);
+        decision.fault.as_ref().filter(is_same).map(Arc::clone)
     }
 
-    fn publish(self, live: Vec<Live>, slots: Vec<Slot>) -> Decided {
+    /// The decisions, once every policy was asked.
+    pub(crate) fn publish(self, live: Vec<Live>, slots: Vec<Slot>) -> Decided {
         let mut decisions = Vec::with_capacity(slots.len());
         let mut last: Option<Arc<[Arc<Mapping>]>> = None;
         let mut live = live.into_iter().peekable();
@@ -335,24 +372,16 @@ impl<'a> Chain<'a> {
                 settled(outcome)
             }));
         }
-        Decided { decisions, findings: self.findings, findings_dropped: self.findings_dropped }
+        Decided { decisions, findings: self.findings }
     }
 
-    pub(crate) fn note_unknown(&mut self, policy: &Text, unknown: &[String]) {
-        for name in unknown {
-            self.findings.push(Finding::new(
-                FindingCode::Refused,
-                &self.work.id,
-                format!("policy {policy} sets {name:?}, which this version of Landfall does not know; it was left out"),
-            ));
-        }
-        self.bound_findings();
-    }
-
-    fn bound_findings(&mut self) {
-        let over = self.findings.len().saturating_sub(FINDINGS_MAX);
-        self.findings_dropped += over;
-        self.findings.truncate(FINDINGS_MAX);
+    fn note_unknown(&mut self, policy: &Text, instance: &Instance, name: &str) {
+        self.findings.listed.push(Finding::new(
+            FindingCode::Refused,
+            Subject { id: &self.work.id, instance },
+            format!("policy {policy} sets {name:?}, which this version of Landfall does not know; it was left out"),
+        ));
+        self.findings.bound(Some(&instance.id));
     }
 }
 
@@ -364,19 +393,82 @@ pub(crate) enum Placed {
     Nowhere(DropReason),
 }
 
-fn within_bound(placed: Placed, taken: usize) -> Result<Placed, Failure> {
-    let count = match &placed {
-        Placed::Same => 1,
-        Placed::At(mappings) => mappings.len(),
-        Placed::Nowhere(_) => 0,
-    };
-    if taken + count > MAPPINGS_PER_INSTANCE_MAX {
+impl Placed {
+    /// How many places these are.
+    pub(crate) fn places(&self) -> usize {
+        match self {
+            Self::Same => 1,
+            Self::At(mappings) => mappings.len(),
+            Self::Nowhere(_) => 0,
+        }
+    }
+
+    /// The memory that this takes and `before` does not.
+    fn bytes(&self, before: &Mapping) -> usize {
+        match self {
+            Self::Same => 0,
+            Self::At(mappings) => mappings.iter().map(|mapping| added_bytes(mapping, before)).sum(),
+            // Short, and mostly the same one.
+            Self::Nowhere(_) => 0,
+        }
+    }
+}
+
+/// The memory that a mapping takes and the one that it was made of does not. Texts that it may share
+/// with other instances are counted as if it did not.
+fn added_bytes(mapping: &Mapping, before: &Mapping) -> usize {
+    let Mapping {
+        host,
+        namespace,
+        address,
+        ports,
+        labels,
+        locality,
+        weight: _,
+        network,
+        service_account,
+    } = mapping;
+    let mut bytes = size_of::<Mapping>() + host.as_str().len() + namespace.as_str().len();
+    bytes += network.len() + service_account.len();
+    if let Some(Address::Dns(name)) = address {
+        bytes += name.as_str().len();
+    }
+    if let Some(Locality { region, zone, subzone }) = locality {
+        bytes += region.len() + zone.len() + subzone.len();
+    }
+    if !Arc::ptr_eq(ports, &before.ports) {
+        let of_port = |port: &Port| size_of::<Port>() + port.name.as_str().len();
+        bytes += ports.iter().map(of_port).sum::<usize>();
+    }
+    if !std::ptr::eq(labels.as_slice(), before.labels.as_slice()) {
+        let of_label =
+            |(key, value): (&Text, &Text)| size_of::<[Text; 2]>() + key.len() + value.len();
+        bytes += labels.iter().map(of_label).sum::<usize>();
+    }
+    bytes
+}
+
+fn bytes_of(findings: &[Finding]) -> usize {
+    findings.iter().map(|f| size_of::<Finding>() + f.subject.len() + f.message.len()).sum()
+}
+
+fn too_long(policy: &Text) -> Arc<Fault> {
+    Failure::new(
+        FaultCode::VerdictIllegal,
+        format!("the verdicts make more than {INSTANCE_BYTES_MAX} bytes of one instance"),
+    )
+    .into_fault(policy)
+}
+
+/// Whether an instance may be at so many places.
+pub(crate) fn check_places(count: usize) -> Result<(), Failure> {
+    if count > MAPPINGS_PER_INSTANCE_MAX {
         return Err(Failure::new(
             FaultCode::VerdictIllegal,
             format!("the verdicts put an instance at more than {MAPPINGS_PER_INSTANCE_MAX} places"),
         ));
     }
-    Ok(placed)
+    Ok(())
 }
 
 /// The outcome of an instance that every policy was asked about. What equals the instance before is

@@ -1,18 +1,17 @@
 //! Cuts work into pieces for the workers, and joins what they decide.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 use landfall_core::decision::{DecidedService, Decision, Fault, RulesMark};
-use landfall_core::finding::{Finding, FindingCode};
 use landfall_core::mesh::{MeshService, Setting};
 use landfall_core::registry::ServiceId;
 use landfall_core::text::Text;
 
 use crate::breaker::Breaker;
-use crate::chain::{self, Chain, Decided, FINDINGS_MAX, Work};
+use crate::chain::{self, Chain, Decided, Work};
 use crate::fault::{Failure, is_transient, is_unasked};
+use crate::findings::Findings;
 use crate::pool::Workers;
 use crate::rules::Rules;
 use crate::services::{self, MeshWork, Origin};
@@ -26,19 +25,19 @@ const TASK_INSTANCES: usize = 512;
 const TASK_SERVICES: usize = 64;
 
 /// What becomes of one service.
-struct Plan {
+pub(crate) struct Plan {
     work: Work,
     /// What stands, by instance; `None` is to be decided.
     decisions: Vec<Option<Decision>>,
     /// The indices of those that are to be decided; those last that failed before.
-    pending: Vec<u32>,
+    pub(crate) pending: Vec<u32>,
     /// How many of `pending` did not fail before.
     unsuspected: usize,
 }
 
 /// Which decisions stand while instance, service and rules are equal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stands {
+pub(crate) enum Stands {
     All,
     /// Those without a transient fault.
     Lasting,
@@ -228,7 +227,7 @@ fn panicked(rules: &Rules, plans: &[Plan], pieces: &[Piece]) -> Vec<Decided> {
 impl Plan {
     /// Finds out which instances were decided under equal rules and facts. Both lists are in the
     /// order of identifiers, so one walk is enough.
-    fn new(work: Work, mark: &RulesMark, stands: Stands) -> Self {
+    pub(crate) fn new(work: Work, mark: &RulesMark, stands: Stands) -> Self {
         let before = work
             .before
             .as_deref()
@@ -261,14 +260,20 @@ impl Plan {
         Self { work, decisions, pending, unsuspected }
     }
 
-    fn joined(&self, decided: Vec<Decided>, mark: &RulesMark) -> DecidedService {
+    pub(crate) fn joined(&self, decided: Vec<Decided>, mark: &RulesMark) -> DecidedService {
         let mut findings = Findings::default();
-        findings.carry(self);
+        let Work { id, service, before, .. } = &self.work;
+        if let Some(before) = before {
+            let stands = |instance: &str| {
+                let found = service.instances().binary_search_by(|i| (*i.id).cmp(instance));
+                found.is_ok_and(|index| self.decisions[index].is_some())
+            };
+            findings.carry(before, stands, !self.pending.is_empty());
+        }
         let mut fresh = Vec::with_capacity(self.pending.len());
         for part in decided {
             fresh.extend(part.decisions);
-            findings.all.extend(part.findings);
-            findings.dropped += part.findings_dropped;
+            findings.extend(part.findings);
         }
         let mut decisions = self.decisions.clone();
         for (&index, decision) in self.pending.iter().zip(fresh) {
@@ -276,14 +281,15 @@ impl Plan {
         }
         // Each has one by now.
         let decisions: Vec<Decision> = decisions.into_iter().flatten().collect();
-        let Work { id, service, .. } = &self.work;
-        findings.add_faults(&self.work, &decisions);
+        findings.add_faults(id, service, &decisions);
+        let (findings, unlisted) = findings.bounded(id);
         DecidedService {
             id: Arc::clone(id),
             service: Arc::clone(service),
             rules: mark.clone(),
             decisions,
-            findings: findings.bounded(id),
+            findings,
+            unlisted,
         }
     }
 }
@@ -293,91 +299,5 @@ impl Plan {
 impl Stands {
     fn holds(self, decision: &Decision) -> bool {
         self == Self::All || !decision.fault.as_ref().is_some_and(|fault| is_transient(fault.code))
-    }
-}
-
-/// The findings of one service.
-#[derive(Default)]
-struct Findings {
-    all: Vec<Finding>,
-    dropped: usize,
-    /// Left out of an earlier listing, of which part still stands.
-    carried: Option<Finding>,
-}
-
-/// How the finding begins that stands for those left out.
-const MORE: &str = "and at least ";
-
-// === impl Findings ===
-
-impl Findings {
-    /// Takes over what was found of the instances whose decisions stand.
-    fn carry(&mut self, plan: &Plan) {
-        let Some(before) = plan.work.before.as_deref() else { return };
-        if before.findings.is_empty() || plan.pending.len() == plan.decisions.len() {
-            return;
-        }
-        let subject = plan.work.id.to_string();
-        let instances = plan.work.service.instances();
-        for finding in &before.findings {
-            // Those of faults are made from the decisions.
-            if finding.code == FindingCode::PolicyFault {
-                continue;
-            }
-            let instance =
-                finding.subject.strip_prefix(&subject).and_then(|rest| rest.strip_prefix('/'));
-            let stands = match instance {
-                Some(id) => instances
-                    .binary_search_by(|instance| (*instance.id).cmp(id))
-                    .is_ok_and(|index| plan.decisions[index].is_some()),
-                // What is about the service is found again when any of it is decided.
-                None => plan.pending.is_empty(),
-            };
-            if finding.subject == subject && finding.message.starts_with(MORE) {
-                self.carried = Some(finding.clone());
-            } else if stands {
-                self.all.push(finding.clone());
-            }
-        }
-    }
-
-    /// One for each way in which each policy fails.
-    fn add_faults(&mut self, work: &Work, decisions: &[Decision]) {
-        let mut faults: BTreeMap<(&str, &str, &str), (usize, &str)> = BTreeMap::new();
-        for (instance, decision) in work.service.instances().iter().zip(decisions) {
-            if let Some(fault) = &decision.fault {
-                let Fault { policy, code, message } = &**fault;
-                faults.entry((policy, code, message)).or_insert((0, &instance.id)).0 += 1;
-            }
-        }
-        for ((policy, code, message), (count, first)) in faults {
-            let verb = if is_unasked(code) { "was not asked about" } else { "failed on" };
-            self.all.push(Finding::new(
-                FindingCode::PolicyFault,
-                &work.id,
-                format!(
-                    "policy {policy} {verb} {count} instances ({code}), the first of them {first}: \
-                     {message}. They stay as they were last decided"
-                ),
-            ));
-        }
-    }
-
-    /// In order, each once, and a last one for those beyond the bound.
-    fn bounded(mut self, id: &ServiceId) -> Vec<Finding> {
-        self.all.sort();
-        self.all.dedup();
-        let over = self.all.len().saturating_sub(FINDINGS_MAX);
-        let left_out = self.dropped + over;
-        self.all.truncate(FINDINGS_MAX);
-        if left_out > 0 {
-            let code = self.all.last().map_or(FindingCode::Refused, |last| last.code);
-            let message =
-                format!("{MORE}{left_out} more findings of this service, which are not listed");
-            self.all.push(Finding::new(code, id, message));
-        } else {
-            self.all.extend(self.carried);
-        }
-        self.all
     }
 }

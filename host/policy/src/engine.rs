@@ -69,7 +69,8 @@ struct Ticker {
     wake: Condvar,
 }
 
-/// How exactly guests are stopped. The budget is their limit + 10 ms.
+/// How exactly guests are stopped, but for instructions that fill or copy memory, which are not
+/// interrupted. The budget is their limit + 10 ms.
 const TICK: Duration = Duration::from_millis(1);
 
 /// The stack of guests. wasmtime's default, written down because the workers' stacks contain it.
@@ -210,6 +211,11 @@ fn config(narrow: bool) -> Config {
     // Several memories stay allowed: what wasmtime itself puts between the components inside of a
     // component needs them, and it panics where they are off. Limits count all of them together.
     config.wasm_multi_memory(true);
+    // wasmtime lays out what a module's memories begin with as one image, zeros between segments
+    // included, while it compiles. By default it does so for whatever spans less than 16 MiB, and a
+    // hundred memories of two bytes each make gigabytes of a few kilobytes. With zero it does so
+    // only where at least half of the image is data, so that an image is at most twice the bytes.
+    config.memory_guaranteed_dense_image_size(0);
     // Debug information in a policy is not parsed, whatever the environment says.
     config.wasm_backtrace_details(wasmtime::WasmBacktraceDetails::Disable);
     if narrow {
@@ -270,6 +276,20 @@ mod tests {
         let engine = PolicyEngine::start(EngineSettings::default()).unwrap();
         let bytes = wat::parse_str(text).unwrap();
         wasmtime::component::Component::from_binary(engine.wasmtime(), &bytes).unwrap();
+    }
+
+    #[test]
+    fn sparse_memories_take_no_more_than_their_data() {
+        let engine = PolicyEngine::start(EngineSettings::default()).unwrap();
+        let compiled_len = |data: &str| {
+            let bytes = wat::parse_str(format!("(module (memory 256) {data})")).unwrap();
+            wasmtime::Module::new(engine.wasmtime(), bytes).unwrap().serialize().unwrap().len()
+        };
+        let sparse = compiled_len(r#"(data (i32.const 0) "a") (data (i32.const 16000000) "a")"#);
+        assert!(sparse < 1 << 20, "{sparse}");
+        // What is dense still is an image that new instances map.
+        let dense = compiled_len(&format!(r#"(data (i32.const 0) "{}")"#, "a".repeat(1 << 20)));
+        assert!((1 << 20..1 << 21).contains(&dense), "{dense}");
     }
 
     #[test]

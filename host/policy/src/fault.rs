@@ -7,7 +7,7 @@ use landfall_core::decision::Fault;
 use landfall_core::text::Text;
 use wasmtime::{Trap, WasmBacktrace};
 
-use crate::limits::Budget;
+use crate::limits::{self, Budget};
 
 /// Why a call failed: a closed set, fit for a metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,6 +34,11 @@ pub enum FaultCode {
     Untried,
     /// It was not asked: its calls had used up their time, though each kept to its own limit.
     TimeBudget,
+    /// It was not asked, or its answer not taken: all of its answers together come to more memory
+    /// than they may.
+    Volume,
+    /// It was not asked: no instance of it could be made, though one was when it was admitted.
+    NoInstance,
 }
 
 /// A call that failed. The store it was made in is not used again.
@@ -64,7 +69,7 @@ const MESSAGE_LEN_MAX: usize = 600;
 
 impl FaultCode {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Trap,
         Self::Deadline,
         Self::Memory,
@@ -76,6 +81,8 @@ impl FaultCode {
         Self::Stack,
         Self::Untried,
         Self::TimeBudget,
+        Self::Volume,
+        Self::NoInstance,
     ];
 
     /// The word for logs, metrics and documentation.
@@ -93,23 +100,33 @@ impl FaultCode {
             Self::Stack => "stack",
             Self::Untried => "untried",
             Self::TimeBudget => "time_budget",
+            Self::Volume => "volume",
+            Self::NoInstance => "no_instance",
         }
     }
 
     /// Whether asking again about the same instance may go better: the fault follows from how busy
     /// the machine was, from other instances, or from Landfall, and not from the policy and its
     /// input alone.
+    ///
+    /// `Volume` follows from other instances and is lasting all the same: with a new budget for each
+    /// turn, what is kept would grow by one more budget each time.
     #[must_use]
     pub const fn is_transient(self) -> bool {
         match self {
-            Self::Deadline | Self::HostPanic | Self::Untried | Self::TimeBudget => true,
+            Self::Deadline
+            | Self::HostPanic
+            | Self::Untried
+            | Self::TimeBudget
+            | Self::NoInstance => true,
             Self::Trap
             | Self::Memory
             | Self::Output
             | Self::VerdictCount
             | Self::VerdictIllegal
             | Self::PolicyError
-            | Self::Stack => false,
+            | Self::Stack
+            | Self::Volume => false,
         }
     }
 
@@ -128,12 +145,12 @@ impl Failure {
         Self { code, message }
     }
 
-    /// What `error` of a call says. `memory_refused` is the limit, if the guest was refused memory
-    /// during the call.
+    /// What `error` of a call says. `refused` is the limit, if the guest was refused to grow in the
+    /// call.
     pub(crate) fn of_call(
         error: &wasmtime::Error,
         budget: &Budget,
-        memory_refused: Option<usize>,
+        refused: Option<limits::Refused>,
     ) -> Self {
         let root = error.root_cause().to_string();
         if root.starts_with(OUTPUT_EXHAUSTED) {
@@ -145,7 +162,7 @@ impl Failure {
                 ),
             );
         }
-        let (code, mut message) = match (error.downcast_ref::<Trap>(), memory_refused) {
+        let (code, mut message) = match (error.downcast_ref::<Trap>(), refused) {
             (Some(Trap::Interrupt), _) => (
                 FaultCode::Deadline,
                 format!("the call ran into its time limit of {:?}", budget.time),
@@ -153,11 +170,9 @@ impl Failure {
             (Some(Trap::StackOverflow), _) => {
                 (FaultCode::Stack, "the policy recursed too deeply".to_owned())
             }
-            (_, Some(max)) => (
+            (_, Some(limit)) => (
                 FaultCode::Memory,
-                format!(
-                    "the policy reached its memory limit of {max} bytes, then ended with: {root}"
-                ),
+                format!("the policy reached its {limit}, then ended with: {root}"),
             ),
             (_, None) => (FaultCode::Trap, root),
         };
@@ -172,6 +187,21 @@ impl Failure {
     /// tried again later anyway, and costs most.
     pub(crate) fn may_follow_from_history(&self) -> bool {
         self.code != FaultCode::Deadline
+    }
+
+    /// No instance could be made of a policy of which one was made before. It gets nothing but its
+    /// settings, which are the same, so it is not to blame: memory or address space are short, or the
+    /// machine was too busy for its time limit.
+    pub(crate) fn no_instance(why: &Self) -> Self {
+        Self::new(
+            FaultCode::NoInstance,
+            format!(
+                "no instance of the policy could be made ({}: {}); is Landfall short of memory or \
+                 address space?",
+                why.code.as_str(),
+                why.message
+            ),
+        )
     }
 
     pub(crate) fn host_panic() -> Self {
@@ -194,9 +224,15 @@ pub fn is_transient(code: &str) -> bool {
     FaultCode::parse(code).is_some_and(FaultCode::is_transient)
 }
 
-/// Whether a fault of this code means that the policy was not asked at all.
+/// Whether a fault of this code says nothing of the instance: the policy was not asked about it, or
+/// nobody looked at its answer.
 pub(crate) fn is_unasked(code: &str) -> bool {
-    matches!(FaultCode::parse(code), Some(FaultCode::Untried | FaultCode::TimeBudget))
+    matches!(
+        FaultCode::parse(code),
+        Some(
+            FaultCode::Untried | FaultCode::TimeBudget | FaultCode::Volume | FaultCode::NoInstance
+        )
+    )
 }
 
 /// The guest's innermost named functions, `a < b < c`.
@@ -229,7 +265,7 @@ mod tests {
     fn codes_say_whether_to_try_again() {
         let transient =
             FaultCode::ALL.map(FaultCode::as_str).into_iter().filter(|c| is_transient(c));
-        let want = ["deadline", "host_panic", "untried", "time_budget"];
+        let want = ["deadline", "host_panic", "untried", "time_budget", "no_instance"];
         assert_eq!(transient.collect::<Vec<_>>(), want);
         assert!(!is_transient("") && !is_transient("of another version"));
     }

@@ -38,9 +38,14 @@ pub(crate) struct Mold {
 
 impl Mold {
     /// A guest before `configure`. The inner error says which of its exports has another type than
-    /// the contract; that shows only here, for functions are typed one by one.
-    pub(crate) fn instantiate(&self) -> Result<Result<Guest, String>, Failure> {
-        let state = State::new(MemoryLimiter::new(&self.limits), Arc::clone(&self.log));
+    /// the contract; that shows only here, for functions are typed one by one. Its lines go to
+    /// `capture`, if there is one.
+    pub(crate) fn instantiate(
+        &self,
+        capture: Option<Capture>,
+    ) -> Result<Result<Guest, String>, Failure> {
+        let limiter = MemoryLimiter::new(&self.limits);
+        let state = State::new(limiter, Arc::clone(&self.log), capture);
         let mut store = Store::new(self.engine.wasmtime(), state);
         store.limiter(|state| &mut state.limiter);
         stop_when(&mut store, |state, now| now >= state.deadline);
@@ -168,10 +173,10 @@ fn call<R>(
     drop(running);
     let state = store.data_mut();
     state.end_call();
-    let memory_refused = state.limiter.take_refused();
+    let refused = state.limiter.take_refused();
     match result {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(Failure::of_call(&error, budget, memory_refused)),
+        Ok(Err(error)) => Err(Failure::of_call(&error, budget, refused)),
         Err(_) => Err(Failure::host_panic()),
     }
 }

@@ -13,7 +13,12 @@ pub(crate) fn outcome(before: Option<&DecidedService>, instance: &Instance) -> O
             Outcome::Published(mappings) => {
                 moved(mappings, old, instance).unwrap_or(Outcome::Dropped(DropReason::Fault))
             }
-            Outcome::Dropped(reason) => Outcome::Dropped(reason.clone()),
+            // A policy's word holds until it says another. The other reasons follow from what the
+            // instance was, such as its health then.
+            Outcome::Dropped(reason @ DropReason::Policy { .. }) => {
+                Outcome::Dropped(reason.clone())
+            }
+            Outcome::Dropped(_) => Outcome::Dropped(DropReason::Fault),
         },
         None => Outcome::Dropped(DropReason::Fault),
     }

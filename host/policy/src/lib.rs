@@ -19,11 +19,14 @@ pub mod componentize;
 mod decide;
 mod engine;
 mod fault;
+mod findings;
 mod guest;
 mod kept;
 mod limits;
 mod log;
 mod pool;
+#[cfg(any(test, feature = "testing"))]
+pub mod probe;
 mod projection;
 mod refusal;
 mod revision;

@@ -2,6 +2,7 @@
 
 use crate::abi::Problem;
 use crate::fault::{Failure, FaultCode};
+use crate::wasi::PACKAGES;
 
 /// A candidate was refused. Nothing is changed by it.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +45,8 @@ pub enum AdmissionError {
     /// It wants what no policy gets.
     #[error(
         "failed to link the policy: it imports {names}. A policy may import landfall:policy/log, and \
-         of WASI 0.2 what has an answer without files, network and clocks"
+         version 0.2 of {}, in which there is nothing",
+        PACKAGES.join(", ")
     )]
     ImportsDenied {
         /// The imports, by name.

@@ -15,7 +15,7 @@ use crate::engine::PolicyEngine;
 use crate::fault::{Failure, FaultCode, problem};
 use crate::guest::{Guest, Mold};
 use crate::limits::Limits;
-use crate::log::{Level, PolicyLog};
+use crate::log::{Capture, Level, PolicyLog};
 use crate::projection::Projection;
 use crate::refusal::AdmissionError;
 use crate::structure;
@@ -87,15 +87,14 @@ impl Revision {
 
         let stage = |stage| move |failure| AdmissionError::Call { stage, failure };
         let guest = mold
-            .instantiate()
+            .instantiate(None)
             .map_err(stage("instantiate"))?
             .map_err(|problem| AdmissionError::WorldMismatch { problem })?;
-        let (guest, _) = mold.describe(guest).map_err(stage("describe"))?;
         let guest = mold
             .configure(guest, settings_json)
             .map_err(stage("configure"))?
             .map_err(|problems| AdmissionError::ConfigInvalid { problems })?;
-        // Asked again, for what a policy reads may follow from its settings.
+        // Behind `configure`, for what a policy reads may follow from its settings.
         let (_, descriptor) = mold.describe(guest).map_err(stage("describe"))?;
         let (projection, unknown) = Projection::parse(descriptor.reads.as_deref());
         // The log has a bound of its own.
@@ -144,14 +143,6 @@ impl Revision {
         &self.descriptor
     }
 
-    /// The JSON Schema of its settings, if it gives one. The policy took its settings, so they are
-    /// good in its own eyes; whoever reads JSON can look whether they also keep to this. It is as
-    /// hostile as everything that a policy says.
-    #[must_use]
-    pub fn schema(&self) -> Option<&str> {
-        self.descriptor.schema.as_deref()
-    }
-
     /// What it may use.
     #[must_use]
     pub fn limits(&self) -> &Limits {
@@ -170,10 +161,12 @@ impl Revision {
         self.decides_services
     }
 
-    /// A fresh instance with its settings.
-    pub(crate) fn guest(&self) -> Result<Guest, Failure> {
-        let guest =
-            self.mold.instantiate()?.map_err(|problem| Failure::new(FaultCode::Trap, problem))?;
+    /// A fresh instance with its settings. Its lines go to `capture`, if there is one.
+    pub(crate) fn guest(&self, capture: Option<Capture>) -> Result<Guest, Failure> {
+        let guest = self
+            .mold
+            .instantiate(capture)?
+            .map_err(|problem| Failure::new(FaultCode::Trap, problem))?;
         self.mold.configure(guest, &self.settings)?.map_err(|_| {
             Failure::new(
                 FaultCode::PolicyError,

@@ -65,6 +65,7 @@ pub(crate) fn settings(
             );
             revision.mold.log.write(Level::Warn, &line, None);
         }
+        breaker.take(revision, answer.values.iter().map(bytes).sum())?;
         settings.extend(answer.values);
         if settings.len() > SETTINGS_MAX {
             let message =
@@ -75,6 +76,20 @@ pub(crate) fn settings(
         }
     }
     Ok(settings.into())
+}
+
+/// The memory that a setting takes.
+fn bytes(setting: &Setting) -> usize {
+    let texts = match setting {
+        Setting::Label(key, value) | Setting::Annotation(key, value) => key.len() + value.len(),
+        Setting::Alias(text)
+        | Setting::Address(text)
+        | Setting::Location(text)
+        | Setting::Resolution(text)
+        | Setting::ExportTo(text)
+        | Setting::SubjectAltName(text) => text.len(),
+    };
+    size_of::<Setting>() + texts
 }
 
 /// Asks one policy, and if it fails a second time on a fresh store: what the first one went through

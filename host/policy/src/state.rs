@@ -48,8 +48,12 @@ pub(crate) const RANDOM_SEED: u64 = 0x6c61_6e64_6661_6c6c;
 // === impl State ===
 
 impl State {
-    pub(crate) fn new(limiter: MemoryLimiter, log: Arc<PolicyLog>) -> Self {
-        Self { limiter, null: Null::default(), log, capture: None, deadline: clock::now() }
+    pub(crate) fn new(
+        limiter: MemoryLimiter,
+        log: Arc<PolicyLog>,
+        capture: Option<Capture>,
+    ) -> Self {
+        Self { limiter, null: Null::default(), log, capture, deadline: clock::now() }
     }
 
     /// Makes what a call sees independent of the calls before it.

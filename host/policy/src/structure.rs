@@ -7,7 +7,7 @@
 use wasmparser::{
     BinaryReaderError, ComponentAlias, ComponentExternalKind, ComponentInstance,
     ComponentOuterAliasKind, ComponentTypeRef, ElementItems, Encoding, FunctionBody, Instance,
-    Parser, Payload,
+    Parser, Payload, TypeSectionReader,
 };
 
 use crate::artifact::{COMPONENT_BYTES_MAX, Outside};
@@ -28,12 +28,24 @@ const FUNCTION_BYTES_MAX: u64 = 1 << 20;
 /// Variables of one function: its locals and parameters, and those of the module's widest type.
 /// Python: 292; JavaScript: 140, and with weval 505.
 const VARIABLES_MAX: u64 = 512;
-/// Bytes times variables of one function. JavaScript: 12 million, Python: 8 million. The two bombs
-/// above have 450 and 63 million.
+/// What a function costs that has none, in variables: one of 400 KB without any, of empty blocks,
+/// took 20 s on a busy machine.
+const VARIABLES_BASE: u64 = 16;
+/// What a function costs that is empty, in bytes: 200,000 of them took 32 s on a busy machine.
+const FUNCTION_BYTES_BASE: u64 = 64;
+/// Bytes times variables of one function, each with its base. Without the bases, JavaScript: 12
+/// million, Python: 8 million; the two bombs above have 450 and 63 million.
 const FUNCTION_WORK_MAX: u64 = 1 << 24;
-/// The sum of these products. JavaScript: 327 million, with weval 442, Python: 208 million. Cut
-/// into functions of at most `FUNCTION_WORK_MAX`, 450 million took 5.4 s.
+/// The sum of these products. Without the bases, JavaScript: 327 million, with weval 442, Python: 208
+/// million. Cut into functions of at most `FUNCTION_WORK_MAX`, 450 million took 5.4 s.
 const WORK_MAX: u64 = 1 << 30;
+
+// For each type of a function the compiler makes a trampoline, used or not, which moves each of its
+// parameters and results: 2000 types of 500 parameters, 1 MB, took 13 s on a busy machine.
+/// Types of functions in all modules.
+const TYPES_MAX: u64 = 50_000;
+/// Parameters and results of all of these types.
+const TYPE_VALUES_MAX: u64 = 300_000;
 
 // A component that instantiates another one twice, which does the same, and so on, has 2^n
 // instances after n lines, and wasmtime writes each of them out when it compiles.
@@ -91,6 +103,8 @@ struct Examination {
     scopes: Vec<Scope>,
     modules: u64,
     functions: u64,
+    types: u64,
+    type_values: u64,
     work: u64,
     outside: Outside,
 }
@@ -178,6 +192,13 @@ impl Examination {
                 Payload::CodeSectionEntry(body) => {
                     self.work = self.work.saturating_add(module.body(&body)?);
                     within("bytes times variables of all functions", self.work, WORK_MAX)
+                }
+                Payload::TypeSection(section) => {
+                    self.types = self.types.saturating_add(u64::from(section.count()));
+                    within("types of functions", self.types, TYPES_MAX)?;
+                    self.type_values = self.type_values.saturating_add(module.types(section)?);
+                    let what = "parameters and results of all types of functions";
+                    within(what, self.type_values, TYPE_VALUES_MAX)
                 }
                 payload => module.take(payload),
             },
@@ -326,14 +347,6 @@ impl Component {
 impl Module {
     fn take(&mut self, payload: Payload<'_>) -> Result<(), AdmissionError> {
         match payload {
-            Payload::TypeSection(section) => {
-                for ty in section.into_iter_err_on_gc_types() {
-                    let ty = ty.map_err(unreadable)?;
-                    let (params, results) = (ty.params().len() as u64, ty.results().len() as u64);
-                    self.type_params.push(params);
-                    self.widest = self.widest.max(params + results);
-                }
-            }
             Payload::FunctionSection(section) => {
                 within("functions", u64::from(section.count()), FUNCTIONS_MAX)?;
                 for ty in section {
@@ -357,6 +370,19 @@ impl Module {
         Ok(())
     }
 
+    /// The parameters and results of these types.
+    fn types(&mut self, section: TypeSectionReader<'_>) -> Result<u64, AdmissionError> {
+        let mut values: u64 = 0;
+        for ty in section.into_iter_err_on_gc_types() {
+            let ty = ty.map_err(unreadable)?;
+            let (params, results) = (ty.params().len() as u64, ty.results().len() as u64);
+            self.type_params.push(params);
+            self.widest = self.widest.max(params + results);
+            values = values.saturating_add(params + results);
+        }
+        Ok(values)
+    }
+
     /// The work that the next body is for the compiler.
     fn body(&mut self, body: &FunctionBody<'_>) -> Result<u64, AdmissionError> {
         let bytes = body.range().len() as u64;
@@ -370,7 +396,7 @@ impl Module {
             variables = variables.saturating_add(u64::from(count));
         }
         within("locals and parameters of one function", variables, VARIABLES_MAX)?;
-        let work = bytes * variables;
+        let work = (bytes + FUNCTION_BYTES_BASE) * (variables + VARIABLES_BASE);
         within("bytes times variables of one function", work, FUNCTION_WORK_MAX)?;
         Ok(work)
     }
@@ -430,9 +456,29 @@ mod tests {
         // Python 427 KB with none.
         assert_eq!(module(&func(4, 118, 76_000 / 4)), "ok");
         assert_eq!(module(&func(9, 0, 427_000 / 4)), "ok");
+        // Without any variable it takes the compiler its time, too.
+        assert_eq!(
+            module(&func(0, 0, (1 << 20) / 4 - 10)),
+            "bytes times variables of one function"
+        );
         // The same bomb in pieces.
         let pieces = func(0, 400, 40_000 / 4).repeat(70);
         assert_eq!(module(&pieces), "bytes times variables of all functions");
+    }
+
+    #[test]
+    fn types_that_nothing_uses_are_counted() {
+        let types = |count: usize, params: usize| {
+            let ty = format!("(type (func (param {})))", "i32 ".repeat(params));
+            refusal(&format!(
+                "(component {})",
+                format!("(core module {})", ty.repeat(count)).repeat(2)
+            ))
+        };
+        assert_eq!(types(25_000, 1), "ok");
+        assert_eq!(types(25_001, 1), "types of functions");
+        assert_eq!(types(1_500, 100), "ok");
+        assert_eq!(types(1_501, 100), "parameters and results of all types of functions");
     }
 
     #[test]

@@ -3,13 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use landfall_core::decision::{DecidedService, DropReason, Outcome};
+use landfall_core::decision::{DecidedService, DropReason, Fault, Outcome};
 use landfall_core::group::gathered;
-use landfall_core::mapping::Verdict;
+use landfall_core::mapping::{Edit, Verdict};
 use landfall_core::mesh::{Contribution, HostKey, MeshService, Setting};
+use landfall_core::pairs::Pairs;
 use landfall_core::pattern::{Pattern, Selector};
+use landfall_core::registry::{Health, Instance, Service};
 
+use crate::chain::Chain;
 use crate::clock;
+use crate::probe;
 use crate::testing::{
     admit, admit_within, component_with, contract_with, defaults, engine, host_edit, hostile, ids,
     instance_at, rules, summary, verdict, work, work_of,
@@ -214,9 +218,10 @@ fn a_policy_that_always_fails_does_not_take_for_ever() {
     // A thousand traps in a row cost less than one loop, so they do not count as much.
     let trapping = admit(&hostile("trap-decide")).unwrap();
     let decided = decide(&[&trapping], work(&ids(3000), None));
-    let trapped = codes(&decided, "trap");
-    assert!((20..=1001).contains(&trapped), "{}", summary(&decided));
-    assert_eq!(codes(&decided, "untried"), 3000 - trapped);
+    // On a busy machine one or the other call runs into its limit before it traps.
+    let tried = codes(&decided, "trap") + codes(&decided, "deadline");
+    assert!((20..=1001).contains(&tried), "{}", summary(&decided));
+    assert_eq!(codes(&decided, "untried"), 3000 - tried);
 }
 
 #[test]
@@ -284,6 +289,99 @@ fn what_may_go_better_is_tried_again_on_request() {
 }
 
 #[test]
+fn what_cannot_be_made_is_tried_again_and_blames_nobody() {
+    let mut policy = admit_within(&hostile("harmless"), quick()).unwrap();
+    // As when the operating system gives no memory, which a test cannot have it do.
+    Arc::get_mut(&mut policy).unwrap().mold.limits.memory_bytes_max = 0;
+    let harmless = admit(&hostile("harmless")).unwrap();
+    let good = decide(&[&harmless], work(&ids(1000), None));
+    let decided = decide(&[&policy], work(&ids(1000), Some(good)));
+    assert_eq!(summary(&decided), "1000 pay.dc1.mesh [no_instance]");
+    let message = &decided.findings[0].message;
+    assert!(message.contains("was not asked about 1000 instances"), "{message}");
+    assert!(crate::is_transient("no_instance"));
+}
+
+#[test]
+fn what_is_found_lasts_as_long_as_its_reason() {
+    // By the first letter of an instance: `a` has a name altered, `e` has no legal form, `n` is given
+    // an edit that no version knows, and `z` is kept.
+    let policy = admit(&hostile("illegal-names")).unwrap();
+    let rules = rules(&[&policy]);
+    let workers = workers();
+    let named = |letter: char, numbers: std::ops::Range<usize>| -> Vec<String> {
+        numbers.map(|number| format!("{letter}{number:03}")).collect()
+    };
+    let decide = |ids: &[String], before: Option<&DecidedService>| {
+        workers.decide(&rules, vec![work(ids, before.cloned())]).remove(0)
+    };
+    let told = |decided: &DecidedService, what: &str| {
+        decided.findings.iter().filter(|f| f.message.contains(what)).count()
+    };
+
+    // However much else there is, that a policy fails is listed.
+    let all = [named('a', 0..150), named('e', 0..1)].concat();
+    let first = decide(&all, None);
+    assert_eq!((first.findings.len(), told(&first, "failed on 1 instances")), (101, 1));
+    assert_eq!(told(&first, "51 more findings of this service are not listed"), 1);
+    assert_eq!(decide(&all, Some(&first)).findings, first.findings, "nothing changed");
+
+    // Which were not listed is known, so that the number follows those that are gone.
+    let some = [named('a', 0..120), named('e', 0..1), named('z', 0..1)].concat();
+    let second = decide(&some, Some(&first));
+    assert_eq!(told(&second, "21 more findings of this service are not listed"), 1);
+    let third = decide(&named('a', 0..90), Some(&second));
+    assert_eq!((third.findings.len(), told(&third, "not listed")), (90, 0));
+
+    // That an edit was left out stands beside the instance, and so outlives the others.
+    let first = decide(&["n".to_owned()], None);
+    assert_eq!(told(&first, "does not know"), 1);
+    let second = decide(&["n".to_owned(), "z".to_owned()], Some(&first));
+    assert_eq!(told(&second, "does not know"), 1);
+    assert_eq!(decide(&["z".to_owned()], Some(&second)).findings, []);
+}
+
+#[test]
+fn findings_of_a_verdict_that_fails_are_bounded_too() {
+    let altered = || Edit::Host("a_b".to_owned());
+    let verdict = |instance: &Instance| {
+        let fails = &*instance.id < "i5";
+        Verdict::Edit(if fails { vec![altered(), Edit::Weight(0)] } else { vec![altered()] })
+    };
+    let decided = probe::decided(defaults(), work(&ids(300), None), &[&verdict]);
+    let count = |what: &str| decided.findings.iter().filter(|f| f.message.contains(what)).count();
+    assert_eq!((count("was altered"), count("failed on"), count("not listed")), (99, 1, 1));
+}
+
+#[test]
+fn an_old_fault_answers_only_for_the_facts_and_the_policy_that_it_is_of() {
+    let rules = rules(&[]);
+    let fault = |policy: &str, code| {
+        Arc::new(Fault { policy: policy.into(), code, message: String::new() })
+    };
+    let mut before = workers().decide(&rules, vec![work(&ids(1), None)]).remove(0);
+    before.decisions[0].fault = Some(fault("p", "deadline"));
+    let code = |work: &Work, policy: &str, code| {
+        let chain = Chain::new(&rules, work);
+        let instance = &work.service.instances()[0];
+        chain.kept(instance, fault(policy, code)).fault.unwrap().code
+    };
+    let same = work(&ids(1), Some(before.clone()));
+    assert_eq!(code(&same, "p", "untried"), "deadline");
+    assert_eq!(code(&same, "p", "trap"), "trap", "it was asked");
+    assert_eq!(code(&same, "p", "volume"), "volume", "it is not tried again");
+    assert_eq!(code(&same, "q", "untried"), "untried", "another policy");
+    let changed = work_of(vec![instance_at("i0", "10.0.0.2", 80)], Some(before.clone()));
+    assert_eq!(code(&changed, "p", "untried"), "untried", "another instance");
+    let mut changed = work(&ids(1), Some(before));
+    let meta = [("owner", "b")].into_iter().collect();
+    let instances = changed.service.instances().to_vec();
+    let (service, _) = Service::new(changed.id.key.clone(), meta, Pairs::default(), instances);
+    changed.service = Arc::new(service);
+    assert_eq!(code(&changed, "p", "untried"), "untried", "another service");
+}
+
+#[test]
 fn an_instance_that_moved_is_not_published_where_it_was() {
     let harmless = admit(&hostile("harmless")).unwrap();
     let trapping = admit(&hostile("trap-decide")).unwrap();
@@ -313,15 +411,17 @@ fn an_instance_that_moved_is_not_published_where_it_was() {
 }
 
 #[test]
-fn a_loop_is_stopped_in_time() {
-    let limit = Duration::from_millis(20);
-    let looping = admit_within(&hostile("loop-decide"), quick()).unwrap();
-    let steps = workers().trace(&rules(&[&looping]), &work(&ids(1), None), "i0");
-    let fault = steps[0].verdicts.as_ref().unwrap_err();
-    assert_eq!(fault.code, "deadline");
-    assert!(steps[0].elapsed >= limit);
-    // The budget is 10 ms; the rest is for machines that run many tests at once.
-    assert!(steps[0].elapsed < limit + Duration::from_millis(100), "{:?}", steps[0].elapsed);
+fn why_an_instance_was_left_out_is_not_kept_for_one_that_recovered() {
+    let trapping = admit(&hostile("trap-decide")).unwrap();
+    let drop_all = admit(&hostile("drop-all")).unwrap();
+    let kept = |policy: &Arc<Revision>, health: Health| {
+        let was = Instance { health, ..Instance::clone(&instance_at("i0", "10.0.0.1", 80)) };
+        let before = decide(&[policy], work_of(vec![Arc::new(was)], None));
+        assert!(matches!(before.decisions[0].outcome, Outcome::Dropped(_)));
+        summary(&decide(&[&trapping], work(&ids(1), Some(before))))
+    };
+    assert_eq!(kept(&drop_all, Health::Passing), "1 policy p: because [trap]");
+    assert_eq!(kept(&drop_all, Health::Critical), "1 (nothing) [trap]", "not by a policy");
 }
 
 #[test]
@@ -338,6 +438,25 @@ fn a_trace_shows_each_step() {
     assert_eq!(hosts(1), ["a.mesh"]);
     assert!(hosts(2).is_empty() && steps[2].dropped.len() == 1);
     assert!(workers().trace(&rules, &work(&ids(3), None), "nobody").is_empty());
+
+    // What nobody gets is not shown: a policy that fails leaves an instance where it was.
+    let splitting = admit(&hostile("many-places")).unwrap();
+    let rules = crate::testing::rules(&[&renaming, &splitting, &splitting]);
+    let steps = workers().trace(&rules, &work(&ids(3), None), "i1");
+    let code = |n: usize| steps[n].verdicts.as_ref().map_or_else(|fault| fault.code, |_| "none");
+    let of = |n: usize| (code(n), steps[n].mappings.len());
+    assert_eq!([of(0), of(1), of(2)], [("none", 1), ("none", 64), ("verdict_illegal", 64)]);
+}
+
+#[test]
+fn a_trace_has_the_lines_of_settings_too() {
+    let text = r#"(data (i32.const 2000) "ready")
+        (func (export "landfall:policy/plugin@0.1.0#configure") (param i32 i32) (result i32)
+          (call $log (i32.const 2) (i32.const 2000) (i32.const 5))
+          (call $configure (i32.const 0) (i32.const 0)))"#;
+    let policy = admit(&crate::testing::component(text)).unwrap();
+    let steps = workers().trace(&rules(&[&policy]), &work(&ids(1), None), "i0");
+    assert_eq!(steps[0].log.iter().map(ToString::to_string).collect::<Vec<_>>(), ["info: ready"]);
 }
 
 #[test]
@@ -412,6 +531,20 @@ fn only_what_is_read_is_sent() {
     assert_eq!(reason(1, nowhere, 0), "1 policy p: none", "an empty list is nothing");
     // One read, the word "tags" at 2000: its pointer and length stand at 2008.
     assert_eq!(reason(1, "\\d8\\07\\00\\00", 1), "1 policy p: tags");
+}
+
+#[test]
+fn settings_come_before_everything_else() {
+    let text = r#"(global $configured (mut i32) (i32.const 0))
+        (func (export "landfall:policy/plugin@0.1.0#configure") (param i32 i32) (result i32)
+          (if (global.get $configured) (then unreachable))
+          (global.set $configured (i32.const 1))
+          (call $configure (i32.const 0) (i32.const 0)))
+        (func (export "landfall:policy/plugin@0.1.0#describe") (result i32)
+          (if (i32.eqz (global.get $configured)) (then unreachable))
+          (call $describe))"#;
+    let policy = admit(&crate::testing::component(text)).unwrap();
+    assert_eq!(summary(&decide(&[&policy], work(&ids(1), None))), "1 pay.dc1.mesh");
 }
 
 /// The interfaces of WASI as far as the test below uses them.
@@ -494,58 +627,6 @@ fn wasi_is_there_and_empty() {
 }
 
 #[test]
-fn refusals_say_what_is_wrong() {
-    let refusal = |bytes: &[u8]| {
-        let error = admit_within(bytes, quick()).unwrap_err();
-        (error.code(), error.to_string())
-    };
-    assert_eq!(refusal(&hostile("trap-start")).0, "instantiate_failed");
-    assert_eq!(refusal(&hostile("giant-describe")).0, "describe_failed");
-    assert_eq!(refusal(&hostile("trap-configure")).0, "configure_failed");
-    let (code, message) = refusal(&hostile("configure-refuses"));
-    assert_eq!(code, "config_invalid");
-    assert!(message.contains(": /"), "{message}");
-    assert!(refusal(&hostile("configure-refuses-silently")).1.contains("does not say why"));
-    let limits = Limits { configure_time_max: Duration::from_millis(30), ..Limits::default() };
-    for name in ["loop-start", "loop-describe", "loop-configure", "realloc-loop"] {
-        assert_eq!(admit_within(&hostile(name), limits.clone()).unwrap_err().code(), "deadline");
-    }
-}
-
-#[test]
-fn failures_have_their_codes() {
-    // Filling memory takes its time in a debug build on a busy machine.
-    let limits = Limits { time_max: Duration::from_secs(2), ..Limits::default() };
-    let code = |name: &str| {
-        let policy = admit_within(&hostile(name), limits.clone()).unwrap();
-        let decided = decide(&[&policy], work(&ids(2), None));
-        decided.decisions[0].fault.as_ref().map_or("none", |fault| fault.code)
-    };
-    assert_eq!(code("trap-decide"), "trap");
-    assert_eq!(code("memory-growth"), "memory");
-    assert_eq!(code("table-growth"), "memory");
-    assert_eq!(code("deep-recursion"), "stack");
-    assert_eq!(code("giant-string"), "output");
-    assert_eq!(code("giant-list"), "output");
-    assert_eq!(code("aliased-split"), "output");
-    assert_eq!(code("too-few-verdicts"), "verdict_count");
-    assert_eq!(code("decide-error"), "policy_error");
-    assert_eq!(code("harmless"), "none");
-}
-
-#[test]
-fn a_leak_harms_nothing() {
-    let limits = Limits { memory_bytes_max: 16 << 20, ..Limits::default() };
-    let leaking = admit_within(&hostile("leak"), limits).unwrap();
-    let rules = rules(&[&leaking]);
-    let workers = workers();
-    for _ in 0..50 {
-        let decided = workers.decide(&rules, vec![work(&ids(300), None)]).remove(0);
-        assert_eq!(summary(&decided), "300 pay.dc1.mesh");
-    }
-}
-
-#[test]
 fn engines_end() {
     let engine = engine();
     let weak = Arc::downgrade(&engine);
@@ -574,7 +655,7 @@ fn engines_end() {
 fn an_empty_call_is_cheap() {
     const CALLS: u32 = 20_000;
     let policy = admit(&hostile("harmless")).unwrap();
-    let mut guest = policy.guest().unwrap();
+    let mut guest = policy.guest(None).unwrap();
     let mut best = Duration::MAX;
     for _ in 0..5 {
         let start = clock::now();

@@ -9,9 +9,9 @@ use landfall_core::text::{Interner, Text};
 
 use crate::abi::Item;
 use crate::bench::Bench;
-use crate::chain::{Chain, Placed, Work};
+use crate::chain::{Chain, Placed, Work, check_places};
 use crate::clock;
-use crate::fault::{Failure, FaultCode};
+use crate::fault::Failure;
 use crate::log::LogLine;
 use crate::rules::Rules;
 
@@ -60,7 +60,9 @@ pub(crate) fn trace(bench: &mut Bench, rules: &Rules, work: &Work, instance_id: 
                 .zip(&verdicts)
                 .map(|(mapping, verdict)| chain.apply(policy, instance, mapping, verdict.clone()))
                 .collect();
-            Ok((verdicts, placed?))
+            let placed = placed?;
+            check_places(placed.iter().map(Placed::places).sum())?;
+            Ok((verdicts, placed))
         });
         let mut step = Step {
             policy: Text::clone(policy),
@@ -85,13 +87,6 @@ pub(crate) fn trace(bench: &mut Bench, rules: &Rules, work: &Work, instance_id: 
                 step.verdicts = Err(failure.into_fault(policy));
                 step.mappings = mappings;
             }
-        }
-        if step.mappings.len() > crate::chain::MAPPINGS_PER_INSTANCE_MAX {
-            let failure = Failure::new(
-                FaultCode::VerdictIllegal,
-                "the verdicts put an instance at too many places",
-            );
-            step.verdicts = Err(failure.into_fault(policy));
         }
         mappings = step.mappings.clone();
         let ended = step.verdicts.is_err() || mappings.is_empty();

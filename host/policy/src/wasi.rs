@@ -51,13 +51,15 @@ struct Datetime {
 type Context<'a> = StoreContextMut<'a, State>;
 type Returned<T> = wasmtime::Result<(T,)>;
 
+/// The packages of which imports get an answer, in any version 0.2.
+pub(crate) const PACKAGES: [&str; 6] =
+    ["wasi:cli", "wasi:clocks", "wasi:filesystem", "wasi:io", "wasi:random", "wasi:sockets"];
+
 /// Whether imports of this name get an answer.
 pub(crate) fn is_known(import: &str) -> bool {
     let Some((package, rest)) = import.split_once('/') else { return false };
     let version = rest.split_once('@').map_or("", |(_, version)| version);
-    let packages =
-        ["wasi:cli", "wasi:clocks", "wasi:filesystem", "wasi:io", "wasi:random", "wasi:sockets"];
-    packages.contains(&package) && version.starts_with("0.2.")
+    PACKAGES.contains(&package) && version.starts_with("0.2.")
 }
 
 /// Answers every import of WASI that `component` has.

@@ -49,7 +49,7 @@ impl InstancePolicy for Canary {
         let Some(version) = instance.meta("version") else {
             return Verdict::Keep;
         };
-        // A registry holds any text. Landfall would refuse a host like `V2_beta.pay.dc1.mesh`, and the instance with it.
+        // A registry holds any text. Of `V2_beta.pay.dc1.mesh` Landfall would make a host that nobody expects.
         if !names::is_dns_label(version) {
             warn!("version {version:?} of {} cannot be part of a host name", service.name);
             return Verdict::Keep;

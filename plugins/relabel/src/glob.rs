@@ -37,12 +37,12 @@ impl Glob {
                     p += 1;
                     t += 1;
                 }
-                // Does not fit like this: let the last star take one byte more, or give up.
+                // Does not fit like this: let the last star take one character more, or give up.
                 Some(_) | None => match star {
                     Some((after, taken)) => {
-                        star = Some((after, taken + 1));
                         p = after;
-                        t = taken + 1;
+                        t = taken + character_len(text[taken]);
+                        star = Some((after, t));
                     }
                     None => return false,
                 },
@@ -52,8 +52,7 @@ impl Glob {
     }
 }
 
-/// The bytes of the UTF-8 character that begins with this one. Inside a character, where a star may have stopped, one:
-/// no pattern goes on there, for it is text too.
+/// The bytes of the UTF-8 character that begins with this one.
 fn character_len(first: u8) -> usize {
     match first {
         0xc0..=0xdf => 2,
@@ -103,6 +102,8 @@ mod tests {
             ("v?", "v2"),
             ("v?", "v\u{e4}"),
             ("?*", "\u{1f600}"),
+            ("*?", "\u{e4}\u{1f600}"),
+            ("*\u{e4}?", "\u{e4}\u{e4}\u{e4}b"),
         ] {
             assert!(fits(pattern, text), "{pattern} {text}");
         }
@@ -116,6 +117,9 @@ mod tests {
             ("v?", "v"),
             ("v?", "v22"),
             ("?", ""),
+            // Two characters for one that is of four bytes, or of two.
+            ("*??", "\u{1f600}"),
+            ("a*??", "a\u{e4}"),
         ] {
             assert!(!fits(pattern, text), "{pattern} {text}");
         }

@@ -39,7 +39,7 @@ impl Edits {
         self.with(Edit::Ports(ports.into_iter().collect()))
     }
 
-    /// Sets a label; both parts must be legal in Kubernetes.
+    /// Sets a label. A part that is not legal in Kubernetes is altered and reported.
     #[must_use]
     pub fn label(self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.with(Edit::Label((key.into(), value.into())))

@@ -34,7 +34,7 @@ pub fn describe<P: Policy>(slot: &Slot<P>, name: &str, version: &str) -> Descrip
     Descriptor {
         name: name.to_owned(),
         version: version.to_owned(),
-        // Asked again after `configure` the answer may be narrower.
+        // Landfall asks behind `configure`, when the answer may be narrower.
         reads: match slot.get() {
             Ok(policy) => policy.reads(),
             Err(_) => owned(P::READS),

@@ -1,5 +1,5 @@
-//! Names that Kubernetes and DNS accept. What a registry holds is free text, and Landfall refuses an edit that is not
-//! legal, so a policy that builds names from registry data checks or converts them here.
+//! Names that Kubernetes and DNS accept. What a registry holds is free text, and Landfall alters a name that is not
+//! legal and reports it, so a policy that builds names from registry data and wants others checks or converts them here.
 
 use std::borrow::Cow;
 

@@ -14,9 +14,11 @@ pub struct Settings {
     /// The label, and key of a service's meta, that names the team.
     #[serde(default = "team")]
     key: String,
-    /// The namespaces that see a team's services: names, `.` for the service's own, `*` for all.
+    /// The namespaces that see a team's services: names, `.` for the service's own, `*` for all. No list may be empty:
+    /// Istio takes none for all, which is the opposite of what it looks like.
     teams: BTreeMap<String, Vec<String>>,
-    /// The namespaces for services of no team or another one; empty leaves it to Istio.
+    /// The namespaces for services of no team or another one. Empty sets none: then `resources.exportTo` of Landfall's
+    /// configuration holds, and without that all namespaces see them.
     #[serde(default)]
     others: Vec<String>,
 }
@@ -36,7 +38,13 @@ impl Policy for Visibility {
             .teams
             .iter()
             .map(|(team, list)| (format!("/teams/{}", settings::escape(team)), list));
-        let mut problems = Vec::new();
+        let empty = lists.clone().filter(|(_, list)| list.is_empty());
+        let mut problems: Vec<Problem> = empty
+            .map(|(path, _)| {
+                let message = "no namespaces, which for Istio means all; name one, or \".\" for the service's own";
+                settings::problem(path, message)
+            })
+            .collect();
         for (path, list) in lists.chain([("/others".to_owned(), &settings.others)]) {
             for (index, namespace) in list.iter().enumerate() {
                 if !matches!(namespace.as_str(), "." | "*") && !names::is_dns_label(namespace) {
@@ -91,6 +99,16 @@ mod tests {
         );
         assert_eq!(seen_by(&service().with_label("team", "other")), ["."]);
         assert_eq!(seen_by(&service()), ["."]);
+    }
+
+    #[test]
+    fn a_team_without_namespaces_is_refused() {
+        let refusal = |json: &str| testing::configure::<Visibility>(json).err().unwrap_or_default();
+        assert_eq!(
+            refusal(r#"{"teams": {"a": [], "b": ["*"]}}"#),
+            "/teams/a: no namespaces, which for Istio means all; name one, or \".\" for the service's own",
+        );
+        assert_eq!(refusal(r#"{"teams": {}, "others": []}"#), "");
     }
 
     #[test]

@@ -12,6 +12,7 @@
 )]
 
 pub mod cluster;
+pub mod component;
 pub mod configuration;
 pub mod draw;
 pub mod mutate;
@@ -36,6 +37,9 @@ pub const CONFIGURATION: Target =
 pub const REGISTRY: Target = Target { name: "registry", text: registry::text, run: registry::run };
 /// What policies say.
 pub const VERDICTS: Target = Target { name: "verdicts", text: verdicts::text, run: verdicts::run };
+/// Components before they are compiled.
+pub const COMPONENT: Target =
+    Target { name: "component", text: component::text, run: component::run };
 /// What clusters hand over.
 pub const CLUSTER: Target = Target { name: "cluster", text: cluster::text, run: cluster::run };
 

@@ -4,20 +4,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use landfall_core::decision::{DecidedService, Decision, DropReason, Outcome, RulesMark};
+use landfall_core::decision::{DecidedService, Outcome};
 use landfall_core::defaults::Defaults;
 use landfall_core::group::{MeshServices, Redecided, group};
-use landfall_core::mapping::{Edit, Mapping, PortEdit, Protocol, Verdict};
+use landfall_core::mapping::{Edit, PortEdit, Protocol, Verdict};
 use landfall_core::mesh::{MeshService, ObjectId, Setting};
 use landfall_core::pairs::Pairs;
 use landfall_core::registry::{
     Health, Instance, InstancePort, Locality, Service, ServiceId, ServiceKey, SourceName,
 };
 use landfall_core::template::Template;
-use landfall_core::text::{Interner, Text};
+use landfall_core::text::Text;
 use landfall_mesh::api::{ApiVersion, Location, MeshObject, Owner, from_json, to_json, to_yaml};
 use landfall_mesh::render::{RenderOptions, Shape, render};
 use landfall_mesh::validate::validate;
+use landfall_policy_host::{MAPPINGS_PER_INSTANCE_MAX, Work, probe};
 
 use super::draw::Draw;
 
@@ -93,55 +94,32 @@ fn grouped<'a>(
     group(services, &redecided)
 }
 
-/// Every verdict taken as the chain of policies takes it.
+/// Every verdict taken by the chain of policies: two of them, of which the second has the verdicts of
+/// the first in another order.
 fn decided(case: &Case) -> Vec<DecidedService> {
-    let mut interner = Interner::default();
-    let mut findings = Vec::new();
     let of = |(id, service, verdicts): &(ServiceId, Service, Vec<Verdict>)| {
-        let defaults = case.defaults.of_service(id, service, &mut findings);
-        let mut noted = Vec::new();
-        let mut decide = |(instance, verdict): (&Arc<Instance>, &Verdict)| {
-            let outcome = match defaults.mapping(instance, &mut interner, &mut noted) {
-                Err(reason) => Outcome::Dropped(reason),
-                Ok(mapping) => outcome(&mapping, verdict, &mut interner),
-            };
-            Decision { outcome, fault: None }
-        };
-        let decisions =
-            service.instances().iter().zip(verdicts.iter().cycle()).map(&mut decide).collect();
-        DecidedService {
+        let instances = service.instances().iter().map(|instance| &*instance.id);
+        let numbers: BTreeMap<&str, usize> = instances.zip(0..).collect();
+        let first = |instance: &Instance| verdicts[numbers[&*instance.id] % verdicts.len()].clone();
+        let second =
+            |instance: &Instance| verdicts[(numbers[&*instance.id] + 1) % verdicts.len()].clone();
+        let work = Work {
             id: Arc::new(id.clone()),
+            registry: "fuzz",
             service: Arc::new(service.clone()),
-            rules: RulesMark::default(),
-            decisions,
-            findings: noted,
-        }
-    };
-    case.services.iter().map(of).collect()
-}
-
-fn outcome(mapping: &Mapping, verdict: &Verdict, interner: &mut Interner) -> Outcome {
-    let keep: Vec<Vec<Edit>> = match verdict {
-        Verdict::Drop(reason) => {
-            let policy = Text::from("fuzz");
-            return Outcome::Dropped(DropReason::Policy { policy, reason: Text::clone(reason) });
-        }
-        Verdict::Keep => vec![Vec::new()],
-        Verdict::Edit(edits) => vec![edits.clone()],
-        Verdict::Split(lists) => lists.clone(),
-    };
-    let edited = |edits: &Vec<Edit>| mapping.edited(edits, &"fuzz", interner, &mut Vec::new());
-    match keep.iter().map(edited).collect::<Result<Vec<Mapping>, _>>() {
-        Err(_) => Outcome::Dropped(DropReason::Fault),
-        Ok(mappings) => {
-            let published: Vec<Arc<Mapping>> =
-                mappings.into_iter().filter(|m| m.obstacle().is_none()).map(Arc::new).collect();
-            match published.is_empty() {
-                true => Outcome::Dropped(DropReason::Obstacle("no port")),
-                false => Outcome::Published(published.into()),
+            before: None,
+        };
+        let decided = probe::decided(case.defaults.clone(), work, &[&first, &second]);
+        // A hundred, and one for those that are not listed.
+        assert!(decided.findings.len() <= 101, "{}", decided.findings.len());
+        for decision in &decided.decisions {
+            if let Outcome::Published(mappings) = &decision.outcome {
+                assert!((1..=MAPPINGS_PER_INSTANCE_MAX).contains(&mappings.len()));
             }
         }
-    }
+        decided
+    };
+    case.services.iter().map(of).collect()
 }
 
 // === Generators ===

@@ -56,11 +56,21 @@ pub(crate) struct MeshFacts<'a> {
     pub(crate) origins: &'a [ServiceFacts<'a>],
 }
 
-/// What a policy answers, and what in its answer only a later version of the contract knows.
+/// What a policy answers about instances.
 #[derive(Debug)]
-pub(crate) struct Answer<T> {
-    pub(crate) values: Vec<T>,
-    /// Names of edits or settings that were left out; each once.
+pub(crate) struct Verdicts {
+    /// One per item.
+    pub(crate) values: Vec<Result<Verdict, UnknownVerdict>>,
+    /// Names of edits that only a later version of the contract knows, with the index of their
+    /// verdict. They were left out.
+    pub(crate) unknown: Vec<(usize, String)>,
+}
+
+/// What a policy answers about a service of the mesh.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) values: Vec<Setting>,
+    /// Names of settings that only a later version of the contract knows. They were left out.
     pub(crate) unknown: Vec<String>,
 }
 
@@ -68,10 +78,8 @@ pub(crate) struct Answer<T> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct UnknownVerdict(pub(crate) String);
 
-/// One verdict per item.
-pub(crate) type Verdicts = Answer<Result<Verdict, UnknownVerdict>>;
-/// The settings of one service.
-pub(crate) type Settings = Answer<Setting>;
+/// Of a name that is shown.
+const NAME_LEN_MAX: usize = 80;
 
 // === impl ServiceFacts ===
 
@@ -97,21 +105,5 @@ impl From<UnknownVerdict> for Failure {
              drop, edit and split"
         );
         Self::new(FaultCode::VerdictIllegal, message)
-    }
-}
-
-// === impl Answer ===
-
-/// A policy may make up a name for each instance.
-const UNKNOWN_MAX: usize = 10;
-/// Of a name that is shown.
-const NAME_LEN_MAX: usize = 80;
-
-impl<T> Answer<T> {
-    fn note_unknown(unknown: &mut Vec<String>, mut name: String) {
-        crate::fault::cut(&mut name, NAME_LEN_MAX);
-        if unknown.len() < UNKNOWN_MAX && !unknown.contains(&name) {
-            unknown.push(name);
-        }
     }
 }

@@ -78,13 +78,11 @@ const LOG: &str = "landfall:policy/log@0.1.0";
 pub(crate) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     linker.instance(LOG)?.func_wrap(
         "write",
-        |mut context: StoreContextMut<'_, State>, (level, message): (Level, WasmStr)| {
+        |context: StoreContextMut<'_, State>, (level, message): (Level, WasmStr)| {
             // Not copied before it is cut: lines can be long.
             let line = message.to_str(&context)?;
             let state = context.data();
             state.log.write(level.into(), &line, state.capture.as_ref());
-            drop(line);
-            let _ = &mut context;
             Ok(())
         },
     )

@@ -6,12 +6,19 @@ use landfall_core::registry::Locality;
 use landfall_core::text::Interner;
 
 use super::model;
-use crate::abi::{Settings, UnknownVerdict, Verdicts};
+use crate::abi::{NAME_LEN_MAX, Settings, UnknownVerdict, Verdicts};
+use crate::fault::cut;
 
 pub(super) fn verdicts(answer: Vec<model::Verdict>) -> Verdicts {
     let mut reader = Reader::default();
-    let values = answer.into_iter().map(|verdict| reader.verdict(verdict)).collect();
-    Verdicts { values, unknown: reader.unknown }
+    let mut unknown = Vec::new();
+    let of = |(index, verdict)| {
+        let verdict = reader.verdict(verdict);
+        unknown.extend(reader.unknown.drain(..).map(|name| (index, name)));
+        verdict
+    };
+    let values = answer.into_iter().enumerate().map(of).collect();
+    Verdicts { values, unknown }
 }
 
 pub(super) fn settings(answer: Vec<model::Setting>) -> Settings {
@@ -23,8 +30,12 @@ pub(super) fn settings(answer: Vec<model::Setting>) -> Settings {
 #[derive(Default)]
 struct Reader {
     interner: Interner,
+    /// Names of edits or settings that were left out of what is being read; each once.
     unknown: Vec<String>,
 }
+
+/// Of one verdict, or of the settings of one service. A policy may make up as many names as it likes.
+const UNKNOWN_MAX: usize = 10;
 
 // === impl Reader ===
 
@@ -65,10 +76,17 @@ impl Reader {
             model::Edit::Network(network) => Edit::Network(network),
             model::Edit::ServiceAccount(account) => Edit::ServiceAccount(account),
             model::Edit::Other((name, _)) => {
-                Verdicts::note_unknown(&mut self.unknown, name);
+                self.note_unknown(name);
                 return None;
             }
         })
+    }
+
+    fn note_unknown(&mut self, mut name: String) {
+        cut(&mut name, NAME_LEN_MAX);
+        if self.unknown.len() < UNKNOWN_MAX && !self.unknown.contains(&name) {
+            self.unknown.push(name);
+        }
     }
 
     fn setting(&mut self, setting: model::Setting) -> Option<Setting> {
@@ -82,7 +100,7 @@ impl Reader {
             model::Setting::Label((key, value)) => Setting::Label(key, value),
             model::Setting::Annotation((key, value)) => Setting::Annotation(key, value),
             model::Setting::Other((name, _)) => {
-                Settings::note_unknown(&mut self.unknown, name);
+                self.note_unknown(name);
                 return None;
             }
         })

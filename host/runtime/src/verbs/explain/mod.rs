@@ -346,6 +346,7 @@ mod tests {
             rules: RulesMark::default(),
             decisions: vec![Decision { outcome, fault: None }],
             findings: Vec::new(),
+            unlisted: std::collections::BTreeMap::new(),
         })
     }
 
