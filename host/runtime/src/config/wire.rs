@@ -27,8 +27,9 @@ pub struct Config {
     pub resources: Resources,
     /// Health, readiness and metrics over HTTP.
     pub admin: Admin,
-    /// Names this installation among several that write to one cluster: objects carry it as their
-    /// owner mark. A DNS label.
+    /// Names this installation among all that write to one cluster: objects carry it as their
+    /// owner mark, so no two may share one. Needed with a kubernetes sink. 1 to 63 letters,
+    /// digits, dashes, dots and underscores.
     pub owner: Option<String>,
 }
 
