@@ -14,7 +14,7 @@ use super::super::fake::{self, Fake, Says};
 use super::super::{KubeOptions, KubeSink};
 use super::*;
 use crate::api::{Body, Endpoints, Location, Owner, Spec};
-use crate::render::{RenderOptions, render};
+use crate::render::{RenderOptions, Shape, render};
 use crate::testing;
 
 /// How the server answers one request.
@@ -103,9 +103,13 @@ fn many(count: usize) -> Vec<Step> {
     (0..count).map(|n| Step::Create(object(&format!("s{n}.mesh")))).collect()
 }
 
-fn status(code: u16) -> Answer {
+fn says(code: u16) -> Says {
     let body = json!({"kind": "Status", "status": "Failure", "code": code, "message": "no", "reason": "No"});
-    Answer::Says(Says::json(code, &body))
+    Says::json(code, &body)
+}
+
+fn status(code: u16) -> Answer {
+    Answer::Says(says(code))
 }
 
 fn fine() -> Answer {
@@ -216,18 +220,66 @@ async fn fields_of_others_are_replaced_away() {
     assert_eq!(methods, ["patch", "patch", "put", "patch", "put"]);
 }
 
+/// The ServiceEntry of `a.mesh` and its one endpoint, inline or in a WorkloadEntry of its own.
+fn shaped(shape: Shape) -> Vec<Arc<MeshObject>> {
+    let options = RenderOptions { shape, ..RenderOptions::default() };
+    let objects = render(&testing::plain_service("ns", "a.mesh", 1), &options).objects;
+    objects.into_iter().map(Arc::new).collect()
+}
+
+/// Applies `steps` to a server that refuses writes to `refused`, a part of their paths. Returns
+/// the outcomes and how often each step was tried.
+async fn refusing(refused: &'static str, steps: &[Step]) -> Vec<(&'static str, u32)> {
+    let fake = Fake::start(Duration::ZERO, move |line, body| {
+        if line.contains(refused) {
+            return says(422);
+        }
+        match line.starts_with("delete") {
+            true => Says::json(200, &json!({"kind": "Status", "status": "Success"})),
+            false => Says::json(200, &stored(body, &json!({}))),
+        }
+    })
+    .await;
+    let sink = sink(fake.port);
+    // What is to change or to go is known by then.
+    let known = Version { uid: "u-1".into(), resource_version: 7 };
+    for from in steps.iter().filter_map(Step::from) {
+        sink.state.send_modify(|state| state.put(Arc::clone(from), known.clone()));
+    }
+    let applied = apply(&sink, steps).await;
+    applied.iter().map(|a| (a.outcome.code(), a.attempts)).collect()
+}
+
 #[tokio::test]
 async fn steps_wait_for_those_that_they_need() {
-    let selected =
-        RenderOptions { shape: crate::render::Shape::WorkloadEntries, ..RenderOptions::default() };
-    let objects = render(&testing::plain_service("ns", "a.mesh", 1), &selected).objects;
-    let [entry, endpoint] = <[MeshObject; 2]>::try_from(objects).unwrap().map(Arc::new);
-    assert!(matches!(&entry.body.service_entry().unwrap().endpoints, Endpoints::Selected(_)));
-    let fake = told(vec![status(422)]).await;
-    let sink = sink(fake.port);
-    let applied = apply(&sink, &[Step::Create(endpoint), Step::Create(entry)]).await;
-    let outcomes: Vec<_> = applied.iter().map(|a| (a.outcome.code(), a.attempts)).collect();
+    let [inline] = <[_; 1]>::try_from(shaped(Shape::Inline)).unwrap();
+    let [selecting, endpoint] = <[_; 2]>::try_from(shaped(Shape::WorkloadEntries)).unwrap();
+    assert!(matches!(&selecting.body.service_entry().unwrap().endpoints, Endpoints::Selected(_)));
+    // The endpoint would be nowhere, were the ServiceEntry to select what is not there.
+    let turn = Step::Update { from: Arc::clone(&inline), to: Arc::clone(&selecting) };
+    let outcomes = refusing("workloadentries", &[Step::Create(Arc::clone(&endpoint)), turn]).await;
     assert_eq!(outcomes, [("refused", 1), ("unavailable", 0)]);
+    // And were it to go while it is still selected.
+    let back = Step::Update { from: Arc::clone(&selecting), to: inline };
+    let outcomes = refusing("serviceentries", &[back, Step::Delete(endpoint)]).await;
+    assert_eq!(outcomes, [("refused", 1), ("unavailable", 0)]);
+}
+
+#[tokio::test]
+async fn what_is_dead_goes_though_what_is_new_cannot_come() {
+    let [selecting, endpoint] = <[_; 2]>::try_from(shaped(Shape::WorkloadEntries)).unwrap();
+    let dead = Object {
+        id: ObjectId { name: "dead".into(), ..endpoint.id.clone() },
+        ..(*endpoint).clone()
+    };
+    // As with a quota that is full, which only the last step makes room in.
+    let steps = [
+        Step::Create(Arc::clone(&endpoint)),
+        Step::Update { from: Arc::clone(&selecting), to: outside(&selecting) },
+        Step::Delete(Arc::new(dead)),
+    ];
+    let outcomes = refusing("workloadentries/a.mesh", &steps).await;
+    assert_eq!(outcomes, [("refused", 1), ("done", 1), ("done", 1)]);
 }
 
 #[tokio::test]
