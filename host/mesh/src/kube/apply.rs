@@ -21,6 +21,7 @@ use kube::core::Request;
 use landfall_core::mesh::{Kind, ObjectId};
 use landfall_core::name;
 use landfall_core::text::Interner;
+use serde::de::IgnoredAny;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -34,8 +35,7 @@ use crate::api::{
 };
 use crate::sink::{Applied, Outcome, Step, Stuck};
 
-// An API server waits up to 30 s for a webhook. kube retries 429 and 503 within it, and waits as
-// the header Retry-After says.
+// An API server waits up to 30 s for a webhook.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 // All attempts together: what takes longer is planned again. Two requests that take their time,
 // and between them the longest pause that a server may ask for.
@@ -133,7 +133,10 @@ impl KubeSink {
                     Verdict::Final(outcome) => return (self.settled(step, outcome), attempt),
                     Verdict::Again { after_secs, message } => (after_secs, message),
                 },
-                Err(_) => (None, "the API server did not answer in time".to_owned()),
+                Err(_) => {
+                    let secs = REQUEST_TIMEOUT.as_secs();
+                    (None, format!("the API server did not answer within {secs}s"))
+                }
             };
             let left = end.saturating_duration_since(Instant::now());
             let pause = pause(jittered(delay, step.id(), attempt), after_secs, left);
@@ -223,7 +226,7 @@ impl KubeSink {
             .map_err(kube::Error::BuildRequest)?;
         // kube would print it as plain JSON, see `to_apply`.
         *request.body_mut() = body;
-        self.client.request(request).await
+        self.send(request).await
     }
 
     async fn delete(
@@ -242,7 +245,7 @@ impl KubeSink {
         let request =
             Request::new(path).delete(&id.name, &params).map_err(kube::Error::BuildRequest)?;
         // The answer is the object or a status; neither says more than that it was taken.
-        self.client.request_text(request).await?;
+        self.send::<IgnoredAny>(request).await?;
         self.note_written(id);
         self.state.send_modify(|state| state.forget(id));
         Ok(Outcome::Done(None))
@@ -270,7 +273,7 @@ impl KubeSink {
         let request = Request::new(path)
             .replace(&to.id.name, &params, body)
             .map_err(kube::Error::BuildRequest)?;
-        let answer: Wire<S> = self.client.request(request).await?;
+        let answer: Wire<S> = self.send(request).await?;
         if self.take_answer(to, answer) {
             return Ok(Outcome::Done(Some(Arc::clone(to))));
         }

@@ -61,7 +61,8 @@ pub(super) fn verdict(error: &Error) -> Verdict {
         ));
     }
     Verdict::Final(match status.code {
-        // 500 too: an admission webhook that does not answer ends so.
+        // Also where somebody before the API server says so. 500 too: an admission webhook that
+        // does not answer ends so.
         408 | 429 | 500..=599 => return Verdict::Again { after_secs: after, message },
         401 => Outcome::Forbidden(format!("the credentials are not accepted: {message}")),
         403 => Outcome::Forbidden(message),

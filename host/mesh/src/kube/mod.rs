@@ -10,6 +10,7 @@
 //! `uid` of the object it means, and deleting its `resourceVersion` too.
 
 mod apply;
+mod backoff;
 mod breaker;
 pub mod configmap;
 mod error;
@@ -17,6 +18,7 @@ pub mod events;
 #[cfg(test)]
 mod fake;
 mod observe;
+mod send;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -104,6 +106,12 @@ pub enum ConnectError {
 
 // A cluster's own network answers within milliseconds; a lost packet or two is 3 s.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+// API servers give up a request after 60 s of their own accord (`--request-timeout`). Whoever is
+// silent for longer is gone, such as a connection that a firewall dropped without a word.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
+// A watch may rightly be silent, so it ends before that and is taken up where it was: one request
+// a minute for each kind and namespace. kube waits 5 s longer than this for the end.
+const WATCH_SECS: u32 = 50;
 
 /// A client for the cluster that `connection` names.
 ///
@@ -112,7 +120,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub async fn connect(connection: &Connection) -> Result<Client, ConnectError> {
     let options =
         KubeConfigOptions { context: connection.context.clone(), ..KubeConfigOptions::default() };
-    let mut config = match &connection.kubeconfig {
+    let config = match &connection.kubeconfig {
         Some(path) => {
             let failed =
                 |source| ConnectError::Kubeconfig { path: path.clone(), source: Box::new(source) };
@@ -129,10 +137,20 @@ pub async fn connect(connection: &Connection) -> Result<Client, ConnectError> {
             .await
             .map_err(|source| ConnectError::Infer { source: Box::new(source) })?,
     };
-    config.connect_timeout = Some(CONNECT_TIMEOUT);
     let server = config.cluster_url.to_string();
+    client_of(config).map_err(|source| ConnectError::Client { server, source: Box::new(source) })
+}
+
+/// A client that waits for nothing without end and asks for nothing twice by itself.
+fn client_of(mut config: kube::Config) -> Result<Client, kube::Error> {
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    config.read_timeout = Some(READ_TIMEOUT);
+    // A connection that lay idle for a while has its full time for the next answer.
+    config.reset_reader_on_write = true;
+    // kube would ask up to 15 times, for minutes, and say nothing. Writes are tried again by
+    // `apply`, lists and watches by `observe`; both report why.
+    config.default_retry = false;
     Client::try_from(config)
-        .map_err(|source| ConnectError::Client { server, source: Box::new(source) })
 }
 
 // === impl KubeSink ===
