@@ -27,6 +27,11 @@ pub(super) fn status_of(error: &Error) -> Option<u16> {
     }
 }
 
+/// Whether somebody answered, and be it that it cannot be done now.
+pub(super) fn is_answer(error: &Error) -> bool {
+    matches!(error, Error::Api(_) | Error::SerdeError(_))
+}
+
 /// The error with all its causes, within bounds.
 pub(super) fn message_of(error: &dyn std::error::Error) -> String {
     let mut message = error.to_string();

@@ -6,8 +6,8 @@
 //! made before the watch catches up does not write it again.
 //!
 //! Ours is what carries the owner's labels and was written by our field manager. Everything else
-//! is foreign and never touched: creating refuses to take over what is there, changing names the
-//! `uid` of the object it means, and deleting its `resourceVersion` too.
+//! is foreign and never touched: creating refuses to take over what is there, changing and deleting
+//! name the `uid` and the `resourceVersion` of what they mean.
 
 mod apply;
 mod backoff;
