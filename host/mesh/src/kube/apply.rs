@@ -219,7 +219,7 @@ impl KubeSink {
         match self.send::<Wire<S>>(request).await {
             Ok(wire) => {
                 let sighting = sight(wire, &self.options.owner, &mut Interner::default());
-                self.take_up(id, |state| state.take(sighting));
+                self.take_up(id, Some(sighting.version().clone()), |state| state.take(sighting));
                 Ok(())
             }
             Err(error) if status_of(&error) == Some(404) => {
@@ -300,7 +300,7 @@ impl KubeSink {
             Request::new(path).delete(&id.name, &params).map_err(kube::Error::BuildRequest)?;
         // The answer is the object or a status; neither says more than that it was taken.
         self.send::<IgnoredAny>(request).await?;
-        self.take_up(id, |state| state.forget(id));
+        self.take_up(id, None, |state| state.forget(id));
         Ok(Outcome::Done(None))
     }
 
@@ -338,26 +338,43 @@ impl KubeSink {
     }
 
     /// Takes up what the API server says it has stored. Says whether that is `to`.
-    fn take_answer<S: WireSpec>(&self, to: &Arc<MeshObject>, answer: Wire<S>) -> bool {
+    pub(super) fn take_answer<S: WireSpec>(&self, to: &Arc<MeshObject>, answer: Wire<S>) -> bool {
         match sight(answer, &self.options.owner, &mut Interner::default()) {
             Sighting::Ours(object, version) if object == **to => {
-                self.take_up(&to.id, |state| state.put(Arc::clone(to), version));
+                self.take_up(&to.id, Some(version.clone()), |state| {
+                    state.put(Arc::clone(to), version);
+                });
                 true
             }
             other => {
-                self.take_up(&to.id, |state| state.take(other));
+                let version = other.version().clone();
+                self.take_up(&to.id, Some(version), |state| state.take(other));
                 false
             }
         }
     }
 
-    /// Changes what is known of `id`, whatever a list that is under way says of it.
-    fn take_up(&self, id: &ObjectId, change: impl FnOnce(&mut Observation)) {
+    /// Changes what is known of `id`, whatever a list that is under way says of it. An answer that
+    /// says that it was there at `version` comes too late once the watch has said that it is gone.
+    fn take_up(
+        &self,
+        id: &ObjectId,
+        version: Option<Version>,
+        change: impl FnOnce(&mut Observation),
+    ) {
         let mut listings = self.listings();
         for listing in listings.iter_mut() {
             listing.note_written(id);
         }
-        self.state.send_modify(change);
+        let is_past =
+            version.is_some_and(|version| listings.iter().any(|l| l.is_past(id, &version)));
+        self.state.send_if_modified(|state| {
+            if is_past && state.version_of(id).is_none() {
+                return false;
+            }
+            change(state);
+            true
+        });
     }
 }
 

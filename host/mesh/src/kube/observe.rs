@@ -25,7 +25,7 @@ use crate::api::{
 use crate::sink::Condition;
 
 /// What a watch says, read.
-enum News {
+pub(super) enum News {
     /// A list is about to be asked for.
     Begin,
     Listed(Sighting),
@@ -41,7 +41,7 @@ enum News {
 const PAGE_LEN: u32 = 250;
 /// Why a scope is not watched.
 #[derive(Clone, Debug)]
-struct Failure {
+pub(super) struct Failure {
     condition: Condition,
     /// Whether the API server says that there is no such kind.
     is_missing: bool,
@@ -173,7 +173,7 @@ impl KubeSink {
     }
 
     /// Takes up news of the scope at `index`.
-    fn take(&self, index: usize, news: News) {
+    pub(super) fn take(&self, index: usize, news: News) {
         let mut listings = self.listings();
         let Some(listing) = listings.get_mut(index) else { return };
         match news {
@@ -181,8 +181,14 @@ impl KubeSink {
             News::Complete => self.state.send_modify(|state| {
                 listing.finish(state);
             }),
-            News::Changed(sighting) => self.state.send_modify(|state| state.take(sighting)),
-            News::Gone(sighting) => self.state.send_modify(|state| state.remove(&sighting)),
+            News::Changed(sighting) => {
+                listing.deliver(sighting.version());
+                self.state.send_modify(|state| state.take(sighting));
+            }
+            News::Gone(sighting) => {
+                listing.deliver(sighting.version());
+                self.state.send_modify(|state| state.remove(&sighting));
+            }
             News::Begin | News::Failed(_) | News::Broken(_) => return,
         }
         let ready = listings.iter().all(|listing| listing.done);

@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::fake::{self, Fake, Says};
-use super::store::{Listing, Observation};
+use super::observe::News;
+use super::store::{Listing, Observation, Version};
 use super::wire::{Sighting, sight};
 use super::{KubeOptions, KubeSink};
 use crate::api::{Owner, ServiceEntryWire, Wire, WorkloadEntryWire};
@@ -143,6 +144,46 @@ fn a_list_replaces_what_it_covers() {
     elsewhere.begin();
     elsewhere.finish(&mut observation);
     check(&observation, &["a x.b", "c y.b", "e x.b"]);
+}
+
+#[test]
+fn a_list_holds_against_what_was_known_before() {
+    let mut observation = Observation::default();
+    let mut listing = Listing::new(Kind::ServiceEntry, None);
+    for name in ["a", "b", "c"] {
+        observation.take(ours(name, name, 900, "new.b"));
+    }
+    listing.begin();
+    // The API server was set back to a day before.
+    listing.see(ours("a", "a", 5, "old.b"));
+    listing.see(theirs("b", "b", 6, "theirs.b"));
+    listing.see(ours("c", "c", 7, "old.b"));
+    let Sighting::Ours(c, _) = ours("c", "c", 8, "written.b") else { panic!("it is ours") };
+    listing.note_written(&c.id);
+    observation.versions.insert(c.id.clone(), Version { uid: "c".into(), resource_version: 8 });
+    listing.finish(&mut observation);
+    check(&observation, &["a old.b", "c new.b", "!b theirs.b"]);
+    assert_eq!(observation.versions.values().map(|v| v.resource_version).max(), Some(8));
+}
+
+#[tokio::test]
+async fn an_answer_after_the_end_brings_nothing_back() {
+    let sink = KubeSink::new(fake::client(1), KubeOptions::new(Owner::parse("home").unwrap()));
+    *sink.listings() = vec![Listing::new(Kind::ServiceEntry, None)];
+    sink.take(0, News::Complete);
+    let answer = |version| {
+        let wire = wire("a", "u", version, "landfall", "a.b");
+        let Sighting::Ours(to, _) = seen(wire.clone()) else { panic!("it is ours") };
+        sink.take_answer::<ServiceEntryWire>(&Arc::new(to), serde_json::from_value(wire).unwrap());
+    };
+    // The watch has told all of its life before the answer that it was made.
+    sink.take(0, News::Changed(ours("a", "u", 10, "a.b")));
+    sink.take(0, News::Gone(ours("a", "u", 12, "a.b")));
+    answer(10);
+    check(&sink.state.borrow(), &[]);
+    // What is made after that is there.
+    answer(13);
+    check(&sink.state.borrow(), &["a a.b"]);
 }
 
 #[test]
