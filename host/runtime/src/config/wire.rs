@@ -330,7 +330,8 @@ pub struct Resources {
     /// the resource's own; or alone `*` for all, or `~` for none. All when empty.
     pub export_to: Vec<String>,
     /// Whether ambient proxies read the resources. They tell the endpoints of a ServiceEntry apart
-    /// by address alone, so instances that share an address become WorkloadEntries.
+    /// by address alone, and take one without a network to be in another's, so instances that
+    /// share an address become WorkloadEntries, and those of which only some have a network.
     pub ambient: bool,
 }
 
