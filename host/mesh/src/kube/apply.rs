@@ -190,7 +190,12 @@ impl KubeSink {
         loop {
             let known = self.state.borrow().version_of(step.id()).cloned();
             let Some(known) = known else {
-                return Ok(Outcome::Conflict("it is gone, or no longer ours".to_owned()));
+                let is_gone =
+                    reads > 0 && !self.state.borrow().observed.foreign.contains(step.id());
+                return Ok(match step {
+                    Step::Delete(_) if is_gone => Outcome::Done(None),
+                    _ => Outcome::Conflict("it is gone, or no longer ours".to_owned()),
+                });
             };
             let written = match step.to() {
                 Some(to) => self.update::<S>(version, to, &known).await,
