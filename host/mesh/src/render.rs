@@ -66,6 +66,9 @@ pub struct Rendered {
     pub findings: Vec<Finding>,
 }
 
+/// How the finding begins of an object that is not written at all. Everything that Istio would
+/// refuse should have been left out of it before.
+pub const REFUSED_WHOLE: &str = "Istio would refuse it, so it is not written";
 // Enough to find the way back to the registry, and 8 is more than share a host for a reason; each
 // WorkloadEntry repeats its own.
 const ORIGINS_MAX: usize = 8;
@@ -163,7 +166,7 @@ fn keep(object: MeshObject, objects: &mut Vec<MeshObject>, findings: &mut Vec<Fi
             findings.push(Finding::new(
                 FindingCode::Refused,
                 &object.id,
-                format!("Istio would refuse it, so it is not written: {}", list.join("; ")),
+                format!("{REFUSED_WHOLE}: {}", list.join("; ")),
             ));
             false
         }
