@@ -535,6 +535,25 @@ fn settings_that_the_endpoints_forbid() {
     assert_eq!(resolution_of(&service_with("a.mesh", "10.0.0.1 tcp:80", &dns)), Resolution::Dns);
 }
 
+#[test]
+fn no_virtual_address_stands_for_all() {
+    for (address, is_taken) in [
+        ("0.0.0.0/0", false),
+        ("::/0", false),
+        ("10.0.0.0/0", false),
+        ("0.0.0.0", false),
+        ("::ffff:0.0.0.0", false),
+        ("10.0.0.0/8", true),
+        ("240.0.0.1", true),
+    ] {
+        let settings = [Setting::Address(address.to_owned())];
+        let rendered = render(&service_with("a.mesh", "10.0.0.1 tcp:80", &settings), &auto());
+        let entry = rendered.objects[0].body.service_entry().unwrap();
+        assert_eq!(!entry.addresses.is_empty(), is_taken, "{address}");
+        assert_eq!(rendered.findings.is_empty(), is_taken, "{address}");
+    }
+}
+
 fn resolution_of(service: &MeshService) -> Resolution {
     let objects = render(service, &auto()).objects;
     objects[0].body.service_entry().unwrap().resolution
