@@ -21,7 +21,7 @@ pub struct Applied {
     pub verb: &'static str,
     /// What became of it.
     pub outcome: Outcome,
-    /// How many times the sink was asked; 0 when it was not even tried.
+    /// How many attempts there were, each of one request or a few; 0 when it was not even tried.
     pub attempts: u32,
 }
 

@@ -171,8 +171,8 @@ impl KubeSink {
     /// What a final refusal says of what we believed.
     fn settled(&self, step: &Step, outcome: Outcome) -> Outcome {
         match (step, outcome) {
-            // Gone already is what was wanted, unless it is the namespace's CRD that is gone:
-            // then so is the object.
+            // Gone already is what was wanted. Where the namespace or the CRD is gone, the object
+            // went with it.
             (Step::Delete(object), Outcome::NotFound(_)) => {
                 self.state.send_modify(|state| state.forget(&object.id));
                 Outcome::Done(None)

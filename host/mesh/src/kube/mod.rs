@@ -86,6 +86,16 @@ pub enum ConnectError {
         /// Why.
         source: Box<kube::config::KubeconfigError>,
     },
+    /// The user's own kubeconfig cannot be used, or does not have the context.
+    #[error(
+        "failed to find context {context:?} in the kubeconfig that KUBECONFIG names, or else in ~/.kube/config"
+    )]
+    Context {
+        /// The context.
+        context: String,
+        /// Why.
+        source: Box<kube::config::KubeconfigError>,
+    },
     /// There is neither a kubeconfig nor a cluster around the process.
     #[error(
         "failed to find a Kubernetes cluster: no kubeconfig is given or found, and the process does not run in a Pod"
@@ -129,8 +139,8 @@ pub async fn connect(connection: &Connection) -> Result<Client, ConnectError> {
         }
         None if options.context.is_some() => kube::Config::from_kubeconfig(&options)
             .await
-            .map_err(|source| ConnectError::Kubeconfig {
-                path: PathBuf::from("~/.kube/config"),
+            .map_err(|source| ConnectError::Context {
+                context: connection.context.clone().unwrap_or_default(),
                 source: Box::new(source),
             })?,
         None => kube::Config::infer()
@@ -206,7 +216,7 @@ impl ConnectError {
     #[must_use]
     pub const fn code(&self) -> &'static str {
         match self {
-            Self::Kubeconfig { .. } => "kube_config",
+            Self::Kubeconfig { .. } | Self::Context { .. } => "kube_config",
             Self::Infer { .. } => "kube_infer",
             Self::Client { .. } => "kube_client",
         }
