@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a failure ends the test")]
 
 use landfall_core::defaults::Defaults;
+use landfall_core::finding::{Finding, FindingCode};
 use landfall_core::guard::HeldFor;
 use landfall_core::plan::{Mode, Observed, Step};
 use landfall_core::registry::{Doubt, Snapshot, SourceState};
@@ -12,8 +13,8 @@ use landfall_core::text::Text;
 use landfall_mesh::api::Body;
 use landfall_mesh::render::{RenderOptions, Shape};
 use landfall_policy_host::Rules;
-use landfall_runtime::line::LineOptions;
 use landfall_runtime::line::sink::SinkLine;
+use landfall_runtime::line::{Line, LineOptions};
 use landfall_tests::line::{DEFAULT, GRACE, OPEN, World};
 use landfall_tests::world;
 use proptest::prelude::*;
@@ -176,4 +177,27 @@ fn hosts_that_moved_over_a_restart_have_their_grace_time() {
     let steps = world.round(&fewer);
     assert_eq!(verbs(&steps), ["empty", "empty", "delete", "delete"], "moved, and so not lost");
     world.settle(&fewer);
+}
+
+#[test]
+fn one_host_in_two_namespaces_is_told_while_both_are_there() {
+    let mut world = World::new(Observed::default(), OPEN);
+    let template = |text: &str| Template::parse(text).unwrap();
+    let (host, namespace) = (template("pay.mesh"), template("{service}"));
+    let rules = Rules::new(Defaults { host, namespace, ..world::defaults() }, vec![]);
+    world.change_rules(&rules, &[]).unwrap();
+    let shared = |findings: Vec<Finding>| {
+        findings.iter().filter(|finding| finding.code == FindingCode::HostShared).count()
+    };
+    let counted = |line: &Line| line.finding_counts().get(&FindingCode::HostShared).copied();
+    let states = |services| [(world::source(), world::state(world::snapshot(services, 1)))].into();
+    let round = world.line.round(&states(1), world.now);
+    assert_eq!(shared(round.findings), 0);
+    let round = world.line.round(&states(2), world.now);
+    assert_eq!((shared(round.findings), counted(&world.line)), (1, Some(1)));
+    assert_eq!(shared(world.line.findings()), 1);
+    let host = world.line.services().keys().next().unwrap().clone();
+    assert_eq!(shared(world.line.host_findings(&host)), 1);
+    world.line.round(&states(1), world.now);
+    assert_eq!((shared(world.line.findings()), counted(&world.line)), (0, Some(0)));
 }

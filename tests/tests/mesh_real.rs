@@ -23,9 +23,8 @@ use landfall_mesh::kube::{Connection, KubeOptions, KubeSink, Observation, connec
 use landfall_mesh::render::{RenderOptions, Shape, render};
 use landfall_mesh::sink::{Applied, Step};
 use landfall_mesh::testing;
-use landfall_tests::repository;
 use landfall_tests::servers::cluster::{
-    CRDS, OUR_CRDS, service_entries, workload_entries, yaml_safe,
+    CRDS, OUR_CRDS, rbac, service_entries, workload_entries, yaml_safe,
 };
 use landfall_tests::servers::http::block;
 use landfall_tests::servers::{Cluster, process};
@@ -138,11 +137,11 @@ fn the_older_api_serves(server: &Cluster) {
 /// The rights of deploy/rbac.yaml, bound in one namespace instead of the cluster.
 fn rights_in_one_namespace_suffice(server: &Cluster) {
     server.install_our_crds();
-    let text = &repository::file("deploy/rbac.yaml").text;
-    let objects: Vec<Value> = serde_saphyr::from_multiple(text).unwrap();
     server.create_namespace("few");
-    for mut object in objects {
-        if object["kind"] == "ClusterRoleBinding" {
+    for mut object in rbac() {
+        let is_binding =
+            matches!(object["kind"].as_str(), Some("ClusterRoleBinding" | "RoleBinding"));
+        if is_binding && object["roleRef"]["kind"] == "ClusterRole" {
             object["kind"] = "RoleBinding".into();
             object["metadata"]["namespace"] = "few".into();
         }
@@ -155,7 +154,10 @@ fn rights_in_one_namespace_suffice(server: &Cluster) {
     let desired = only(service("few", "a.mesh"));
     assert_eq!(few.sync(&desired), 1);
     assert_eq!(few.sync(&Desired::new()), 1);
-    server.delete("/apis/rbac.authorization.k8s.io/v1/namespaces/few/rolebindings/landfall");
+    for name in ["landfall-read", "landfall-write"] {
+        let bindings = "/apis/rbac.authorization.k8s.io/v1/namespaces/few/rolebindings";
+        server.delete(&format!("{bindings}/{name}"));
+    }
     remove_crds(server);
 }
 
@@ -168,6 +170,7 @@ fn conditions_heal(server: &Cluster) -> Running {
     assert!(!seen.ready);
     assert!(seen.condition.unwrap().message.contains("deploy/rbac.yaml"));
     server.install_rbac();
+    server.open_all_namespaces();
     let seen = sink.until(|seen| seen.ready && seen.condition.is_none());
     assert_eq!(seen.observed.ours.len(), 0);
     sink
@@ -300,8 +303,9 @@ fn what_was_made_anew_is_left_alone(server: &Cluster) {
     server.create_namespace("anew");
     let sink = Running::start(server, "home", Rights::Landfall);
     sink.until(|seen| seen.ready);
-    let want = service("anew", "a.mesh");
-    sink.sync(&only(Arc::clone(&want)));
+    let (want, gone) = (service("anew", "a.mesh"), service("anew", "gone.mesh"));
+    let both = [&want, &gone].map(|object| (object.id.clone(), Arc::clone(object)));
+    sink.sync(&both.into_iter().collect());
     sink.stop.cancel();
     std::thread::sleep(Duration::from_millis(200));
     let at = path(&want.id);
@@ -316,7 +320,9 @@ fn what_was_made_anew_is_left_alone(server: &Cluster) {
     assert_eq!(codes(&sink.apply(&[Step::Create(Arc::clone(&want))])), ["conflict"]);
     assert_eq!(server.get(&at), before);
     server.delete(&at);
-    assert_eq!(codes(&sink.apply(&[Step::Delete(want)])), ["done"]);
+    // Gone already is what was wanted.
+    server.delete(&path(&gone.id));
+    assert_eq!(codes(&sink.apply(&[Step::Delete(gone)])), ["done"]);
 }
 
 fn one_bad_object_harms_no_other(server: &Cluster, sink: &Running) {

@@ -4,7 +4,7 @@ use std::num::NonZeroU16;
 
 use crate::decision::DropReason;
 use crate::finding::{Finding, FindingCode};
-use crate::mapping::{Address, Mapping, Port, Protocol, note_altered, ports_by_name};
+use crate::mapping::{Address, Mapping, PORTS_MAX, Port, Protocol, note_altered, ports_by_name};
 use crate::name::{self, Hostname, Namespace, PortName};
 use crate::pairs::Pairs;
 use crate::registry::{Health, Instance, Service, ServiceId};
@@ -168,7 +168,20 @@ fn default_ports(
         note_altered("port name", &port.name, &name, subject, findings);
         ports.push(Port { name: name.name, number, target: number, protocol });
     }
-    ports_by_name(ports, subject, findings)
+    let ports = ports_by_name(ports, subject, findings);
+    let Some(first) = ports.get(..PORTS_MAX).filter(|first| first.len() < ports.len()) else {
+        return ports;
+    };
+    findings.push(Finding::new(
+        FindingCode::MalformedInstance,
+        subject,
+        format!(
+            "it has {} ports, of which only the first {PORTS_MAX} in the order of their names are \
+             published: an endpoint has no more in Istio. Choose some by a policy, or divide it",
+            ports.len()
+        ),
+    ));
+    first.into()
 }
 
 /// An instance as findings name it: `source/service/instance`.
@@ -183,5 +196,43 @@ pub struct Subject<'a> {
 impl std::fmt::Display for Subject<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.id, self.instance.id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::{InstancePort, ServiceKey, SourceName};
+
+    #[test]
+    fn ports_beyond_what_an_endpoint_takes_are_told() {
+        let port = |number: u16| InstancePort {
+            name: format!("p{number:03}").into(),
+            number,
+            protocol: "tcp".into(),
+        };
+        let of = |count: u16| {
+            let id = ServiceId {
+                source: SourceName::parse("dc1").unwrap(),
+                key: ServiceKey { name: "pay".into(), ..ServiceKey::default() },
+            };
+            let instance = Instance {
+                id: "i".into(),
+                address: "10.0.0.1".into(),
+                ports: (1..=count).map(port).collect(),
+                health: Health::Passing,
+                weight: 1,
+                tags: Vec::new(),
+                meta: Pairs::default(),
+                ext: Pairs::default(),
+                locality: None,
+            };
+            let mut findings = Vec::new();
+            let subject = Subject { id: &id, instance: &instance };
+            let ports = default_ports(&instance, &subject, &mut findings);
+            (ports.len(), findings.len())
+        };
+        assert_eq!(of(128), (128, 0));
+        assert_eq!(of(129), (128, 1));
     }
 }

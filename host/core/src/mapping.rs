@@ -181,10 +181,14 @@ pub enum EditError {
 pub const PORTS_MAX: usize = 128;
 /// Most labels of an endpoint: the CRD's limit.
 pub const LABELS_MAX: usize = 256;
-// The CRD's limits.
-const NETWORK_LEN_MAX: usize = 2048;
-const SERVICE_ACCOUNT_LEN_MAX: usize = 253;
-const LOCALITY_LEN_MAX: usize = 2048;
+/// Most characters of a network: the CRD's limit.
+pub const NETWORK_LEN_MAX: usize = 2048;
+/// Most characters of a service account: the CRD's limit.
+pub const SERVICE_ACCOUNT_LEN_MAX: usize = 253;
+/// Most characters of a locality: the CRD's limit.
+pub const LOCALITY_LEN_MAX: usize = 2048;
+/// What keeps an instance from being published that has no port.
+pub const NO_PORT: &str = "no port";
 
 impl Mapping {
     /// This mapping with `edits` made in order. Names that Istio would refuse are altered, and
@@ -268,7 +272,7 @@ impl Mapping {
     pub fn obstacle(&self) -> Option<&'static str> {
         match (&self.address, self.ports.is_empty()) {
             (None, _) => Some("no usable address"),
-            (Some(_), true) => Some("no port"),
+            (Some(_), true) => Some(NO_PORT),
             (Some(_), false) => None,
         }
     }
@@ -341,6 +345,21 @@ pub fn note_altered<N: fmt::Debug>(
     }
 }
 
+/// Why no endpoint can be at `ip`, if so.
+fn unreachable(ip: IpAddr) -> Option<&'static str> {
+    if ip.is_unspecified() {
+        return Some("it is the unspecified address");
+    }
+    if ip.is_multicast() {
+        return Some("it is a multicast address");
+    }
+    match ip {
+        IpAddr::V4(ip) => ip.is_broadcast().then_some("it is the broadcast address"),
+        // Of no use without the interface, which Istio has no place for.
+        IpAddr::V6(ip) => ip.is_unicast_link_local().then_some("it is a link-local address"),
+    }
+}
+
 fn check_len(what: &'static str, len: usize, max: usize) -> Result<(), EditError> {
     if len > max { Err(EditError::TooLong { what, len, max }) } else { Ok(()) }
 }
@@ -348,19 +367,23 @@ fn check_len(what: &'static str, len: usize, max: usize) -> Result<(), EditError
 // === impl Address ===
 
 impl Address {
-    /// Takes an IP address (brackets of IPv6 are removed) or a DNS name without wildcard.
+    /// Takes an IP address (brackets of IPv6 are removed) or a DNS name without wildcard. An IPv4
+    /// address that is written as one of IPv6 becomes one of IPv4 again.
+    ///
+    /// Loopback and the link-local addresses of IPv4 are taken, though they lead every proxy to
+    /// its own machine: that is how an agent on each node is published.
     ///
     /// # Errors
-    /// Says why it is neither, also for the unspecified addresses, which nobody can dial.
+    /// Says why it is neither, also for addresses at which nobody can listen for others.
     pub fn parse(raw: &str) -> Result<Self, NameError> {
         let problem =
             |problem| NameError { what: "address", name: raw.chars().take(300).collect(), problem };
         let bare = raw.strip_prefix('[').and_then(|r| r.strip_suffix(']')).unwrap_or(raw);
         if let Ok(ip) = bare.parse::<IpAddr>() {
-            return if ip.is_unspecified() {
-                Err(problem("it is the unspecified address"))
-            } else {
-                Ok(Self::Ip(ip))
+            let ip = ip.to_canonical();
+            return match unreachable(ip) {
+                Some(why) => Err(problem(why)),
+                None => Ok(Self::Ip(ip)),
             };
         }
         let host = Hostname::parse(raw).map_err(|e| NameError { what: "address", ..e })?;
@@ -436,5 +459,26 @@ impl Protocol {
     #[must_use]
     pub const fn is_tls(self) -> bool {
         matches!(self, Self::Https | Self::Tls)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_that_lead_nowhere_are_refused() {
+        let parsed = |raw: &str| Address::parse(raw).map(|address| address.to_string()).ok();
+        for raw in ["0.0.0.0", "224.0.0.1", "239.1.2.3", "255.255.255.255", "::", "ff02::1"] {
+            assert_eq!(parsed(raw), None, "{raw}");
+        }
+        for raw in ["fe80::1", "fe80::1%eth0", "::ffff:0.0.0.0", "[::ffff:224.0.0.1]"] {
+            assert_eq!(parsed(raw), None, "{raw}");
+        }
+        for raw in ["127.0.0.1", "169.254.169.254", "::1", "240.0.0.1", "fd00::1", "10.0.0.1"] {
+            assert_eq!(parsed(raw).as_deref(), Some(raw));
+        }
+        // One endpoint is at one address, however a registry writes it.
+        assert_eq!(parsed("[::ffff:10.0.0.1]").as_deref(), Some("10.0.0.1"));
     }
 }

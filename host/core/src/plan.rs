@@ -234,6 +234,27 @@ impl<B: Body> Step<B> {
         }
     }
 
+    /// Whether it would leave its mesh service without endpoints, were it done while a step on an
+    /// object of `kind` of the same service is not.
+    ///
+    /// ```text
+    /// step                          must follow, of the same service,
+    /// ServiceEntry loses endpoints  WorkloadEntries that are to have them
+    /// WorkloadEntry is deleted      the ServiceEntry, which selects it until it is written
+    /// ```
+    ///
+    /// Nothing else waits: a WorkloadEntry that cannot be written is no reason to keep one that is
+    /// dead, nor to keep the ports of a ServiceEntry as they were.
+    #[must_use]
+    pub fn must_follow(&self, kind: Kind) -> bool {
+        match (self.id().kind, kind) {
+            (Kind::ServiceEntry, Kind::WorkloadEntry) => self.endpoint_change().1 > 0,
+            (Kind::WorkloadEntry, Kind::ServiceEntry) => matches!(self, Self::Delete(_)),
+            (Kind::ServiceEntry, Kind::ServiceEntry)
+            | (Kind::WorkloadEntry, Kind::WorkloadEntry) => false,
+        }
+    }
+
     /// What ties it to the other steps of its mesh service.
     #[must_use]
     pub fn tie(&self) -> Tie {

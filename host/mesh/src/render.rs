@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use landfall_core::finding::{Finding, FindingCode};
-use landfall_core::mapping::{Address, Port};
+use landfall_core::mapping::{Address, LABELS_MAX, LOCALITY_LEN_MAX, PORTS_MAX, Port};
 use landfall_core::mesh::{Endpoint, HostKey, Kind, MeshService, Object, ObjectId};
 use landfall_core::pairs::Pairs;
 use landfall_core::registry::{Locality, ServiceId};
@@ -20,7 +20,9 @@ use crate::api::{
 };
 use crate::name;
 use crate::settings::{self, Settings};
-use crate::validate::{ENDPOINTS_MAX, LIST_LEN_MAX, OBJECT_LEN_MAX, Violation, validate};
+use crate::validate::{
+    ENDPOINTS_MAX, FRAME_LEN_MAX, LIST_LEN_MAX, OBJECT_LEN_MAX, Violation, validate,
+};
 
 /// What holds for all services of a sink.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +34,8 @@ pub struct RenderOptions {
     /// Namespaces that see services unless a policy says otherwise; all when empty.
     pub export_to: Arc<[Text]>,
     /// Whether ambient proxies read the objects. They tell inline endpoints apart by address
-    /// alone, so instances that share one get WorkloadEntries.
+    /// alone, and take one without a network to be in that of the one before, so instances that
+    /// share an address get WorkloadEntries, and those of which some have a network.
     pub ambient: bool,
     /// Whose objects they will be. A ServiceEntry then selects WorkloadEntries of this owner only;
     /// without it those of every installation that publishes the same host in the namespace.
@@ -63,16 +66,13 @@ pub struct Rendered {
     pub findings: Vec<Finding>,
 }
 
-// The CRD's limits for an endpoint.
-const ENDPOINT_PORTS_MAX: usize = 128;
-const ENDPOINT_LABELS_MAX: usize = 256;
-const LOCALITY_LEN_MAX: usize = 2048;
+/// How the finding begins of an object that is not written at all. Everything that Istio would
+/// refuse should have been left out of it before.
+pub const REFUSED_WHOLE: &str = "Istio would refuse it, so it is not written";
 // Enough to find the way back to the registry, and 8 is more than share a host for a reason; each
 // WorkloadEntry repeats its own.
 const ORIGINS_MAX: usize = 8;
 const ORIGINS_LEN_MAX: usize = 512;
-// What the rest of the manifest takes at most: names, bookkeeping, the mark.
-const FRAME_LEN_MAX: usize = 8192;
 
 /// The objects that stand for `service`.
 #[must_use]
@@ -121,6 +121,10 @@ pub fn render(service: &MeshService, options: &RenderOptions) -> Rendered {
         workload_entries = workloads(service, placed, &labels);
         entry.endpoints = Endpoints::Selected(selector(label, options.owner.as_ref()));
     } else {
+        if options.ambient {
+            leave_out_astray(service, &mut placed, &mut findings);
+        }
+        let fit = fitting(&placed, room);
         if fit < placed.len() {
             refused(
                 service,
@@ -162,7 +166,7 @@ fn keep(object: MeshObject, objects: &mut Vec<MeshObject>, findings: &mut Vec<Fi
             findings.push(Finding::new(
                 FindingCode::Refused,
                 &object.id,
-                format!("Istio would refuse it, so it is not written: {}", list.join("; ")),
+                format!("{REFUSED_WHOLE}: {}", list.join("; ")),
             ));
             false
         }
@@ -189,7 +193,7 @@ fn place<'a>(
                 Address::Dns(host) => EndpointAddress::Other(Text::clone(host.text())),
             },
             ports: targets,
-            labels: endpoint_labels(&mapping.labels),
+            labels: endpoint_labels(&mapping.labels, &mut missing),
             network: Text::clone(&mapping.network),
             locality: localities.text(mapping.locality.as_ref()),
             // Istio takes none given as 1, which is what most have.
@@ -206,13 +210,15 @@ fn place<'a>(
     placed
 }
 
-/// Service ports that endpoints do not have.
+/// What endpoints do not have, or not all of.
 #[derive(Default)]
 struct Missing {
     endpoints: usize,
     /// The first one, as an example.
     port: Option<Text>,
     unpublished: usize,
+    /// Endpoints with more ports or labels than fit.
+    cut: usize,
 }
 
 impl Missing {
@@ -240,6 +246,18 @@ impl Missing {
                 ),
             ));
         }
+        if self.cut > 0 {
+            findings.push(Finding::new(
+                FindingCode::EndpointConflict,
+                &service.key,
+                format!(
+                    "{} endpoints have more than {PORTS_MAX} ports of their own numbers, or more \
+                     than {LABELS_MAX} labels; the rest of these is not published. Divide them by \
+                     a policy",
+                    self.cut
+                ),
+            ));
+        }
     }
 }
 
@@ -252,6 +270,7 @@ fn targets(ports: &[Port], own: &[Port], missing: &mut Missing) -> Option<Box<[(
     let mut targets = Vec::new();
     let mut lacking = None;
     let mut found = 0;
+    let mut is_cut = false;
     for port in ports {
         let of_name = own.binary_search_by(|p| p.name.cmp(&port.name)).ok().map(|at| &own[at]);
         let Some(mine) = of_name.or_else(|| own.iter().find(|p| p.number == port.number)) else {
@@ -259,10 +278,16 @@ fn targets(ports: &[Port], own: &[Port], missing: &mut Missing) -> Option<Box<[(
             continue;
         };
         found += 1;
-        if mine.target != port.number && targets.len() < ENDPOINT_PORTS_MAX {
+        if mine.target == port.number {
+            continue;
+        }
+        if targets.len() < PORTS_MAX {
             targets.push((Text::clone(port.name.text()), u32::from(mine.target.get())));
+        } else {
+            is_cut = true;
         }
     }
+    missing.cut += usize::from(is_cut);
     if found == 0 {
         missing.unpublished += 1;
         return None;
@@ -274,11 +299,12 @@ fn targets(ports: &[Port], own: &[Port], missing: &mut Missing) -> Option<Box<[(
     Some(targets.into())
 }
 
-fn endpoint_labels(labels: &Pairs) -> Pairs {
-    if labels.len() <= ENDPOINT_LABELS_MAX {
+fn endpoint_labels(labels: &Pairs, missing: &mut Missing) -> Pairs {
+    if labels.len() <= LABELS_MAX {
         return labels.clone();
     }
-    labels.iter().take(ENDPOINT_LABELS_MAX).map(|(k, v)| (Text::clone(k), Text::clone(v))).collect()
+    missing.cut += 1;
+    labels.iter().take(LABELS_MAX).map(|(k, v)| (Text::clone(k), Text::clone(v))).collect()
 }
 
 /// Prints localities, each once.
@@ -335,10 +361,8 @@ fn service_port(port: &Port) -> ServicePort {
         name: Text::clone(port.name.text()),
         number: u32::from(port.number.get()),
         protocol: Text::from(port.protocol.as_str()),
-        target_port: match port.target == port.number {
-            true => 0,
-            false => u32::from(port.target.get()),
-        },
+        // Each endpoint says where it listens itself.
+        target_port: 0,
     }
 }
 
@@ -476,7 +500,10 @@ fn is_selected(
     let wanted = match options.shape {
         Shape::Inline => false,
         Shape::WorkloadEntries => true,
-        Shape::Auto => fit < placed.len() || (options.ambient && share_address(placed)),
+        Shape::Auto => {
+            let is_unclear = || share_address(placed) || is_astray(placed).any(|astray| astray);
+            fit < placed.len() || (options.ambient && is_unclear())
+        }
     };
     // Istio wants every host to be resolvable where a DNS service has no inline endpoints.
     let resolvable = entry.resolution == Resolution::Static
@@ -490,6 +517,43 @@ fn share_address(placed: &[Placed<'_>]) -> bool {
         Some(address) => !seen.insert(address),
         None => false,
     })
+}
+
+/// Of each endpoint, whether an ambient proxy would look for it in the network of another: istiod
+/// goes through inline endpoints and forgets to forget the last one's network
+/// (`serviceEntryWorkloadBuilder` in `ambient/workloads.go` of Istio 1.32-dev).
+fn is_astray(placed: &[Placed<'_>]) -> impl Iterator<Item = bool> {
+    let mut has_network = false;
+    placed.iter().map(move |place| {
+        let own = !place.entry.network.is_empty();
+        has_network |= own;
+        has_network && !own
+    })
+}
+
+/// Leaves out inline endpoints that an ambient proxy would look for in another network, where some
+/// other machine may have their address.
+fn leave_out_astray(
+    service: &MeshService,
+    placed: &mut Vec<Placed<'_>>,
+    findings: &mut Vec<Finding>,
+) {
+    let astray: Vec<bool> = is_astray(placed).collect();
+    let count = astray.iter().filter(|astray| **astray).count();
+    if count == 0 {
+        return;
+    }
+    let mut astray = astray.into_iter();
+    placed.retain(|_| !astray.next().unwrap_or(false));
+    findings.push(Finding::new(
+        FindingCode::EndpointConflict,
+        &service.key,
+        format!(
+            "{count} endpoints have no network while others have one; ambient proxies would look \
+             for them in the network of another, so they are left out. Give all of them a network \
+             by a policy, or set resources.shape to auto or workload-entries"
+        ),
+    ));
 }
 
 /// The labels by which a ServiceEntry selects its WorkloadEntries. All of ours carry their owner,

@@ -4,6 +4,7 @@
 //! others hold. What depends on endpoints is decided in `render`.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use landfall_core::finding::{Finding, FindingCode};
 use landfall_core::mesh::{MeshService, Setting};
@@ -96,6 +97,10 @@ impl Settings {
                 let refusal = |why: String| Refusal { what: "address", value: raw.clone(), why };
                 if raw.len() > VIRTUAL_ADDRESS_LEN_MAX || !validate::is_ip_or_block(raw) {
                     return Err(refusal("it is not an IP address or CIDR block".to_owned()));
+                }
+                if is_everything(raw) {
+                    let why = "it would take the traffic to every address";
+                    return Err(refusal(why.to_owned()));
                 }
                 add(&mut self.addresses, &Text::from(raw.as_str()), LIST_LEN_MAX).map_err(refusal)
             }
@@ -193,6 +198,12 @@ impl Settings {
         self.annotations.push((Text::from(key), Text::from(value)));
         Ok(())
     }
+}
+
+/// Whether the address or block `raw` stands for all addresses.
+fn is_everything(raw: &str) -> bool {
+    let (ip, bits) = raw.split_once('/').unwrap_or((raw, ""));
+    bits == "0" || ip.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_unspecified())
 }
 
 /// Adds `value` unless it is there.

@@ -1,14 +1,13 @@
-//! What all sinks have in common: the outcome of a step.
+//! What all sinks have in common: the outcome of a step, and what waits for one that failed.
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-use landfall_core::mesh::ObjectId;
+use landfall_core::mesh::{Kind, ObjectId, Tie};
 use landfall_core::plan;
-use landfall_core::text::Text;
 
-use crate::api::{Body, Endpoints, MeshObject, SERVICE_LABEL, Spec};
+use crate::api::{Body, MeshObject};
 
 /// A step of a plan over our objects.
 pub type Step = plan::Step<Body>;
@@ -22,7 +21,7 @@ pub struct Applied {
     pub verb: &'static str,
     /// What became of it.
     pub outcome: Outcome,
-    /// How many times the sink was asked; 0 when it was not even tried.
+    /// How many attempts there were, each of one request or a few; 0 when it was not even tried.
     pub attempts: u32,
 }
 
@@ -57,12 +56,11 @@ pub struct Condition {
     pub message: String,
 }
 
-/// The services of which a step failed, so that the steps that would leave them without
-/// endpoints wait: a ServiceEntry does not turn to WorkloadEntries that could not be written, and
-/// those are not deleted while it still selects them.
+/// The steps that failed, by kind of object and mesh service, so that those which must follow
+/// them wait; see [`Step::must_follow`](plan::Step::must_follow).
 #[derive(Debug, Default)]
 pub(crate) struct Stuck {
-    services: BTreeSet<(Text, Text)>,
+    failed: BTreeSet<(Kind, Tie)>,
 }
 
 // === impl Stuck ===
@@ -70,32 +68,20 @@ pub(crate) struct Stuck {
 impl Stuck {
     /// Takes up that `step` failed.
     pub(crate) fn note_failed(&mut self, step: &Step) {
-        self.services.extend(services_of(step));
+        self.failed.insert((step.id().kind, step.tie()));
     }
 
     /// Why `step` must wait, if so.
     pub(crate) fn obstacle(&self, step: &Step) -> Option<Outcome> {
-        let waits =
-            step.phase() > 0 && services_of(step).any(|service| self.services.contains(&service));
+        let tie = step.tie();
+        let waits = [Kind::ServiceEntry, Kind::WorkloadEntry]
+            .into_iter()
+            .any(|kind| self.failed.contains(&(kind, Tie::clone(&tie))) && step.must_follow(kind));
         waits.then(|| {
             let message = "it waits for a step on the same service that failed";
             Outcome::Unavailable(message.to_owned())
         })
     }
-}
-
-/// The namespaces and service labels that tie the objects of `step` to others.
-fn services_of(step: &Step) -> impl Iterator<Item = (Text, Text)> {
-    step.from().into_iter().chain(step.to()).filter_map(|object| {
-        let label = match &object.body.spec {
-            Spec::WorkloadEntry(_) => object.body.labels.get(SERVICE_LABEL),
-            Spec::ServiceEntry(entry) => match &entry.endpoints {
-                Endpoints::Selected(labels) => labels.get(SERVICE_LABEL),
-                Endpoints::Inline(_) => None,
-            },
-        };
-        Some((Text::clone(&object.id.namespace), Text::clone(label?)))
-    })
 }
 
 impl Outcome {

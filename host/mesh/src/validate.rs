@@ -8,7 +8,9 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
-use landfall_core::mapping::Protocol;
+use landfall_core::mapping::{
+    LABELS_MAX, LOCALITY_LEN_MAX, NETWORK_LEN_MAX, PORTS_MAX, Protocol, SERVICE_ACCOUNT_LEN_MAX,
+};
 use landfall_core::mesh::Kind;
 use landfall_core::pairs::Pairs;
 use landfall_core::text::Text;
@@ -82,16 +84,14 @@ const SUBDOMAIN_LEN_MAX: usize = 253;
 const LABEL_LEN_MAX: usize = 63;
 // Kubernetes: all keys and values together (`TotalAnnotationSizeLimitB`).
 const ANNOTATIONS_LEN_MAX: usize = 256 << 10;
-// The webhook's limit for a domain name, and the CRD's limits for the rest.
+// The webhook's limit for a domain name, and the CRD's limits for the rest, as far as a mapping
+// does not keep to them already.
 const DOMAIN_LEN_MAX: usize = 255;
 const ADDRESS_LEN_MAX: usize = 256;
-const FREE_TEXT_LEN_MAX: usize = 2048;
-const SERVICE_ACCOUNT_LEN_MAX: usize = 253;
 const PORT_KEY_LEN_MAX: usize = 62;
-const ENDPOINT_PORTS_MAX: usize = 128;
-const LABELS_MAX: usize = 256;
-// What a manifest has besides labels, annotations and spec: names, bookkeeping and the mark.
-const FRAME_LEN_MAX: usize = 4096;
+/// What a manifest has besides labels, annotations and spec: names, bookkeeping and the mark. Each
+/// source that feeds it is named, in at most 64 bytes.
+pub(crate) const FRAME_LEN_MAX: usize = 8192;
 
 /// Checks `object` against all rules.
 ///
@@ -336,11 +336,8 @@ fn endpoint<'a>(
             }
         }
     }
-    if endpoint.ports.len() > ENDPOINT_PORTS_MAX {
-        fail(&format_args!(
-            "it has {} ports; at most {ENDPOINT_PORTS_MAX} fit",
-            endpoint.ports.len()
-        ));
+    if endpoint.ports.len() > PORTS_MAX {
+        fail(&format_args!("it has {} ports; at most {PORTS_MAX} fit", endpoint.ports.len()));
     }
     for (name, number) in &endpoint.ports {
         if !is_dns_label(name) || name.len() > PORT_KEY_LEN_MAX {
@@ -356,8 +353,8 @@ fn endpoint<'a>(
         }
     }
     for (what, text, max) in [
-        ("network", &endpoint.network, FREE_TEXT_LEN_MAX),
-        ("locality", &endpoint.locality, FREE_TEXT_LEN_MAX),
+        ("network", &endpoint.network, NETWORK_LEN_MAX),
+        ("locality", &endpoint.locality, LOCALITY_LEN_MAX),
         ("service account", &endpoint.service_account, SERVICE_ACCOUNT_LEN_MAX),
     ] {
         if text.len() > max && text.chars().count() > max {

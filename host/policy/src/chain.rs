@@ -6,7 +6,7 @@ use std::sync::Arc;
 use landfall_core::decision::{DecidedService, Decision, DropReason, Fault, Outcome};
 use landfall_core::defaults::Subject;
 use landfall_core::finding::{Finding, FindingCode};
-use landfall_core::mapping::{Address, Edit, Mapping, Port, Verdict};
+use landfall_core::mapping::{Address, Edit, Mapping, NO_PORT, Port, Verdict};
 use landfall_core::name::Hostname;
 use landfall_core::registry::{Instance, Locality, Service, ServiceId};
 use landfall_core::text::{Interner, Text};
@@ -99,7 +99,7 @@ pub(crate) fn decide(
             live = chain.pass(bench, link, breaker, &pending, live, &mut slots);
         }
     }
-    chain.publish(live, slots)
+    chain.publish(&pending, live, slots)
 }
 
 impl<'a> Chain<'a> {
@@ -355,22 +355,38 @@ impl<'a> Chain<'a> {
     }
 
     /// The decisions, once every policy was asked.
-    pub(crate) fn publish(self, live: Vec<Live>, slots: Vec<Slot>) -> Decided {
+    pub(crate) fn publish(
+        mut self,
+        pending: &[&Instance],
+        live: Vec<Live>,
+        slots: Vec<Slot>,
+    ) -> Decided {
         let mut decisions = Vec::with_capacity(slots.len());
         let mut last: Option<Arc<[Arc<Mapping>]>> = None;
         let mut live = live.into_iter().peekable();
-        for (number, slot) in slots.into_iter().enumerate() {
+        for ((number, slot), instance) in slots.into_iter().enumerate().zip(pending) {
             let mut places: Vec<Mapping> = Vec::new();
             while let Some(at) = live.next_if(|at| at.slot == number) {
                 places.push(at.mapping);
             }
             decisions.push(slot.decision.unwrap_or_else(|| {
                 let outcome = published(places, slot.dropped, last.as_deref().unwrap_or_default());
-                if let Outcome::Published(mappings) = &outcome {
-                    last = Some(Arc::clone(mappings));
+                match &outcome {
+                    Outcome::Published(mappings) => last = Some(Arc::clone(mappings)),
+                    // Many registries name no ports, so this is not seen in the registry.
+                    Outcome::Dropped(DropReason::Obstacle(NO_PORT)) => {
+                        self.findings.listed.push(Finding::new(
+                            FindingCode::MalformedInstance,
+                            Subject { id: &self.work.id, instance },
+                            "it has no port, so it is not published. Register one, or set one by \
+                             a policy",
+                        ));
+                    }
+                    Outcome::Dropped(_) => {}
                 }
                 settled(outcome)
             }));
+            self.findings.bound(Some(&instance.id));
         }
         Decided { decisions, findings: self.findings }
     }

@@ -32,7 +32,7 @@ pub fn decided(
         let name = Text::from("probe");
         live = chain.take(&name, &pending, live, &mut slots, answers, &mut |_| Ok(()));
     }
-    let decided = chain.publish(live, slots);
+    let decided = chain.publish(&pending, live, slots);
     plan.joined(vec![decided], rules.mark())
 }
 

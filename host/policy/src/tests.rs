@@ -425,6 +425,16 @@ fn why_an_instance_was_left_out_is_not_kept_for_one_that_recovered() {
 }
 
 #[test]
+fn an_instance_without_a_port_is_told() {
+    let mut bare = landfall_core::registry::Instance::clone(&instance_at("bare", "10.0.0.1", 80));
+    bare.ports.clear();
+    let decided =
+        decide(&[], work_of(vec![Arc::new(bare), instance_at("i0", "10.0.0.2", 80)], None));
+    assert_eq!(decided.findings.len(), 1);
+    assert!(decided.findings[0].to_string().contains("dc1/pay/bare: it has no port"));
+}
+
+#[test]
 fn a_trace_shows_each_step() {
     let renaming = admit(&renaming()).unwrap();
     let harmless = admit(&hostile("harmless")).unwrap();

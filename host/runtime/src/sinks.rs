@@ -10,7 +10,7 @@ use landfall_core::mesh::ObjectId;
 use landfall_core::plan::{Desired, Observed};
 use landfall_core::text::Text;
 use landfall_mesh::api::{ApiVersion, Body, Owner};
-use landfall_mesh::files::{FilesSink, Layout};
+use landfall_mesh::files::FilesSink;
 use landfall_mesh::kube::{KubeOptions, KubeSink, Observation};
 use landfall_mesh::sink::{Applied, Condition, Outcome, Step};
 use tokio::sync::{Mutex, mpsc, watch};
@@ -105,12 +105,7 @@ impl RunningSink {
                 (name, Running::Kubernetes(sink), sighting)
             }
             SinkKind::Files { path } => {
-                let sink = FilesSink::new(
-                    path.clone(),
-                    Layout::FilePerObject,
-                    owner.clone(),
-                    ApiVersion::V1,
-                );
+                let sink = FilesSink::new(path.clone(), owner.clone(), ApiVersion::V1);
                 let folder = Arc::new(Folder {
                     sink: Arc::new(Mutex::new(sink)),
                     sighting: watch::Sender::new(Observation::default()),

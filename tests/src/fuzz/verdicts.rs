@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use landfall_core::decision::{DecidedService, Outcome};
 use landfall_core::defaults::Defaults;
+use landfall_core::finding::Finding;
 use landfall_core::group::{MeshServices, Redecided, group};
 use landfall_core::mapping::{Edit, PortEdit, Protocol, Verdict};
-use landfall_core::mesh::{MeshService, ObjectId, Setting};
+use landfall_core::mesh::{Body as _, MeshService, ObjectId, Setting};
 use landfall_core::pairs::Pairs;
 use landfall_core::registry::{
     Health, Instance, InstancePort, Locality, Service, ServiceId, ServiceKey, SourceName,
@@ -16,7 +17,7 @@ use landfall_core::registry::{
 use landfall_core::template::Template;
 use landfall_core::text::Text;
 use landfall_mesh::api::{ApiVersion, Location, MeshObject, Owner, from_json, to_json, to_yaml};
-use landfall_mesh::render::{RenderOptions, Shape, render};
+use landfall_mesh::render::{REFUSED_WHOLE, RenderOptions, Shape, render};
 use landfall_mesh::validate::validate;
 use landfall_policy_host::{MAPPINGS_PER_INSTANCE_MAX, Work, probe};
 
@@ -74,6 +75,15 @@ fn checked(case: &Case, service: &MeshService) -> Vec<MeshObject> {
     let (first, second) = (render(&service, &case.options), render(&service, &case.options));
     assert_eq!(first.findings, second.findings);
     assert_eq!(first.objects.len(), second.objects.len());
+    // What could be left out alone must not take the rest along.
+    let is_whole = |finding: &Finding| !finding.message.starts_with(REFUSED_WHOLE);
+    assert!(first.findings.iter().all(is_whole), "{:?}", first.findings);
+    let inline = RenderOptions { shape: Shape::Inline, ambient: false, ..case.options.clone() };
+    let inline = render(&service, &inline);
+    if first.objects.len() > 1 && inline.findings.len() <= first.findings.len() {
+        let inline: usize = inline.objects.iter().map(|o| o.body.endpoint_count()).sum();
+        assert_eq!(first.objects.len() - 1, inline, "an endpoint is lost between the shapes");
+    }
     for (object, again) in first.objects.iter().zip(&second.objects) {
         assert_eq!(validate(object), Ok(()), "{object:?}");
         let yaml = |object| to_yaml(object, &owner, ApiVersion::V1).expect("it prints");

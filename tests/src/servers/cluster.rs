@@ -120,9 +120,7 @@ impl Cluster {
     /// # Panics
     /// They are not taken.
     pub fn install_rbac(&self) {
-        let text = &repository::file("deploy/rbac.yaml").text;
-        let objects: Vec<Value> = serde_saphyr::from_multiple(text).expect("deploy/rbac.yaml");
-        for object in &objects {
+        for object in &rbac() {
             self.apply(object);
         }
         let path = format!("{SERVICE_ENTRIES}?limit=1");
@@ -132,6 +130,30 @@ impl Cluster {
             landfall.get(&path).is_ok_and(|reply| reply.status != 403).then_some(())
         });
         allowed.expect("deploy/rbac.yaml lets Landfall list ServiceEntries");
+    }
+
+    /// Makes a namespace in which Landfall may write, as deploy/ has it for one.
+    ///
+    /// # Panics
+    /// It is not taken.
+    pub fn open_namespace(&self, name: &str) {
+        self.create_namespace(name);
+        let mut binding = write_binding();
+        binding["metadata"]["namespace"] = name.into();
+        self.apply(&binding);
+    }
+
+    /// Lets Landfall write in all namespaces, as a comment in deploy/ says.
+    ///
+    /// # Panics
+    /// It is not taken.
+    pub fn open_all_namespaces(&self) {
+        let mut binding = write_binding();
+        binding["kind"] = "ClusterRoleBinding".into();
+        if let Some(metadata) = binding["metadata"].as_object_mut() {
+            metadata.remove("namespace");
+        }
+        self.apply(&binding);
     }
 
     /// Makes a namespace.
@@ -438,4 +460,22 @@ fn apiserver(folder: &Path, etcd_port: u16) -> Result<(Server, u16, Http), Strin
 fn client(folder: &Path, port: u16, token: &str) -> Http {
     let authority = fs::read(folder.join("apiserver/apiserver.crt")).expect("a certificate");
     Http::tls(port, &authority).with("authorization", &format!("Bearer {token}"))
+}
+
+/// The objects of deploy/rbac.yaml.
+///
+/// # Panics
+/// It cannot be read.
+#[must_use]
+pub fn rbac() -> Vec<Value> {
+    let text = &repository::file("deploy/rbac.yaml").text;
+    serde_saphyr::from_multiple(text).expect("deploy/rbac.yaml")
+}
+
+/// What lets Landfall write in one namespace.
+fn write_binding() -> Value {
+    let is_it = |object: &Value| {
+        object["kind"] == "RoleBinding" && object["roleRef"]["name"] == "landfall-write"
+    };
+    rbac().into_iter().find(is_it).expect("a binding of landfall-write")
 }

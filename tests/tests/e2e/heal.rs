@@ -22,7 +22,7 @@ fn what_is_missing_heals() {
     let service = json!({"name": "orders", "instances": [{"address": "10.0.0.1", "port": 80}]});
     fs::write(&file, json!({"services": [service]}).to_string()).expect("a registry file");
     let mut config = place.config(&cluster, &json!({"file": {"path": file}}));
-    // The rights are for the whole cluster.
+    // The rights are for the whole cluster, or none would be there for a namespace that is not.
     config["sinks"][0]["kubernetes"]["namespaces"] = json!([]);
     place.installation.configure(&config);
     let landfall = place.installation.start();
@@ -36,6 +36,7 @@ fn what_is_missing_heals() {
 
     let began = Instant::now();
     cluster.install_rbac();
+    cluster.open_all_namespaces();
     let ready = wait(NOTICED_MAX, || landfall.admin.is_ok("/readyz").then_some(()));
     ready.unwrap_or_else(|| panic!("not ready with every right: {}", landfall.readiness()));
     place.print(format_args!("no rights: said; given → ready in {:?}", began.elapsed()));

@@ -36,7 +36,7 @@ fn everything_emitted_is_taken() {
     cluster.install_our_crds();
     cluster.install_rbac();
     let place = Place::new("emitted", &folder);
-    cluster.create_namespace(&place.namespace);
+    cluster.open_namespace(&place.namespace);
     let file = place.folder.join("registry.json");
     fs::write(&file, yaml_safe(&hostile_registry().to_string())).expect("a registry file");
     let mut config = place.config(&cluster, &json!({"file": {"path": file}}));

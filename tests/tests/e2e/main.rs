@@ -100,7 +100,7 @@ impl Lease {
             self.cluster().delete(&workload_entries(&namespace));
         }
         let place = Place::new(name, &self.world().folder);
-        self.cluster().create_namespace(&place.namespace);
+        self.cluster().open_namespace(&place.namespace);
         self.world_mut().left.push(place.namespace.clone());
         place
     }

@@ -50,8 +50,10 @@ pub struct Read {
     pub object: MeshObject,
     /// The value of its owner label, if it has the whole mark.
     pub owner: Option<Text>,
-    /// When it was made, as written.
+    /// When it was made, as written; `None` where it does not say, or says no time.
     pub created: Option<String>,
+    /// Group and version, as written.
+    pub api_version: String,
 }
 
 /// What of an object's metadata says something to us.
@@ -121,9 +123,9 @@ pub fn from_json(value: Value) -> Result<Read, ParseError> {
     let metadata: Metadata = serde_json::from_value(document.metadata).map_err(fields)?;
     let spec = spec_of(kind, document.spec, &mut interner).map_err(fields)?;
     let owner = owner_of(&metadata.labels).map(|owner| interner.text(owner));
-    let created = metadata.creation_timestamp.clone();
+    let created = metadata.creation_timestamp.clone().filter(|created| time_of(created).is_some());
     let object = object_of(kind, &metadata, spec, &mut interner, |_| true);
-    Ok(Read { object, owner, created })
+    Ok(Read { object, owner, created, api_version: document.api_version })
 }
 
 /// Reads the manifest of a ServiceEntry or WorkloadEntry in YAML.

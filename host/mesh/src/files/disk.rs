@@ -13,7 +13,7 @@ use super::FilesError;
 const FILES_MAX: usize = 400_000;
 // istiod walks any depth; ours is 2.
 const DEPTH_MAX: usize = 8;
-// A ServiceEntry has at most 1.5 MiB; one file with everything is larger.
+// A ServiceEntry has at most 1.5 MiB, and a little more as YAML; files of others may be larger.
 const FILE_LEN_MAX: u64 = 256 << 20;
 const TEMPORARY: &str = "landfall-tmp";
 // Longer than a disk takes for one file, even when it is busy.

@@ -1,5 +1,5 @@
-//! A folder, or one file, as a sink: what istiod reads with `fs://`, and what lands in a git
-//! repository.
+//! A folder as a sink: what istiod reads with `fs://`, and what lands in a git repository. An object
+//! is at `<namespace>/<kind>-<name>.yaml`.
 //!
 //! istiod refuses all changes while one file is broken, so files are validated before, written
 //! beside and renamed. It follows no symbolic link, and neither do we. An object without a
@@ -20,29 +20,23 @@ use std::sync::Arc;
 
 use imbl::OrdSet;
 use landfall_core::finding::{Finding, FindingCode};
-use landfall_core::mesh::{Kind, ObjectId};
+use landfall_core::mesh::{Kind, Object, ObjectId};
 use landfall_core::name;
+use landfall_core::pairs::Pairs;
 use landfall_core::plan::Observed;
+use landfall_core::text::Text;
 use landfall_core::time::Time;
 
-use crate::api::{self, ApiVersion, Body, Extra, Manifest, MeshObject, Owner, ParseError, Read};
+use crate::api::{
+    self, ApiVersion, Body, Extra, Manifest, MeshObject, Owner, ParseError, Read, ServiceEntry,
+    Spec, WorkloadEntry,
+};
 use crate::sink::{Applied, Outcome, Step, Stuck};
 
-/// How objects lie in files.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Layout {
-    /// The path is a folder: `<namespace>/<kind>-<name>.yaml`.
-    #[default]
-    FilePerObject,
-    /// The path is a file with all objects.
-    OneFile,
-}
-
-/// A folder, or a file, and what is known to be in it. Its calls block.
+/// A folder, and what is known to be in it. Its calls block.
 #[derive(Debug)]
 pub struct FilesSink {
     path: PathBuf,
-    layout: Layout,
     owner: Owner,
     version: ApiVersion,
     known: BTreeMap<ObjectId, Known>,
@@ -71,6 +65,8 @@ struct Looked {
 #[derive(Clone, Debug, Default)]
 struct Found {
     ours: Vec<Known>,
+    /// An object of ours that cannot be read.
+    broken: Option<ObjectId>,
     /// Objects that others wrote, or in whose place the file stands.
     foreign: Vec<ObjectId>,
     findings: Vec<Finding>,
@@ -86,14 +82,6 @@ pub enum FilesError {
         path: PathBuf,
         /// Why it failed.
         source: io::Error,
-    },
-    /// The one file belongs to somebody else.
-    #[error("{} holds more than objects of owner {owner} of Landfall; name another file", path.display())]
-    ForeignFile {
-        /// The file.
-        path: PathBuf,
-        /// Whose it should be.
-        owner: String,
     },
     /// It cannot be made.
     #[error("failed to make the folder {}", path.display())]
@@ -113,15 +101,17 @@ pub enum FilesError {
     },
 }
 
+// Never written: only marks what is observed.
+const ADRIFT: &str = "landfall.dev/adrift";
 // ext4 and most others take 255 bytes; the rest is room for kind and suffixes.
 const NAME_LEN_MAX: usize = 180;
 
 impl FilesSink {
     /// A sink at `path`. Nothing is read or written yet.
     #[must_use]
-    pub fn new(path: PathBuf, layout: Layout, owner: Owner, version: ApiVersion) -> Self {
+    pub fn new(path: PathBuf, owner: Owner, version: ApiVersion) -> Self {
         let (known, looked, joined) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { path, layout, owner, version, known, looked, leftovers: Vec::new(), joined }
+        Self { path, owner, version, known, looked, leftovers: Vec::new(), joined }
     }
 
     /// Makes the folder if it is not there: istiod does not start without it. Not needed before
@@ -130,9 +120,8 @@ impl FilesSink {
     /// # Errors
     /// It cannot be made.
     pub fn prepare(&self) -> Result<(), FilesError> {
-        let folder = self.root();
-        fs::create_dir_all(folder)
-            .map_err(|source| FilesError::Make { path: folder.to_owned(), source })
+        fs::create_dir_all(&self.path)
+            .map_err(|source| FilesError::Make { path: self.path.clone(), source })
     }
 
     /// Reads what is there, as far as it changed since it was read before. Files of others that
@@ -141,21 +130,15 @@ impl FilesSink {
     /// # Errors
     /// What is there cannot be read as a whole, so nothing may be concluded from it.
     pub fn observe(&mut self) -> Result<(Observed<Body>, Vec<Finding>), FilesError> {
-        let paths = match self.layout {
-            Layout::FilePerObject => {
-                let disk::Below { yaml, temporary } = disk::below(&self.path)?;
-                self.leftovers = temporary;
-                yaml
-            }
-            Layout::OneFile => vec![self.path.clone()],
-        };
+        let disk::Below { yaml: paths, temporary } = disk::below(&self.path)?;
+        self.leftovers = temporary;
         let mut looked = BTreeMap::new();
         for path in paths {
             // Before reading: what changes meanwhile has another one next time.
             let Some(stamp) = disk::stamp(&path)? else { continue };
             let found = match self.looked.get(&path) {
                 Some(before) if before.stamp == stamp => before.found.clone(),
-                Some(_) | None => self.look_at(&path)?,
+                Some(_) | None => self.look_at(&path),
             };
             looked.insert(path, Looked { stamp, found });
         }
@@ -168,12 +151,25 @@ impl FilesSink {
         let (mut known, mut foreign, mut findings) = (BTreeMap::new(), OrdSet::new(), Vec::new());
         for Looked { found, .. } in self.looked.values_mut() {
             for one in &mut found.ours {
-                // What did not change stays the very same object.
-                let before = self.known.get(&one.object.id);
-                if let Some(before) = before.filter(|before| before.object == one.object) {
-                    one.object = Arc::clone(&before.object);
+                if let Some(before) = self.known.get(&one.object.id) {
+                    // Of when it was made, what we wrote holds, and not what the file says by now.
+                    if !before.created.is_empty() && one.created != before.created {
+                        one.created.clone_from(&before.created);
+                        one.object = adrift(&one.object);
+                    }
+                    // What did not change stays the very same object.
+                    if before.object == one.object {
+                        one.object = Arc::clone(&before.object);
+                    }
                 }
                 known.insert(one.object.id.clone(), one.clone());
+            }
+            if let Some(id) = &found.broken {
+                let broken = match self.known.get(id) {
+                    Some(before) => Known { object: adrift(&before.object), ..before.clone() },
+                    None => Known { object: unreadable(id), created: String::new() },
+                };
+                known.insert(id.clone(), broken);
             }
             foreign.extend(found.foreign.iter().cloned());
             findings.extend(found.findings.iter().cloned());
@@ -194,58 +190,61 @@ impl FilesSink {
                 disk::remove_leftover(&path, now);
             }
         }
-        match self.layout {
-            Layout::FilePerObject => {
-                let mut touched = BTreeSet::from([self.path.clone()]);
-                let mut stuck = Stuck::default();
-                let mut one = |step: &Step| {
-                    let outcome = match stuck.obstacle(step) {
-                        Some(outcome) => outcome,
-                        None => self.apply_one(step, now),
-                    };
-                    touched.extend(self.path_of(step.id()).parent().map(Path::to_owned));
-                    if !outcome.is_done() {
-                        stuck.note_failed(step);
-                    }
-                    Applied { id: step.id().clone(), verb: step.verb(), outcome, attempts: 1 }
-                };
-                let applied = steps.iter().map(&mut one).collect();
-                // Once for all steps, since a disk takes milliseconds for it.
-                touched.iter().for_each(|folder| disk::sync_folder(folder));
-                applied
+        let mut touched = BTreeSet::from([self.path.clone()]);
+        let mut stuck = Stuck::default();
+        let mut one = |step: &Step| {
+            let (outcome, attempts) = match stuck.obstacle(step) {
+                Some(outcome) => (outcome, 0),
+                None => (self.apply_one(step, now), 1),
+            };
+            touched.extend(self.path_of(step.id()).parent().map(Path::to_owned));
+            if !outcome.is_done() {
+                stuck.note_failed(step);
             }
-            Layout::OneFile => self.apply_all(steps, now),
-        }
+            Applied { id: step.id().clone(), verb: step.verb(), outcome, attempts }
+        };
+        let applied = steps.iter().map(&mut one).collect();
+        // Once for all steps, since a disk takes milliseconds for it.
+        touched.iter().for_each(|folder| disk::sync_folder(folder));
+        applied
     }
 
-    fn look_at(&self, path: &Path) -> Result<Found, FilesError> {
-        match (self.layout, disk::read(path)) {
-            (_, Ok(None)) => Ok(Found::default()),
-            (Layout::FilePerObject, Ok(Some(text))) => Ok(self.look_at_one_of_many(path, &text)),
+    fn look_at(&self, path: &Path) -> Found {
+        match disk::read(path) {
+            Ok(None) => Found::default(),
+            Ok(Some(text)) => self.look_at_text(path, &text),
             // Somebody's file that we may not read: it stands where one of ours might have to be.
-            (Layout::FilePerObject, Err(_)) => {
-                Ok(Found { foreign: self.id_of(path).into_iter().collect(), ..Found::default() })
-            }
-            (Layout::OneFile, Ok(Some(text))) => self.look_at_the_one(&text),
-            (Layout::OneFile, Err(error)) => Err(error),
+            Err(_) => Found { foreign: self.id_of(path).into_iter().collect(), ..Found::default() },
         }
     }
 
     //  at our own place   documents in it            it is
     //  yes                one, the object's own      ours
-    //  yes, our header    own ones, unreadable ones  as if it were not there, so that it is
-    //  yes, no content    -                          written anew
+    //  yes, our header    own ones, unreadable ones  ours and broken, so that it is written anew,
+    //  yes, no content    -                          or deleted when nothing wants it
     //  else                                          somebody else's, a copy of ours included
-    fn look_at_one_of_many(&self, path: &Path, text: &str) -> Found {
+    fn look_at_text(&self, path: &Path, text: &str) -> Found {
         let mut found = Found::default();
         let reads = documents(text);
         if let [Ok(read)] = reads.as_slice()
             && self.is_at_home(read, path)
         {
-            found.ours.push(Known::of(read.clone()));
+            let is_adrift = read.created.is_none() || read.api_version != self.version.with_group();
+            found.ours.push(Known::of(read.clone(), is_adrift));
             return found;
         }
         if self.is_broken(path, text, &reads) {
+            found.broken = self.id_of(path);
+            if found.broken.is_none() {
+                // Of a long name the file has only a digest.
+                found.findings.push(Finding::new(
+                    FindingCode::ForeignObject,
+                    path.display(),
+                    "it is a file of ours that cannot be read, and it does not say of which object. \
+                     While it is there istiod takes up no change; delete it unless it is written \
+                     anew at once",
+                ));
+            }
             return found;
         }
         for read in reads.into_iter().flatten() {
@@ -265,24 +264,6 @@ impl FilesSink {
         // Whatever it is, it stands where one of ours might have to be.
         found.foreign.extend(self.id_of(path));
         found
-    }
-
-    fn look_at_the_one(&self, text: &str) -> Result<Found, FilesError> {
-        let mut found = Found::default();
-        let mut foreign = !is_blank(text) && !text.starts_with(&self.header());
-        for read in documents(text) {
-            match read {
-                Ok(read) if read.is_owned_by(&self.owner) => found.ours.push(Known::of(read)),
-                Ok(_) | Err(ParseError::Kind { .. }) => foreign = true,
-                // A broken document in a file with our header is written anew.
-                Err(_) => (),
-            }
-        }
-        if foreign {
-            let owner = self.owner.to_string();
-            return Err(FilesError::ForeignFile { path: self.path.clone(), owner });
-        }
-        Ok(found)
     }
 
     // === steps ===
@@ -306,6 +287,8 @@ impl FilesSink {
     }
 
     fn write_one(&mut self, path: &Path, to: &Arc<MeshObject>, now: Time) -> Outcome {
+        // An object that is emptied is what was observed otherwise.
+        let to = &at_rest(to);
         let created = self.created(&to.id, now);
         let text = match self.document(to, &created) {
             Ok(text) => self.header() + &text,
@@ -318,68 +301,6 @@ impl FilesSink {
             }
             Err(error) => outcome_of(path, &error),
         }
-    }
-
-    fn apply_all(&mut self, steps: &[Step], now: Time) -> Vec<Applied> {
-        let before = (self.known.clone(), self.joined.clone());
-        let mut outcomes = Vec::with_capacity(steps.len());
-        for step in steps {
-            let id = step.id();
-            outcomes.push(match (self.collision(id), step.to()) {
-                (Some(outcome), _) => outcome,
-                (None, Some(to)) => {
-                    let created = self.created(id, now);
-                    self.know(to, created);
-                    Outcome::Done(Some(Arc::clone(to)))
-                }
-                (None, None) => {
-                    self.forget(id);
-                    Outcome::Done(None)
-                }
-            });
-        }
-        if let Err(failed) = self.write_all() {
-            (self.known, self.joined) = before;
-            for outcome in outcomes.iter_mut().filter(|outcome| outcome.is_done()) {
-                *outcome = failed.clone();
-            }
-        }
-        steps
-            .iter()
-            .zip(outcomes)
-            .map(|(step, outcome)| Applied {
-                id: step.id().clone(),
-                verb: step.verb(),
-                outcome,
-                attempts: 1,
-            })
-            .collect()
-    }
-
-    fn write_all(&self) -> Result<(), Outcome> {
-        match disk::read(&self.path) {
-            Ok(None) => (),
-            Ok(Some(text)) if is_blank(&text) || text.starts_with(&self.header()) => (),
-            Ok(Some(_)) => {
-                let message = format!("{} is not a file of ours", self.path.display());
-                return Err(Outcome::Conflict(message));
-            }
-            Err(error) => return Err(Outcome::Conflict(with_cause(&error))),
-        }
-        let mut text = self.header();
-        for (index, known) in self.known.values().enumerate() {
-            if index > 0 {
-                text.push_str("---\n");
-            }
-            let document = self
-                .document(&known.object, &known.created)
-                .map_err(|error| Outcome::Refused { status: 0, message: error.to_string() })?;
-            text.push_str(&document);
-        }
-        let folder = self.root();
-        disk::replace(folder, &self.path, &text).map_err(|error| outcome_of(&self.path, &error))?;
-        disk::sync_folder(folder);
-        Ok(())
     }
 
     /// Why the place of `id` must not be touched, if so.
@@ -417,10 +338,7 @@ impl FilesSink {
     // === names and texts ===
 
     fn path_of(&self, id: &ObjectId) -> PathBuf {
-        match self.layout {
-            Layout::OneFile => self.path.clone(),
-            Layout::FilePerObject => self.path.join(&*id.namespace).join(file_name(id)),
-        }
+        self.path.join(&*id.namespace).join(file_name(id))
     }
 
     /// The object whose place `path` is, as far as it can be told.
@@ -436,18 +354,6 @@ impl FilesSink {
 
     fn header(&self) -> String {
         format!("# Written by Landfall for owner {}. Changes are overwritten.\n", self.owner)
-    }
-
-    /// The folder that must exist.
-    fn root(&self) -> &Path {
-        match self.layout {
-            Layout::FilePerObject => &self.path,
-            // A bare file name has an empty parent.
-            Layout::OneFile => match self.path.parent() {
-                Some(folder) if !folder.as_os_str().is_empty() => folder,
-                Some(_) | None => Path::new("."),
-            },
-        }
     }
 
     /// Whether `path` may be the place of an object. Of a long name the file has only a digest, so
@@ -506,9 +412,46 @@ impl FilesSink {
 }
 
 impl Known {
-    fn of(read: Read) -> Self {
-        Self { object: Arc::new(read.object), created: read.created.unwrap_or_default() }
+    fn of(read: Read, is_adrift: bool) -> Self {
+        let object = Arc::new(read.object);
+        let object = if is_adrift { adrift(&object) } else { object };
+        Self { object, created: read.created.unwrap_or_default() }
     }
+}
+
+/// `object` as a file has it that is not as we wrote it in more than the object itself. It equals
+/// nothing that is desired, and so is written again.
+fn adrift(object: &Arc<MeshObject>) -> Arc<MeshObject> {
+    if object.body.annotations.get(ADRIFT).is_some() {
+        return Arc::clone(object);
+    }
+    let annotations = object.body.annotations.iter().map(|(k, v)| (Text::clone(k), Text::clone(v)));
+    let mark = (Text::from(ADRIFT), Text::from("true"));
+    let body =
+        Body { annotations: annotations.chain([mark]).collect(), ..Body::clone(&object.body) };
+    Arc::new(Object { body: Arc::new(body), ..MeshObject::clone(object) })
+}
+
+/// `object` without what [`adrift`] added.
+fn at_rest(object: &Arc<MeshObject>) -> Arc<MeshObject> {
+    if object.body.annotations.get(ADRIFT).is_none() {
+        return Arc::clone(object);
+    }
+    let annotations = object.body.annotations.iter().filter(|(key, _)| ***key != *ADRIFT);
+    let annotations = annotations.map(|(k, v)| (Text::clone(k), Text::clone(v))).collect();
+    let body = Body { annotations, ..Body::clone(&object.body) };
+    Arc::new(Object { body: Arc::new(body), ..MeshObject::clone(object) })
+}
+
+/// Stands for an object of which nothing is known but its place. `validate` refuses it, so it differs
+/// from whatever is desired; and since it names no sources, all must have spoken before it goes.
+fn unreadable(id: &ObjectId) -> Arc<MeshObject> {
+    let spec = match id.kind {
+        Kind::ServiceEntry => Spec::ServiceEntry(ServiceEntry::default()),
+        Kind::WorkloadEntry => Spec::WorkloadEntry(WorkloadEntry::default()),
+    };
+    let body = Body { labels: Pairs::default(), annotations: Pairs::default(), spec };
+    Arc::new(Object { id: id.clone(), sources: Arc::from([]), removal: None, body: Arc::new(body) })
 }
 
 /// The documents of a file, empty ones left out. In what we print no string begins a line, so
@@ -585,7 +528,6 @@ impl FilesError {
     pub const fn code(&self) -> &'static str {
         match self {
             Self::Read { .. } => "files_read",
-            Self::ForeignFile { .. } => "files_foreign",
             Self::Make { .. } => "files_make",
             Self::TooMany { .. } => "files_too_many",
         }

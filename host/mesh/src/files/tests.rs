@@ -13,8 +13,8 @@ use crate::validate::validate;
 
 const NOW: Time = Time::from_millis(1_795_367_523_120);
 
-fn sink(path: &Path, layout: Layout) -> FilesSink {
-    FilesSink::new(path.to_owned(), layout, Owner::parse("home").unwrap(), ApiVersion::V1)
+fn sink(path: &Path) -> FilesSink {
+    FilesSink::new(path.to_owned(), Owner::parse("home").unwrap(), ApiVersion::V1)
 }
 
 fn desired(seed: u64, count: usize) -> Desired<Body> {
@@ -46,37 +46,35 @@ fn steps(sink: &mut FilesSink, desired: &Desired<Body>) -> Vec<Step> {
 }
 
 fn texts(path: &Path) -> Vec<(PathBuf, String)> {
-    let files = if path.is_dir() { disk::below(path).unwrap().yaml } else { vec![path.to_owned()] };
+    let files = disk::below(path).unwrap().yaml;
     files.into_iter().map(|f| (f.clone(), fs::read_to_string(f).unwrap())).collect()
 }
 
 #[test]
 fn files_become_what_is_desired_and_stay_so() {
-    for layout in [Layout::FilePerObject, Layout::OneFile] {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("out.yaml");
-        let (first, second) = (desired(1, 80), desired(2, 80));
-        assert!(sync(&mut sink(&path, layout), &first) > 50);
-        let before = texts(&path);
-        assert_eq!(sync(&mut sink(&path, layout), &first), 0);
-        sync(&mut sink(&path, layout), &second);
-        assert_eq!(sync(&mut sink(&path, layout), &second), 0);
-        sync(&mut sink(&path, layout), &first);
-        assert_eq!(texts(&path), before);
-        sync(&mut sink(&path, layout), &Desired::new());
-        assert!(texts(&path).iter().all(|(_, text)| text.lines().count() == 1));
-    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("out");
+    let (first, second) = (desired(1, 80), desired(2, 80));
+    assert!(sync(&mut sink(&path), &first) > 50);
+    let before = texts(&path);
+    assert_eq!(sync(&mut sink(&path), &first), 0);
+    sync(&mut sink(&path), &second);
+    assert_eq!(sync(&mut sink(&path), &second), 0);
+    sync(&mut sink(&path), &first);
+    assert_eq!(texts(&path), before);
+    sync(&mut sink(&path), &Desired::new());
+    assert!(texts(&path).is_empty());
 }
 
 #[test]
 fn creation_times_stay() {
     let folder = tempfile::tempdir().unwrap();
     let want = desired(1, 1);
-    sync(&mut sink(folder.path(), Layout::FilePerObject), &want);
+    sync(&mut sink(folder.path()), &want);
     let change =
         |object: &Arc<MeshObject>| Arc::new(Object { removal: Some(NOW), ..(**object).clone() });
     let changed: Desired<Body> = want.iter().map(|(id, o)| (id.clone(), change(o))).collect();
-    let mut sink = sink(folder.path(), Layout::FilePerObject);
+    let mut sink = sink(folder.path());
     let steps = steps(&mut sink, &changed);
     sink.apply(&steps, NOW.plus(std::time::Duration::from_secs(60)));
     let (_, text) = &texts(folder.path())[0];
@@ -89,7 +87,7 @@ fn files_of_others_are_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let want = desired(1, 20);
     let id = want.keys().next_back().unwrap().clone();
-    let mut sink = sink(folder.path(), Layout::FilePerObject);
+    let mut sink = sink(folder.path());
     let path = sink.path_of(&id);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     for theirs in ["not: ours", "{", "a: b\n---\nc: d", "\u{0}\u{1}"] {
@@ -110,7 +108,7 @@ fn objects_of_others_elsewhere_are_foreign() {
     let folder = tempfile::tempdir().unwrap();
     let want = desired(1, 5);
     let (id, object) = want.iter().next().unwrap();
-    let mut sink = sink(folder.path(), Layout::FilePerObject);
+    let mut sink = sink(folder.path());
     let other = Owner::parse("other").unwrap();
     let text = api::to_yaml(object, &other, ApiVersion::V1).unwrap();
     fs::create_dir_all(folder.path().join("deep/er")).unwrap();
@@ -128,7 +126,7 @@ fn objects_of_others_elsewhere_are_foreign() {
 fn a_broken_or_edited_file_of_ours_is_written_anew() {
     let folder = tempfile::tempdir().unwrap();
     let want = desired(1, 5);
-    let mut sink = sink(folder.path(), Layout::FilePerObject);
+    let mut sink = sink(folder.path());
     sync(&mut sink, &want);
     let before = texts(folder.path());
     let path = &before[0].0;
@@ -150,10 +148,78 @@ fn a_broken_or_edited_file_of_ours_is_written_anew() {
 }
 
 #[test]
+fn a_broken_file_of_ours_that_nobody_wants_goes() {
+    for broken in ["", "\0\0", "{"] {
+        let folder = tempfile::tempdir().unwrap();
+        let one = desired(1, 1).into_iter().take(1).collect();
+        sync(&mut sink(folder.path()), &one);
+        let (path, _) = texts(folder.path()).remove(0);
+        let blank = is_blank(broken);
+        let text = if blank { broken.to_owned() } else { sink(folder.path()).header() + broken };
+        fs::write(&path, text).unwrap();
+        // Also by a process that did not write it.
+        let mut sink = sink(folder.path());
+        let (observed, findings) = sink.observe().unwrap();
+        assert_eq!((observed.ours.len(), findings.len()), (1, 0), "{broken:?}");
+        // It does not say what feeds it.
+        assert!(observed.ours.values().all(|object| object.sources.is_empty()));
+        sync(&mut sink, &Desired::new());
+        assert!(!path.exists(), "{broken:?}");
+    }
+}
+
+#[test]
+fn what_is_known_of_a_broken_file_still_holds() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut sink = sink(folder.path());
+    let want = desired(1, 1);
+    sync(&mut sink, &want);
+    let (path, text) = texts(folder.path()).remove(0);
+    fs::write(&path, sink.header() + "{").unwrap();
+    let (observed, _) = sink.observe().unwrap();
+    let (known, want) = (observed.ours.values().next().unwrap(), want.values().next().unwrap());
+    assert_ne!(known, want);
+    assert_eq!((&known.sources, &known.body.spec), (&want.sources, &want.body.spec));
+    // Emptied, it is a whole file again, with the time that it had and no mark of ours.
+    let to = Arc::new(Object { removal: Some(NOW), ..MeshObject::clone(known) });
+    let step = Step::Empty { from: Arc::clone(known), to };
+    assert!(sink.apply(&[step], NOW.plus(std::time::Duration::from_secs(60)))[0].outcome.is_done());
+    let written = fs::read_to_string(&path).unwrap();
+    let is_new = |line: &&str| !text.contains(*line);
+    let lines: Vec<&str> = written.lines().filter(is_new).map(str::trim).collect();
+    assert_eq!(lines, ["landfall.dev/removed-at: \"2026-11-22T17:12:03.120Z\""]);
+}
+
+#[test]
+fn what_istiod_reads_besides_the_object_is_put_right_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let want = desired(1, 1);
+    let mut known = sink(folder.path());
+    sync(&mut known, &want);
+    let (path, text) = texts(folder.path()).remove(0);
+    let time = "creationTimestamp: \"2026-11-22T17:12:03Z\"";
+    assert!(text.contains(time));
+    for (edit, told_after_a_start) in [
+        // Then it is as old as the file says: nobody remembers better.
+        (text.replace(time, "creationTimestamp: \"2020-01-01T00:00:00Z\""), false),
+        (text.replace(time, "creationTimestamp: yesterday"), true),
+        (text.replace(time, ""), true),
+        (text.replace("networking.istio.io/v1", "networking.istio.io/v1beta1"), true),
+    ] {
+        fs::write(&path, &edit).unwrap();
+        let mut started = sink(folder.path());
+        assert_eq!(steps(&mut started, &want).len(), usize::from(told_after_a_start), "{edit}");
+        assert_eq!(sync(&mut known, &want), 1, "{edit}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        assert_eq!(sync(&mut known, &want), 0);
+    }
+}
+
+#[test]
 fn a_copy_of_our_file_is_told_and_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let want = desired(1, 5);
-    let mut sink = sink(folder.path(), Layout::FilePerObject);
+    let mut sink = sink(folder.path());
     sync(&mut sink, &want);
     let (path, text) = texts(folder.path()).remove(0);
     let id = documents(&text).remove(0).unwrap().object.id;
@@ -187,7 +253,7 @@ fn a_copy_of_our_file_is_told_and_left_alone() {
 fn what_somebody_added_to_our_file_is_not_lost() {
     let folder = tempfile::tempdir().unwrap();
     let want = desired(1, 1);
-    let mut sink = sink(folder.path(), Layout::FilePerObject);
+    let mut sink = sink(folder.path());
     sync(&mut sink, &want);
     let (path, text) = texts(folder.path()).remove(0);
     let edited = text + "---\napiVersion: networking.istio.io/v1\nkind: Gateway\n";
@@ -203,7 +269,7 @@ fn what_somebody_added_to_our_file_is_not_lost() {
 fn only_applying_removes_leftovers_and_only_old_ones_of_ours() {
     let folder = tempfile::tempdir().unwrap();
     let want = desired(1, 1);
-    let mut sink = sink(folder.path(), Layout::FilePerObject);
+    let mut sink = sink(folder.path());
     sync(&mut sink, &want);
     let (path, _) = texts(folder.path()).remove(0);
     let beside = |name: &str| path.with_file_name(name);
@@ -229,12 +295,9 @@ fn only_applying_removes_leftovers_and_only_old_ones_of_ours() {
 fn the_folder_is_made_before_anything_is_in_it() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("deep/er");
-    sink(&path, Layout::FilePerObject).prepare().unwrap();
+    sink(&path).prepare().unwrap();
     assert!(path.is_dir());
-    let file = folder.path().join("one/all.yaml");
-    sink(&file, Layout::OneFile).prepare().unwrap();
-    assert!(file.parent().unwrap().is_dir() && !file.exists());
-    let blocked = sink(&folder.path().join("file/sub"), Layout::FilePerObject);
+    let blocked = sink(&folder.path().join("file/sub"));
     fs::write(folder.path().join("file"), "").unwrap();
     assert_eq!(blocked.prepare().unwrap_err().code(), "files_make");
 }
@@ -245,7 +308,7 @@ fn links_are_not_followed() {
     use std::os::unix::fs::symlink;
     let (folder, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let want = desired(1, 30);
-    let mut sink = sink(folder.path(), Layout::FilePerObject);
+    let mut sink = sink(folder.path());
     let id = want.keys().next_back().unwrap().clone();
     let target = outside.path().join("precious");
     fs::write(&target, "precious").unwrap();
@@ -265,42 +328,26 @@ fn links_are_not_followed() {
 
 #[test]
 fn names_that_istiod_would_confuse_are_refused() {
-    for layout in [Layout::FilePerObject, Layout::OneFile] {
-        let folder = tempfile::tempdir().unwrap();
-        let mut sink = sink(&folder.path().join("out.yaml"), layout);
-        let want = desired(1, 1);
-        let object = want.values().next().unwrap();
-        let named = |namespace: &str, name: &str| {
-            let id =
-                ObjectId { kind: object.id.kind, namespace: namespace.into(), name: name.into() };
-            let object = Object { id, ..(**object).clone() };
-            assert_eq!(validate(&object), Ok(()));
-            Step::Create(Arc::new(object))
-        };
-        let applied = sink.apply(&[named("a", "bc"), named("ab", "c"), named("ab", "d")], NOW);
-        let codes: Vec<_> = applied.iter().map(|a| a.outcome.code()).collect();
-        assert_eq!(codes, ["done", "refused", "done"]);
-    }
-}
-
-#[test]
-fn the_one_file_of_somebody_else_is_left_alone() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("all.yaml");
-    fs::write(&path, "kind: Gateway").unwrap();
-    let mut sink = sink(&path, Layout::OneFile);
-    assert_eq!(sink.observe().unwrap_err().code(), "files_foreign");
+    let mut sink = sink(folder.path());
     let want = desired(1, 1);
-    let applied = sink.apply(&[Step::Create(Arc::clone(want.values().next().unwrap()))], NOW);
-    assert_eq!(applied[0].outcome.code(), "conflict");
-    assert_eq!(fs::read_to_string(&path).unwrap(), "kind: Gateway");
+    let object = want.values().next().unwrap();
+    let named = |namespace: &str, name: &str| {
+        let id = ObjectId { kind: object.id.kind, namespace: namespace.into(), name: name.into() };
+        let object = Object { id, ..(**object).clone() };
+        assert_eq!(validate(&object), Ok(()));
+        Step::Create(Arc::new(object))
+    };
+    let applied = sink.apply(&[named("a", "bc"), named("ab", "c"), named("ab", "d")], NOW);
+    let codes: Vec<_> = applied.iter().map(|a| a.outcome.code()).collect();
+    assert_eq!(codes, ["done", "refused", "done"]);
 }
 
 #[test]
 fn what_did_not_change_is_not_read_again() {
     let folder = tempfile::tempdir().unwrap();
     let want = desired(1, 50);
-    let mut sink = sink(folder.path(), Layout::FilePerObject);
+    let mut sink = sink(folder.path());
     sync(&mut sink, &want);
     let (before, _) = sink.observe().unwrap();
     let (path, text) = texts(folder.path()).remove(0);
@@ -321,7 +368,7 @@ fn a_file_that_cannot_be_read_is_somebody_elses() {
     use std::os::unix::fs::PermissionsExt as _;
     let folder = tempfile::tempdir().unwrap();
     let want = desired(1, 5);
-    let mut sink = sink(folder.path(), Layout::FilePerObject);
+    let mut sink = sink(folder.path());
     let id = want.keys().next_back().unwrap();
     let path = sink.path_of(id);
     fs::create_dir_all(path.parent().unwrap()).unwrap();

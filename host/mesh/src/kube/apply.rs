@@ -6,40 +6,49 @@
 //  step            request                                   guards against
 //  create          apply, not forced, resourceVersion that   taking over an object that somebody
 //                  no object has                             made meanwhile: 409
-//  update, empty   apply, forced, uid                        an object that was made anew: 409
+//  update, empty   apply, forced, uid and resourceVersion    an object that was made anew, or
+//                                                            that is somebody else's by now: 409
 //    answer has fields of others in the spec:
 //                  replace, resourceVersion                  a change in between: 409
 //  delete          delete, uid and resourceVersion           the same: 409
+//
+//  A 409 to an update or a deletion may also mean that something else of the object changed, such
+//  as its status, which istiod writes. So it is read again, and tried again if it is still ours.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use kube::Resource as _;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, GetParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::Request;
 use landfall_core::mesh::{Kind, ObjectId};
 use landfall_core::name;
 use landfall_core::text::Interner;
+use serde::de::IgnoredAny;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::KubeSink;
-use super::error::{Verdict, verdict};
+use super::error::{Verdict, is_answer, status_of, verdict};
 use super::store::Version;
 use super::wire::{Sighting, has_other_managers, sight};
+use super::{KubeSink, Observation};
 use crate::api::{
     ApiVersion, Extra, FIELD_MANAGER, Manifest, MeshObject, ServiceEntryWire, Wire, WireSpec,
     WorkloadEntryWire, to_json,
 };
 use crate::sink::{Applied, Outcome, Step, Stuck};
 
-// An API server waits up to 30 s for a webhook. kube retries 429 and 503 within it, and waits as
-// the header Retry-After says.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+// An API server waits up to 30 s for a webhook, and then says so.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(35);
 // All attempts together: what takes longer is planned again. Two requests that take their time,
 // and between them the longest pause that a server may ask for.
-const STEP_TIMEOUT: Duration = Duration::from_secs(120);
+const STEP_TIMEOUT: Duration = Duration::from_secs(130);
+// Steps at once for each write at once: the others are in a pause, which is most of the time of
+// those that are tried again. More would wait longer for their next attempt than a pause.
+const STEPS_PER_WRITE: usize = 4;
+// Others that change an object faster than we can read it are not fought.
+const READS_MAX: u32 = 3;
 // 0.2 + 0.4 + 0.8 + 1.6 s: a restart of one API server behind a balancer.
 const ATTEMPTS_MAX: u32 = 5;
 const RETRY_MIN: Duration = Duration::from_millis(200);
@@ -66,7 +75,7 @@ impl KubeSink {
             let mut waiting = phase.iter();
             let mut under_way = FuturesUnordered::new();
             loop {
-                while under_way.len() < self.options.concurrency.max(1)
+                while under_way.len() < self.options.concurrency.max(1) * STEPS_PER_WRITE
                     && let Some(step) = waiting.next()
                 {
                     under_way.push(self.apply_step(step, stuck.obstacle(step), stop));
@@ -89,71 +98,81 @@ impl KubeSink {
     ) -> (&'a Step, Applied) {
         let (outcome, attempts) = match obstacle {
             Some(outcome) => (outcome, 0),
-            None => self.tried_in_turn(step, stop).await,
+            None => self.tried(step, stop).await,
         };
         (step, Applied { id: step.id().clone(), verb: step.verb(), outcome, attempts })
     }
 
-    /// Tries a step once its turn has come, unless that makes no sense by then.
-    async fn tried_in_turn(&self, step: &Step, stop: &CancellationToken) -> (Outcome, u32) {
-        // Fails only once it is closed, which nobody does.
-        let _turn = self.writes.acquire().await;
-        if stop.is_cancelled() {
-            return (Outcome::Unavailable("the process is stopping".to_owned()), 0);
-        }
-        let now = Instant::now();
-        if !self.breaker().admits(now, now + STEP_TIMEOUT) {
-            let message = "not tried: the API server does not answer";
-            return (Outcome::Unavailable(message.to_owned()), 0);
-        }
-        let (outcome, attempts) = self.tried(step, stop).await;
-        match outcome {
-            Outcome::Unavailable(_) => self.breaker().unanswered(Instant::now()),
-            _ => self.breaker().answered(),
-        }
-        (outcome, attempts)
-    }
-
-    /// Tries a step until it is clear what becomes of it, and says how often it was tried.
+    /// Tries a step until it is clear what becomes of it, unless that makes no sense by the time
+    /// its turn comes, and says how often it was tried.
     async fn tried(&self, step: &Step, stop: &CancellationToken) -> (Outcome, u32) {
-        let end = Instant::now() + STEP_TIMEOUT;
+        let mut end = None;
         let mut delay = RETRY_MIN;
-        let mut attempt = 1;
+        let mut attempts = 0;
+        let mut heard = false;
         loop {
-            let until = end.min(Instant::now() + REQUEST_TIMEOUT);
+            // For one attempt: who pauses keeps nobody else from writing. Fails only once it is
+            // closed, which nobody does.
+            let turn = self.writes.acquire().await;
+            if stop.is_cancelled() {
+                return (Outcome::Unavailable("the process is stopping".to_owned()), attempts);
+            }
+            let now = Instant::now();
+            if attempts == 0
+                && let Err(message) = self.breaker().admits(now, now + STEP_TIMEOUT)
+            {
+                return (Outcome::Unavailable(message), 0);
+            }
+            let end = *end.get_or_insert(now + STEP_TIMEOUT);
             let once = async {
                 match step.id().kind {
                     Kind::ServiceEntry => self.once::<ServiceEntryWire>(step).await,
                     Kind::WorkloadEntry => self.once::<WorkloadEntryWire>(step).await,
                 }
             };
-            let (after_secs, message) = match tokio::time::timeout_at(until, once).await {
-                Ok(Ok(outcome)) => return (outcome, attempt),
+            let answer = tokio::time::timeout_at(end.min(now + REQUEST_TIMEOUT), once).await;
+            drop(turn);
+            attempts += 1;
+            if matches!(&answer, Ok(answer) if answer.as_ref().err().is_none_or(is_answer)) {
+                heard = true;
+                self.breaker().answered();
+            }
+            let (after_secs, message) = match answer {
+                Ok(Ok(outcome)) => return (outcome, attempts),
                 Ok(Err(error)) => match verdict(&error) {
-                    Verdict::Final(outcome) => return (self.settled(step, outcome), attempt),
+                    Verdict::Final(outcome) => return (self.settled(step, outcome), attempts),
                     Verdict::Again { after_secs, message } => (after_secs, message),
                 },
-                Err(_) => (None, "the API server did not answer in time".to_owned()),
+                Err(_) => {
+                    let secs = REQUEST_TIMEOUT.as_secs();
+                    (None, format!("the API server did not answer within {secs}s"))
+                }
             };
             let left = end.saturating_duration_since(Instant::now());
-            let pause = pause(jittered(delay, step.id(), attempt), after_secs, left);
-            let Some(pause) = pause.filter(|_| attempt < ATTEMPTS_MAX) else {
-                return (Outcome::Unavailable(message), attempt);
+            let pause = pause(jittered(delay, step.id(), attempts), after_secs, left);
+            let pause = pause.filter(|_| attempts < ATTEMPTS_MAX);
+            let waited = match pause {
+                None => false,
+                Some(pause) => tokio::select! {
+                    () = stop.cancelled() => false,
+                    () = tokio::time::sleep(pause) => true,
+                },
             };
-            tokio::select! {
-                () = stop.cancelled() => return (Outcome::Unavailable(message), attempt),
-                () = tokio::time::sleep(pause) => (),
+            if !waited {
+                if !heard {
+                    self.breaker().unanswered(Instant::now(), &message);
+                }
+                return (Outcome::Unavailable(message), attempts);
             }
             delay *= 2;
-            attempt += 1;
         }
     }
 
     /// What a final refusal says of what we believed.
     fn settled(&self, step: &Step, outcome: Outcome) -> Outcome {
         match (step, outcome) {
-            // Gone already is what was wanted, unless it is the namespace's CRD that is gone:
-            // then so is the object.
+            // Gone already is what was wanted. Where the namespace or the CRD is gone, the object
+            // went with it.
             (Step::Delete(object), Outcome::NotFound(_)) => {
                 self.state.send_modify(|state| state.forget(&object.id));
                 Outcome::Done(None)
@@ -164,19 +183,55 @@ impl KubeSink {
 
     async fn once<S: WireSpec>(&self, step: &Step) -> Result<Outcome, kube::Error> {
         let version = self.state.borrow().api_version();
-        let known = self.state.borrow().version_of(step.id()).cloned();
-        match (step, known) {
-            (Step::Create(to), _) => self.create::<S>(version, to).await,
-            (Step::Update { .. } | Step::Empty { .. } | Step::Delete(_), None) => {
-                Ok(Outcome::Conflict("it is gone, or no longer ours".to_owned()))
+        if let Step::Create(to) = step {
+            return self.create::<S>(version, to).await;
+        }
+        let mut reads = 0;
+        loop {
+            let known = self.state.borrow().version_of(step.id()).cloned();
+            let Some(known) = known else {
+                let is_gone =
+                    reads > 0 && !self.state.borrow().observed.foreign.contains(step.id());
+                return Ok(match step {
+                    Step::Delete(_) if is_gone => Outcome::Done(None),
+                    _ => Outcome::Conflict("it is gone, or no longer ours".to_owned()),
+                });
+            };
+            let written = match step.to() {
+                Some(to) => self.update::<S>(version, to, &known).await,
+                None => self.delete::<S>(version, step.id(), &known).await,
+            };
+            match written {
+                Err(error) if status_of(&error) == Some(409) && reads < READS_MAX => {
+                    reads += 1;
+                    self.read_again::<S>(version, step.id()).await?;
+                }
+                written => return written,
             }
-            (Step::Update { to, .. } | Step::Empty { to, .. }, Some(known)) => {
-                self.update::<S>(version, to, &known).await
+        }
+    }
+
+    /// Takes up an object as it is now.
+    async fn read_again<S: WireSpec>(
+        &self,
+        version: ApiVersion,
+        id: &ObjectId,
+    ) -> Result<(), kube::Error> {
+        let path = Wire::<S>::url_path(&version, Some(&id.namespace));
+        let request = Request::new(path)
+            .get(&id.name, &GetParams::default())
+            .map_err(kube::Error::BuildRequest)?;
+        match self.send::<Wire<S>>(request).await {
+            Ok(wire) => {
+                let sighting = sight(wire, &self.options.owner, &mut Interner::default());
+                self.take_up(id, Some(sighting.version().clone()), |state| state.take(sighting));
+                Ok(())
             }
-            (Step::Delete(object), Some(known)) => {
-                let path = Wire::<S>::url_path(&version, Some(&object.id.namespace));
-                self.delete(path, &object.id, &known).await
+            Err(error) if status_of(&error) == Some(404) => {
+                self.state.send_modify(|state| state.forget(id));
+                Ok(())
             }
+            Err(error) => Err(error),
         }
     }
 
@@ -202,7 +257,13 @@ impl KubeSink {
         to: &Arc<MeshObject>,
         known: &Version,
     ) -> Result<Outcome, kube::Error> {
-        let extra = Extra { uid: &known.uid, ..Extra::default() };
+        let resource_version = known.resource_version.to_string();
+        let extra = Extra {
+            uid: &known.uid,
+            // 0 stands for one that we could not read.
+            resource_version: if known.resource_version == 0 { "" } else { &resource_version },
+            ..Extra::default()
+        };
         let params = PatchParams::apply(FIELD_MANAGER).force();
         let answer = self.patch::<S>(version, to, extra, params).await?;
         self.written(version, to, answer).await
@@ -223,15 +284,16 @@ impl KubeSink {
             .map_err(kube::Error::BuildRequest)?;
         // kube would print it as plain JSON, see `to_apply`.
         *request.body_mut() = body;
-        self.client.request(request).await
+        self.send(request).await
     }
 
-    async fn delete(
+    async fn delete<S: WireSpec>(
         &self,
-        path: String,
+        version: ApiVersion,
         id: &ObjectId,
         known: &Version,
     ) -> Result<Outcome, kube::Error> {
+        let path = Wire::<S>::url_path(&version, Some(&id.namespace));
         let params = DeleteParams {
             preconditions: Some(Preconditions {
                 uid: Some(known.uid.to_string()),
@@ -242,9 +304,8 @@ impl KubeSink {
         let request =
             Request::new(path).delete(&id.name, &params).map_err(kube::Error::BuildRequest)?;
         // The answer is the object or a status; neither says more than that it was taken.
-        self.client.request_text(request).await?;
-        self.note_written(id);
-        self.state.send_modify(|state| state.forget(id));
+        self.send::<IgnoredAny>(request).await?;
+        self.take_up(id, None, |state| state.forget(id));
         Ok(Outcome::Done(None))
     }
 
@@ -270,7 +331,7 @@ impl KubeSink {
         let request = Request::new(path)
             .replace(&to.id.name, &params, body)
             .map_err(kube::Error::BuildRequest)?;
-        let answer: Wire<S> = self.client.request(request).await?;
+        let answer: Wire<S> = self.send(request).await?;
         if self.take_answer(to, answer) {
             return Ok(Outcome::Done(Some(Arc::clone(to))));
         }
@@ -282,24 +343,43 @@ impl KubeSink {
     }
 
     /// Takes up what the API server says it has stored. Says whether that is `to`.
-    fn take_answer<S: WireSpec>(&self, to: &Arc<MeshObject>, answer: Wire<S>) -> bool {
-        self.note_written(&to.id);
+    pub(super) fn take_answer<S: WireSpec>(&self, to: &Arc<MeshObject>, answer: Wire<S>) -> bool {
         match sight(answer, &self.options.owner, &mut Interner::default()) {
             Sighting::Ours(object, version) if object == **to => {
-                self.state.send_modify(|state| state.put(Arc::clone(to), version));
+                self.take_up(&to.id, Some(version.clone()), |state| {
+                    state.put(Arc::clone(to), version);
+                });
                 true
             }
             other => {
-                self.state.send_modify(|state| state.take(other));
+                let version = other.version().clone();
+                self.take_up(&to.id, Some(version), |state| state.take(other));
                 false
             }
         }
     }
 
-    fn note_written(&self, id: &ObjectId) {
-        for listing in self.listings().iter_mut() {
+    /// Changes what is known of `id`, whatever a list that is under way says of it. An answer that
+    /// says that it was there at `version` comes too late once the watch has said that it is gone.
+    fn take_up(
+        &self,
+        id: &ObjectId,
+        version: Option<Version>,
+        change: impl FnOnce(&mut Observation),
+    ) {
+        let mut listings = self.listings();
+        for listing in listings.iter_mut() {
             listing.note_written(id);
         }
+        let is_past =
+            version.is_some_and(|version| listings.iter().any(|l| l.is_past(id, &version)));
+        self.state.send_if_modified(|state| {
+            if is_past && state.version_of(id).is_none() {
+                return false;
+            }
+            change(state);
+            true
+        });
     }
 }
 

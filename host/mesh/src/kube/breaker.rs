@@ -12,6 +12,8 @@ pub(super) struct Breaker {
     silent: u32,
     /// When the next may be tried all the same.
     probe_at: Option<Instant>,
+    /// What the last of them met with.
+    message: String,
 }
 
 // So many steps in a row without an answer, and the rest need not be tried: they are planned
@@ -23,16 +25,20 @@ const PROBE_PAUSE: Duration = Duration::from_secs(5);
 // === impl Breaker ===
 
 impl Breaker {
-    /// Whether a step may be tried `now`. A probe has until `until` to say how it ended.
-    pub(super) fn admits(&mut self, now: Instant, until: Instant) -> bool {
+    /// Whether a step may be tried `now`, or else why not. A probe has until `until` to say how it
+    /// ended.
+    pub(super) fn admits(&mut self, now: Instant, until: Instant) -> Result<(), String> {
         if self.silent < SILENT_STEPS_MAX {
-            return true;
+            return Ok(());
         }
-        let is_due = self.probe_at.is_none_or(|at| at <= now);
-        if is_due {
-            self.probe_at = Some(until);
+        if self.probe_at.is_some_and(|at| now < at) {
+            return Err(format!(
+                "not tried: the API server does not answer others either: {}",
+                self.message
+            ));
         }
-        is_due
+        self.probe_at = Some(until);
+        Ok(())
     }
 
     /// A step had an answer, whichever.
@@ -40,10 +46,11 @@ impl Breaker {
         *self = Self::default();
     }
 
-    /// A step had none.
-    pub(super) fn unanswered(&mut self, now: Instant) {
+    /// A step had none, but met with `message`.
+    pub(super) fn unanswered(&mut self, now: Instant, message: &str) {
         self.silent = self.silent.saturating_add(1);
         self.probe_at = Some(now + PROBE_PAUSE);
+        message.clone_into(&mut self.message);
     }
 }
 
@@ -57,18 +64,20 @@ mod tests {
         let begin = Instant::now();
         let after = |secs| begin + Duration::from_secs(secs);
         for _ in 0..SILENT_STEPS_MAX {
-            assert!(breaker.admits(begin, after(60)));
-            breaker.unanswered(begin);
+            assert!(breaker.admits(begin, after(60)).is_ok());
+            breaker.unanswered(begin, "timed out");
         }
-        assert!(!breaker.admits(after(4), after(64)));
-        assert!(breaker.admits(after(5), after(65)));
-        assert!(!breaker.admits(after(10), after(70)));
+        let why = breaker.admits(after(4), after(64)).unwrap_err();
+        assert!(why.ends_with("timed out"), "{why}");
+        assert!(breaker.admits(after(5), after(65)).is_ok());
+        assert!(breaker.admits(after(10), after(70)).is_err());
         // The probe's end was never said, such as when its round was given up.
-        assert!(breaker.admits(after(65), after(125)));
-        breaker.unanswered(after(66));
-        assert!(!breaker.admits(after(70), after(130)));
-        assert!(breaker.admits(after(71), after(131)));
+        assert!(breaker.admits(after(65), after(125)).is_ok());
+        breaker.unanswered(after(66), "timed out");
+        assert!(breaker.admits(after(70), after(130)).is_err());
+        assert!(breaker.admits(after(71), after(131)).is_ok());
         breaker.answered();
-        assert!(breaker.admits(after(71), after(131)) && breaker.admits(after(71), after(131)));
+        assert!(breaker.admits(after(71), after(131)).is_ok());
+        assert!(breaker.admits(after(71), after(131)).is_ok());
     }
 }

@@ -11,8 +11,10 @@ use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{debug, warn};
 
+use super::WATCH_SECS;
+use super::backoff::ShortBackoff;
 use super::error::condition_of_watch;
 use crate::sink::Condition;
 
@@ -78,11 +80,15 @@ async fn keep_current(
     sender: &watch::Sender<ConfigMapState>,
 ) {
     let api: Api<Wire> = Api::namespaced(client, &reference.namespace);
-    let config = watcher::Config::default().fields(&format!("metadata.name={}", reference.name));
-    let events = watcher(api, config).default_backoff();
+    let config = watcher::Config::default()
+        .fields(&format!("metadata.name={}", reference.name))
+        .timeout(WATCH_SECS);
+    let events = watcher(api, config).backoff(ShortBackoff::default());
     pin_mut!(events);
     let what = format!("ConfigMap {}/{}", reference.namespace, reference.name);
     let mut listed = None;
+    // What was said of it last, so that it is said once and not twice a minute.
+    let mut told: Option<Condition> = None;
     while let Some(event) = events.next().await {
         let state = match event {
             Ok(Event::Init) => {
@@ -102,7 +108,12 @@ async fn keep_current(
             Err(watcher::Error::WatchFailed(_) | watcher::Error::WatchError(_)) => continue,
             Err(error) => {
                 let condition = condition_of_watch(&error, &what);
-                warn!(code = condition.code, error = %condition, "ConfigMap cannot be watched; keeping what is known.");
+                if told.as_ref() == Some(&condition) {
+                    debug!(code = condition.code, error = %condition, "ConfigMap still cannot be watched.");
+                } else {
+                    warn!(code = condition.code, error = %condition, "ConfigMap cannot be watched; keeping what is known.");
+                    told = Some(condition.clone());
+                }
                 match &*sender.borrow() {
                     ConfigMapState::Pending | ConfigMapState::Unreadable(_) => (),
                     ConfigMapState::Absent | ConfigMapState::Present(_) => continue,
@@ -110,6 +121,9 @@ async fn keep_current(
                 ConfigMapState::Unreadable(condition)
             }
         };
+        if !matches!(state, ConfigMapState::Unreadable(_)) {
+            told = None;
+        }
         sender.send_if_modified(|known| {
             let differs = *known != state;
             *known = state;

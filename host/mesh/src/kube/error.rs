@@ -27,6 +27,11 @@ pub(super) fn status_of(error: &Error) -> Option<u16> {
     }
 }
 
+/// Whether somebody answered, and be it that it cannot be done now.
+pub(super) fn is_answer(error: &Error) -> bool {
+    matches!(error, Error::Api(_) | Error::SerdeError(_))
+}
+
 /// The error with all its causes, within bounds.
 pub(super) fn message_of(error: &dyn std::error::Error) -> String {
     let mut message = error.to_string();
@@ -61,7 +66,8 @@ pub(super) fn verdict(error: &Error) -> Verdict {
         ));
     }
     Verdict::Final(match status.code {
-        // 500 too: an admission webhook that does not answer ends so.
+        // Also where somebody before the API server says so. 500 too: an admission webhook that
+        // does not answer ends so.
         408 | 429 | 500..=599 => return Verdict::Again { after_secs: after, message },
         401 => Outcome::Forbidden(format!("the credentials are not accepted: {message}")),
         403 => Outcome::Forbidden(message),

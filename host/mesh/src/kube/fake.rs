@@ -38,7 +38,7 @@ type Answers = dyn Fn(&str, &[u8]) -> Says + Send + Sync;
 /// A client of the server on this port.
 pub(super) fn client(port: u16) -> kube::Client {
     let config = kube::Config::new(format!("http://127.0.0.1:{port}").parse().unwrap());
-    kube::Client::try_from(config).unwrap()
+    super::client_of(config).unwrap()
 }
 
 // === impl Says ===

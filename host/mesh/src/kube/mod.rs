@@ -6,10 +6,11 @@
 //! made before the watch catches up does not write it again.
 //!
 //! Ours is what carries the owner's labels and was written by our field manager. Everything else
-//! is foreign and never touched: creating refuses to take over what is there, changing names the
-//! `uid` of the object it means, and deleting its `resourceVersion` too.
+//! is foreign and never touched: creating refuses to take over what is there, changing and deleting
+//! name the `uid` and the `resourceVersion` of what they mean.
 
 mod apply;
+mod backoff;
 mod breaker;
 pub mod configmap;
 mod error;
@@ -17,6 +18,7 @@ pub mod events;
 #[cfg(test)]
 mod fake;
 mod observe;
+mod send;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -84,6 +86,16 @@ pub enum ConnectError {
         /// Why.
         source: Box<kube::config::KubeconfigError>,
     },
+    /// The user's own kubeconfig cannot be used, or does not have the context.
+    #[error(
+        "failed to find context {context:?} in the kubeconfig that KUBECONFIG names, or else in ~/.kube/config"
+    )]
+    Context {
+        /// The context.
+        context: String,
+        /// Why.
+        source: Box<kube::config::KubeconfigError>,
+    },
     /// There is neither a kubeconfig nor a cluster around the process.
     #[error(
         "failed to find a Kubernetes cluster: no kubeconfig is given or found, and the process does not run in a Pod"
@@ -104,6 +116,12 @@ pub enum ConnectError {
 
 // A cluster's own network answers within milliseconds; a lost packet or two is 3 s.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+// API servers give up a request after 60 s of their own accord (`--request-timeout`). Whoever is
+// silent for longer is gone, such as a connection that a firewall dropped without a word.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
+// A watch may rightly be silent, so it ends before that and is taken up where it was: one request
+// a minute for each kind and namespace. kube waits 5 s longer than this for the end.
+const WATCH_SECS: u32 = 50;
 
 /// A client for the cluster that `connection` names.
 ///
@@ -112,7 +130,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub async fn connect(connection: &Connection) -> Result<Client, ConnectError> {
     let options =
         KubeConfigOptions { context: connection.context.clone(), ..KubeConfigOptions::default() };
-    let mut config = match &connection.kubeconfig {
+    let config = match &connection.kubeconfig {
         Some(path) => {
             let failed =
                 |source| ConnectError::Kubeconfig { path: path.clone(), source: Box::new(source) };
@@ -121,18 +139,28 @@ pub async fn connect(connection: &Connection) -> Result<Client, ConnectError> {
         }
         None if options.context.is_some() => kube::Config::from_kubeconfig(&options)
             .await
-            .map_err(|source| ConnectError::Kubeconfig {
-                path: PathBuf::from("~/.kube/config"),
+            .map_err(|source| ConnectError::Context {
+                context: connection.context.clone().unwrap_or_default(),
                 source: Box::new(source),
             })?,
         None => kube::Config::infer()
             .await
             .map_err(|source| ConnectError::Infer { source: Box::new(source) })?,
     };
-    config.connect_timeout = Some(CONNECT_TIMEOUT);
     let server = config.cluster_url.to_string();
+    client_of(config).map_err(|source| ConnectError::Client { server, source: Box::new(source) })
+}
+
+/// A client that waits for nothing without end and asks for nothing twice by itself.
+fn client_of(mut config: kube::Config) -> Result<Client, kube::Error> {
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    config.read_timeout = Some(READ_TIMEOUT);
+    // A connection that lay idle for a while has its full time for the next answer.
+    config.reset_reader_on_write = true;
+    // kube would ask up to 15 times, for minutes, and say nothing. Writes are tried again by
+    // `apply`, lists and watches by `observe`; both report why.
+    config.default_retry = false;
     Client::try_from(config)
-        .map_err(|source| ConnectError::Client { server, source: Box::new(source) })
 }
 
 // === impl KubeSink ===
@@ -188,7 +216,7 @@ impl ConnectError {
     #[must_use]
     pub const fn code(&self) -> &'static str {
         match self {
-            Self::Kubeconfig { .. } => "kube_config",
+            Self::Kubeconfig { .. } | Self::Context { .. } => "kube_config",
             Self::Infer { .. } => "kube_infer",
             Self::Client { .. } => "kube_client",
         }

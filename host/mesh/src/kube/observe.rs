@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use futures_util::stream::{self, BoxStream, SelectAll, StreamExt as _};
 use kube::runtime::WatchStreamExt as _;
-use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
 use landfall_core::mesh::Kind;
@@ -15,35 +14,55 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
+use super::backoff::{self, ShortBackoff};
 use super::error::{MISSING, condition, condition_of_watch, status_of};
 use super::store::Listing;
 use super::wire::{Sighting, sight};
-use super::{KubeSink, Observation};
+use super::{KubeSink, Observation, READ_TIMEOUT, WATCH_SECS};
 use crate::api::{
     ApiVersion, GROUP, Owner, ServiceEntryWire, Wire, WireSpec, WorkloadEntryWire, plural,
 };
 use crate::sink::Condition;
 
 /// What a watch says, read.
-enum News {
+pub(super) enum News {
+    /// A list is about to be asked for.
     Begin,
     Listed(Sighting),
     Complete,
     Changed(Sighting),
     Gone(Sighting),
-    Failed(Condition, /* whether the API itself is gone */ bool),
+    Failed(Failure),
     /// The stream ended in the middle, as when an API server restarts; it is taken up again.
     Broken(watcher::Error),
 }
 
-// A page of the largest objects is then 350 MB at worst, of usual ones under 1 MB.
-const PAGE_LEN: u32 = 250;
+// A page of the largest objects is then 75 MB at worst, of usual ones 60 kB: deploy/ gives the
+// process 512 MiB. 10,000 objects are 200 pages, which took 4 s from a kube-apiserver of 1.36 on
+// two busy cores, where pages of 250 took 1 to 9 s.
+const PAGE_LEN: u32 = 50;
+/// Why a scope is not watched.
+#[derive(Clone, Debug)]
+pub(super) struct Failure {
+    condition: Condition,
+    /// Whether the API server says that there is no such kind.
+    is_missing: bool,
+    /// Whether nothing need be heard of it once it works again.
+    heals_silently: bool,
+}
+
+/// What keeps which scopes from being watched.
+#[derive(Debug, Default)]
+struct Failing {
+    scopes: BTreeMap<usize, (Failure, Instant)>,
+}
+
 // Until the CRDs are there, or a right is given: soon enough for a person who waits for it.
 const RETRY_MIN: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 // A watch that is taken up again says nothing until something changes. One that still fails says
-// so at least this often: the longest back-off is 30 s, and then it has to time out.
-const SILENCE: Duration = Duration::from_secs(45);
+// so at least this often: after the longest pause, and the longest wait for an answer.
+const SILENCE: Duration = backoff::PAUSE_MAX.saturating_add(READ_TIMEOUT);
 const TICK: Duration = Duration::from_secs(5);
 
 impl KubeSink {
@@ -68,7 +87,7 @@ impl KubeSink {
                     );
                     self.watch(version).await;
                 }
-                Err(condition) => self.fail(condition),
+                Err(condition) => self.say(Some(&condition)),
             }
             tokio::time::sleep(delay).await;
             delay = (delay * 2).min(RETRY_MAX);
@@ -91,7 +110,7 @@ impl KubeSink {
         scopes.extend(of_kind(Kind::WorkloadEntry));
         *self.listings() =
             scopes.iter().map(|scope| Listing::new(scope.kind, scope.namespace.clone())).collect();
-        let mut failing: BTreeMap<usize, Instant> = BTreeMap::new();
+        let mut failing = Failing::default();
         // Those of which the API server says that there is no such kind; their watches have ended.
         let mut missing: BTreeSet<usize> = BTreeSet::new();
         let watched = |(index, scope): (usize, &Scope)| {
@@ -104,10 +123,8 @@ impl KubeSink {
             let (index, news) = tokio::select! {
                 Some(news) = all.next(), if !all.is_empty() => news,
                 now = tick.tick() => {
-                    let before = failing.len();
-                    failing.retain(|_, at| now.saturating_duration_since(*at) < SILENCE);
-                    if failing.is_empty() && before > 0 {
-                        self.recover();
+                    if failing.expire(now) {
+                        self.say(failing.first());
                     }
                     if !missing.is_empty() {
                         if !self.still_serves(version).await {
@@ -122,17 +139,20 @@ impl KubeSink {
                 }
             };
             match news {
-                News::Failed(condition, is_missing) => {
-                    failing.insert(index, Instant::now());
-                    if is_missing {
+                News::Failed(failure) => {
+                    if failure.is_missing {
                         missing.insert(index);
                     }
-                    self.fail(condition);
+                    failing.failed(index, failure, Instant::now());
+                    self.say(failing.first());
                 }
                 News::Broken(error) => debug!(%error, "A watch ended and is started again."),
+                // Nothing is known before the first page comes.
+                News::Begin => self.begin(index),
                 other => {
-                    failing.remove(&index);
-                    self.take(index, other, failing.is_empty());
+                    failing.works(index);
+                    self.say(failing.first());
+                    self.take(index, other);
                 }
             }
         }
@@ -148,44 +168,78 @@ impl KubeSink {
         }
     }
 
-    /// Takes up news of the scope at `index`. `healthy` clears the condition.
-    fn take(&self, index: usize, news: News, healthy: bool) {
+    fn begin(&self, index: usize) {
+        if let Some(listing) = self.listings().get_mut(index) {
+            listing.begin();
+        }
+    }
+
+    /// Takes up news of the scope at `index`.
+    pub(super) fn take(&self, index: usize, news: News) {
         let mut listings = self.listings();
         let Some(listing) = listings.get_mut(index) else { return };
         match news {
-            News::Begin => return listing.begin(),
             News::Listed(sighting) => return listing.see(sighting),
             News::Complete => self.state.send_modify(|state| {
                 listing.finish(state);
             }),
-            News::Changed(sighting) => self.state.send_modify(|state| state.take(sighting)),
-            News::Gone(sighting) => self.state.send_modify(|state| state.remove(&sighting)),
-            News::Failed(..) | News::Broken(_) => return,
+            News::Changed(sighting) => {
+                listing.deliver(sighting.version());
+                self.state.send_modify(|state| state.take(sighting));
+            }
+            News::Gone(sighting) => {
+                listing.deliver(sighting.version());
+                self.state.send_modify(|state| state.remove(&sighting));
+            }
+            News::Begin | News::Failed(_) | News::Broken(_) => return,
         }
         let ready = listings.iter().all(|listing| listing.done);
         self.state.send_if_modified(|state| {
-            let changed = (ready && !state.ready) || (healthy && state.condition.is_some());
+            let changed = ready && !state.ready;
             state.ready |= ready;
-            if healthy {
-                state.condition = None;
-            }
             changed
         });
     }
 
-    fn recover(&self) {
-        self.state.send_if_modified(|state| state.ready && state.condition.take().is_some());
-    }
-
-    fn fail(&self, condition: Condition) {
+    /// Publishes why what is known may be out of date, or that nothing stands against it.
+    fn say(&self, condition: Option<&Condition>) {
         self.state.send_if_modified(|state| {
-            if state.condition.as_ref() == Some(&condition) {
+            if state.condition.as_ref() == condition {
                 return false;
             }
-            debug!(code = condition.code, error = %condition, "Kubernetes cannot be observed; keeping what is known.");
-            state.condition = Some(condition);
+            if let Some(condition) = condition {
+                debug!(code = condition.code, error = %condition, "Kubernetes cannot be observed; keeping what is known.");
+            }
+            state.condition = condition.cloned();
             true
         });
+    }
+}
+
+// === impl Failing ===
+
+impl Failing {
+    fn failed(&mut self, scope: usize, failure: Failure, now: Instant) {
+        self.scopes.insert(scope, (failure, now));
+    }
+
+    fn works(&mut self, scope: usize) {
+        self.scopes.remove(&scope);
+    }
+
+    /// Lets go what would have failed again by `now`. Says whether there was any.
+    fn expire(&mut self, now: Instant) -> bool {
+        let before = self.scopes.len();
+        self.scopes.retain(|_, (failure, at)| {
+            !failure.heals_silently || now.saturating_duration_since(*at) < SILENCE
+        });
+        self.scopes.len() < before
+    }
+
+    /// What is said of them: one at a time, and the same as long as it holds, however often the
+    /// others fail meanwhile.
+    fn first(&self) -> Option<&Condition> {
+        self.scopes.values().next().map(|(failure, _)| &failure.condition)
     }
 }
 
@@ -217,30 +271,35 @@ impl Scope {
             Some(namespace) => format!("{} of {GROUP} in namespace {namespace}", plural(S::KIND)),
             None => format!("{} of {GROUP}", plural(S::KIND)),
         };
-        let config = watcher::Config::default().page_size(PAGE_LEN);
+        let config = watcher::Config::default().page_size(PAGE_LEN).timeout(WATCH_SECS);
         // Lives as long as one list, in which words repeat.
         let mut interner = Interner::default();
-        let backoff = ShortBackoff(watcher::DefaultBackoff::default());
-        let news = watcher(api, config).backoff(backoff).map(move |event| match event {
-            Ok(Event::Init) => {
-                interner = Interner::default();
-                News::Begin
-            }
-            Ok(Event::InitApply(wire)) => News::Listed(sight(wire, &owner, &mut interner)),
-            Ok(Event::InitDone) => {
-                interner = Interner::default();
-                News::Complete
-            }
-            Ok(Event::Apply(wire)) => News::Changed(sight(wire, &owner, &mut Interner::default())),
-            Ok(Event::Delete(wire)) => News::Gone(sight(wire, &owner, &mut Interner::default())),
-            Err(error @ (watcher::Error::WatchFailed(_) | watcher::Error::WatchError(_))) => {
-                News::Broken(error)
-            }
-            Err(error) => {
-                let missing = is_missing(&error);
-                News::Failed(condition_of_watch(&error, &what), missing)
-            }
-        });
+        let news =
+            watcher(api, config).backoff(ShortBackoff::default()).map(move |event| match event {
+                Ok(Event::Init) => {
+                    interner = Interner::default();
+                    News::Begin
+                }
+                Ok(Event::InitApply(wire)) => News::Listed(sight(wire, &owner, &mut interner)),
+                Ok(Event::InitDone) => {
+                    interner = Interner::default();
+                    News::Complete
+                }
+                Ok(Event::Apply(wire)) => {
+                    News::Changed(sight(wire, &owner, &mut Interner::default()))
+                }
+                Ok(Event::Delete(wire)) => {
+                    News::Gone(sight(wire, &owner, &mut Interner::default()))
+                }
+                Err(error @ (watcher::Error::WatchFailed(_) | watcher::Error::WatchError(_))) => {
+                    News::Broken(error)
+                }
+                Err(error) => News::Failed(Failure {
+                    condition: condition_of_watch(&error, &what),
+                    is_missing: is_missing(&error),
+                    heals_silently: matches!(error, watcher::Error::WatchStartFailed(_)),
+                }),
+            });
         news.boxed()
     }
 }
@@ -251,27 +310,10 @@ fn until_missing(news: BoxStream<'static, News>) -> BoxStream<'static, News> {
     stream::unfold(Some(news), |news| async {
         let mut news = news?;
         let next = news.next().await?;
-        let goes_on = !matches!(next, News::Failed(_, true));
+        let goes_on = !matches!(&next, News::Failed(failure) if failure.is_missing);
         Some((next, goes_on.then_some(news)))
     })
     .boxed()
-}
-
-/// kube's own back-off, whose pauses may last a minute.
-struct ShortBackoff(watcher::DefaultBackoff);
-
-impl Iterator for ShortBackoff {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        Some(self.0.next()?.min(RETRY_MAX))
-    }
-}
-
-impl Backoff for ShortBackoff {
-    fn reset(&mut self) {
-        self.0.reset();
-    }
 }
 
 fn is_missing(error: &watcher::Error) -> bool {
@@ -314,5 +356,33 @@ impl Observation {
     /// The version of Istio's API that is served; the usual one until it is known.
     pub(super) fn api_version(&self) -> ApiVersion {
         self.version.unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure(code: &'static str, heals_silently: bool) -> Failure {
+        let condition = Condition { code, message: String::new() };
+        Failure { condition, is_missing: false, heals_silently }
+    }
+
+    #[test]
+    fn one_condition_stands_while_several_scopes_fail() {
+        let mut failing = Failing::default();
+        let begin = Instant::now();
+        let said = |failing: &Failing| failing.first().map(|condition| condition.code);
+        failing.failed(1, failure("kube_forbidden", false), begin);
+        failing.failed(0, failure("kube_unreachable", true), begin);
+        failing.failed(1, failure("kube_forbidden", false), begin);
+        assert_eq!(said(&failing), Some("kube_unreachable"));
+        // A watch that was taken up says nothing, a list does.
+        assert!(!failing.expire(begin + SILENCE / 2));
+        assert!(failing.expire(begin + SILENCE));
+        assert_eq!(said(&failing), Some("kube_forbidden"));
+        assert!(!failing.expire(begin + 10 * SILENCE));
+        failing.works(1);
+        assert_eq!(said(&failing), None);
     }
 }

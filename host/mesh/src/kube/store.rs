@@ -1,7 +1,8 @@
 //! What the API server holds, put together from lists, watches and the answers to our writes.
 //!
 //! Invariant: of two states of one object the one with the higher `resourceVersion` holds, from
-//! wherever it comes.
+//! wherever it comes. A complete list holds against all that was known before it, for an API server
+//! that was set back to an earlier day counts from there.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -53,6 +54,9 @@ pub(super) struct Listing {
     /// The list that is under way.
     list: Option<List>,
     pub(super) done: bool,
+    /// The highest `resourceVersion` that list or watch delivered since the list began: all that
+    /// happened up to it is known.
+    delivered: u64,
 }
 
 /// A list as far as it was read.
@@ -84,7 +88,7 @@ impl Version {
 
 impl Listing {
     pub(super) fn new(kind: Kind, namespace: Option<Text>) -> Self {
-        Self { kind, namespace, list: None, done: false }
+        Self { kind, namespace, list: None, done: false, delivered: 0 }
     }
 
     pub(super) fn begin(&mut self) {
@@ -99,10 +103,25 @@ impl Listing {
         id.kind == self.kind && self.namespace.as_ref().is_none_or(|own| *own == id.namespace)
     }
 
+    /// Takes up that the watch delivered `version`.
+    pub(super) fn deliver(&mut self, version: &Version) {
+        self.delivered = self.delivered.max(version.resource_version);
+    }
+
+    /// Whether a state of `id` that is not known by now is of the past: it was delivered, and so
+    /// was that the object is gone.
+    pub(super) fn is_past(&self, id: &ObjectId, version: &Version) -> bool {
+        self.covers(id)
+            && version.resource_version != 0
+            && version.resource_version <= self.delivered
+    }
+
     /// The list is complete: what it covers and does not have is gone.
     pub(super) fn finish(&mut self, observation: &mut Observation) {
         self.done = true;
         let Some(List { seen, written }) = self.list.take() else { return };
+        self.delivered = 0;
+        seen.iter().for_each(|sighting| self.deliver(sighting.version()));
         let here: BTreeSet<ObjectId> = seen.iter().map(|sighting| sighting.id().clone()).collect();
         let gone =
             |id: &&ObjectId| self.covers(id) && !here.contains(*id) && !written.contains(*id);
@@ -113,6 +132,11 @@ impl Listing {
             observation.forget(&id);
         }
         for sighting in seen {
+            // What we wrote meanwhile may be newer than the list. All else is as the list says,
+            // also where that is older than what was known.
+            if !written.contains(sighting.id()) {
+                observation.versions.remove(sighting.id());
+            }
             observation.take(sighting);
         }
     }

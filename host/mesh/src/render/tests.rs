@@ -12,6 +12,8 @@ use landfall_core::registry::{Health, Instance, ServiceKey, SourceName};
 use super::*;
 use crate::api::{ApiVersion, Owner, to_yaml};
 
+mod shapes;
+
 /// A service as `address port-name:number:target:protocol,.. label=value,..; next`, one
 /// contribution per source.
 fn service(host: &str, text: &str) -> MeshService {
@@ -533,6 +535,25 @@ fn settings_that_the_endpoints_forbid() {
     assert_eq!(resolution_of(&service_with("a.mesh", "10.0.0.1 tcp:80", &dns)), Resolution::Dns);
 }
 
+#[test]
+fn no_virtual_address_stands_for_all() {
+    for (address, is_taken) in [
+        ("0.0.0.0/0", false),
+        ("::/0", false),
+        ("10.0.0.0/0", false),
+        ("0.0.0.0", false),
+        ("::ffff:0.0.0.0", false),
+        ("10.0.0.0/8", true),
+        ("240.0.0.1", true),
+    ] {
+        let settings = [Setting::Address(address.to_owned())];
+        let rendered = render(&service_with("a.mesh", "10.0.0.1 tcp:80", &settings), &auto());
+        let entry = rendered.objects[0].body.service_entry().unwrap();
+        assert_eq!(!entry.addresses.is_empty(), is_taken, "{address}");
+        assert_eq!(rendered.findings.is_empty(), is_taken, "{address}");
+    }
+}
+
 fn resolution_of(service: &MeshService) -> Resolution {
     let objects = render(service, &auto()).objects;
     objects[0].body.service_entry().unwrap().resolution
@@ -546,61 +567,6 @@ fn without_endpoints_nobody_resolves_the_host() {
     let entry = empty.service_entry().unwrap();
     assert_eq!(entry.resolution, Resolution::Static);
     assert_eq!(empty.endpoint_count(), 0);
-}
-
-#[test]
-fn many_endpoints_go_into_workload_entries() {
-    let many = |count: usize, label: &str| {
-        let text: Vec<String> = (0..count)
-            .map(|n| format!("10.0.{}.{} http:80::http {label}", n / 256, n % 256))
-            .collect();
-        service("pay.dc1.mesh", &text.join(";"))
-    };
-    let shape = |service: &MeshService, options: &RenderOptions| {
-        let rendered = render(service, options);
-        let inline = match &rendered.objects[0].body.service_entry().unwrap().endpoints {
-            Endpoints::Inline(list) => list.len(),
-            Endpoints::Selected(_) => 0,
-        };
-        (rendered.objects.len(), inline, rendered.findings.len())
-    };
-    assert_eq!(shape(&many(4096, ""), &auto()), (1, 4096, 0));
-    assert_eq!(shape(&many(4097, ""), &auto()), (4098, 0, 0));
-    let inline = RenderOptions { shape: Shape::Inline, ..auto() };
-    assert_eq!(shape(&many(4097, ""), &inline), (1, 4096, 1));
-    // 1,200 endpoints with 1,300 bytes of labels are too large though they are few.
-    let labels: Vec<String> = (0..10).map(|n| format!("k{n:0>62}={n:0>63}")).collect();
-    let (objects, _, findings) = shape(&many(1200, &labels.join(",")), &auto());
-    assert_eq!((objects, findings), (1201, 0));
-}
-
-#[test]
-fn ambient_tells_inline_endpoints_apart_by_address() {
-    let ambient = RenderOptions { ambient: true, ..auto() };
-    let twins = service("pay.dc1.mesh", "10.0.0.1 http:80:8080; 10.0.0.1 http:80:8081");
-    assert_eq!(render(&twins, &ambient).objects.len(), 3);
-    assert_eq!(render(&twins, &auto()).objects.len(), 1);
-    let others = service("pay.dc1.mesh", "10.0.0.1 http:80; 10.0.0.2 http:80");
-    assert_eq!(render(&others, &ambient).objects.len(), 1);
-}
-
-#[test]
-fn only_endpoints_of_the_same_owner_are_selected() {
-    let owner = Owner::parse("home").unwrap();
-    let options = RenderOptions { owner: Some(owner.clone()), ..selected() };
-    let objects = render(&service("pay.dc1.mesh", "10.0.0.1 http:80"), &options).objects;
-    let labels_of = |owner: &str, object: &MeshObject| -> Pairs {
-        let owner = Owner::parse(owner).unwrap();
-        let manifest = crate::api::to_json(object, &owner, ApiVersion::V1).unwrap();
-        let labels = manifest["metadata"]["labels"].as_object().unwrap().clone();
-        labels.iter().map(|(k, v)| (k.as_str(), v.as_str().unwrap())).collect()
-    };
-    let Endpoints::Selected(selector) = &objects[0].body.service_entry().unwrap().endpoints else {
-        panic!("it selects")
-    };
-    let selects = |labels: &Pairs| selector.iter().all(|(k, v)| labels.get(k) == Some(v));
-    assert!(selects(&labels_of("home", &objects[1])));
-    assert!(!selects(&labels_of("other", &objects[1])));
 }
 
 /// A service of the mesh to which each of `names` contributes an endpoint.

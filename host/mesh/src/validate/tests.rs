@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use landfall_core::mesh::{Object, ObjectId};
+use landfall_core::finding::Finding;
+use landfall_core::mesh::{Body as _, Object, ObjectId};
 
 use super::*;
 use crate::api::{Location, MeshObject, from_yaml};
-use crate::render::{RenderOptions, Shape, render};
+use crate::render::{REFUSED_WHOLE, RenderOptions, Shape, render};
 use crate::testing;
 
 /// The rules that a ServiceEntry with this spec, in flow style, breaks.
@@ -274,15 +275,22 @@ fn what_is_rendered_passes() {
     let mut objects = 0;
     for seed in 0..40 {
         for service in testing::services(seed, 60) {
+            let mut endpoints = Vec::new();
             for shape in [Shape::Auto, Shape::Inline, Shape::WorkloadEntries] {
                 let rendered =
                     render(&service, &RenderOptions { shape, ..RenderOptions::default() });
                 assert!(!rendered.objects.is_empty(), "{:?}", rendered.findings);
+                let whole = |finding: &Finding| !finding.message.starts_with(REFUSED_WHOLE);
+                assert!(rendered.findings.iter().all(whole), "{:?}", rendered.findings);
                 for object in &rendered.objects {
                     assert_eq!(validate(object), Ok(()));
                     objects += 1;
                 }
+                let counts = rendered.objects.iter().map(|object| object.body.endpoint_count());
+                endpoints.push(counts.sum::<usize>());
             }
+            // Wherever they stand, none is lost: all services are small enough to be inline.
+            assert!(endpoints.iter().all(|count| *count == endpoints[0]), "{endpoints:?}");
         }
     }
     assert!(objects > 10_000, "{objects}");

@@ -29,6 +29,7 @@ use super::{
     wire,
 };
 
+/// Of a configuration whose sinks nobody shares. A cluster is shared, so there it must be given.
 const OWNER_DEFAULT: &str = "default";
 /// Comparing desired and observed costs memory for each sink.
 const SINKS_MAX: usize = 16;
@@ -49,11 +50,7 @@ pub(super) fn resolve(
     let defaults = resolver.defaults(&config.defaults);
     let policies = resolver.policies(&config.policies);
     let sinks = resolver.sinks(&config.sinks);
-    let owner = config.owner.as_deref().unwrap_or(OWNER_DEFAULT);
-    let owner = Owner::parse(owner);
-    if let Err(error) = &owner {
-        resolver.problem("/owner", format!("owner: {error}"));
-    }
+    let owner = resolver.owner(config);
     let guard = GuardSettings {
         removal_share_percent: config.guard.removal_share.0,
         removal_min: config.guard.removal_min as usize,
@@ -62,7 +59,7 @@ pub(super) fn resolve(
     let resources = resolver.resources(&config.resources);
     let admin_listen = resolver.listen(&config.admin.listen);
     match (defaults, owner, admin_listen, resolver.problems) {
-        (Some(defaults), Ok(owner), Some(admin_listen), problems) if problems.is_empty() => {
+        (Some(defaults), Some(owner), Some(admin_listen), problems) if problems.is_empty() => {
             Ok(Configuration {
                 sources,
                 defaults,
@@ -490,6 +487,27 @@ impl Resolver<'_> {
             kubeconfig: kubeconfig.map(|path| self.path(path)),
             context: context.map(str::to_owned),
         }
+    }
+
+    /// Whose objects are whose. Two installations with one mark take each other's objects for what
+    /// they themselves once wrote and want no more.
+    fn owner(&mut self, config: &wire::Config) -> Option<Owner> {
+        let shared = config.sinks.iter().position(|sink| sink.kubernetes.is_some());
+        if let (None, Some(index)) = (&config.owner, shared)
+            && !self.document.is_lessened("")
+        {
+            self.problem(
+                &format!("/sinks/{index}"),
+                "a kubernetes sink needs \"owner\" at the top level, such as `owner: dc1`: it \
+                 marks the objects that are this installation's, and two installations with the \
+                 same mark in one cluster delete each other's",
+            );
+        }
+        let owner = Owner::parse(config.owner.as_deref().unwrap_or(OWNER_DEFAULT));
+        if let Err(error) = &owner {
+            self.problem("/owner", format!("owner: {error}"));
+        }
+        owner.ok()
     }
 
     fn sinks(&mut self, sinks: &[wire::Sink]) -> Vec<SinkConfig> {

@@ -269,7 +269,8 @@ fn limits_have_ceilings() {
 #[test]
 fn sinks_have_places_of_their_own() {
     check(
-        r#"sinks:
+        r#"owner: me
+sinks:
   - files: {path: out}
   - {files: {path: ./out}, mode: create-only}
   - kubernetes: {namespaces: [a, b]}
@@ -279,9 +280,31 @@ fn sinks_have_places_of_their_own() {
   - {kubernetes: {}, mode: upsert-only}
 "#,
         expect![[r#"
-            3:5: a sink above has this folder already; keep one of them
-            7:5: a sink above writes to namespaces of this cluster that this one writes to; keep one of them
-            8:5: a sink above writes to namespaces of this cluster that this one writes to; keep one of them"#]],
+            4:5: a sink above has this folder already; keep one of them
+            8:5: a sink above writes to namespaces of this cluster that this one writes to; keep one of them
+            9:5: a sink above writes to namespaces of this cluster that this one writes to; keep one of them"#]],
+    );
+}
+
+#[test]
+fn a_cluster_is_written_under_a_name() {
+    check("sinks:\n  - files: {path: out}\n", expect!["ok"]);
+    check("owner: Blue_1.b\nsinks:\n  - kubernetes: {}\n", expect!["ok"]);
+    check(
+        "sinks:\n  - files: {path: out}\n  - kubernetes: {}\n",
+        expect![[
+            r#"3:5: a kubernetes sink needs "owner" at the top level, such as `owner: dc1`: it marks the objects that are this installation's, and two installations with the same mark in one cluster delete each other's"#
+        ]],
+    );
+    check(
+        "owner: [1]\nsinks: [{kubernetes: {}}]\n",
+        expect![[r#"1:1: "owner" must be of type string, but is [1]"#]],
+    );
+    check(
+        "owner: a b\nsinks: [{kubernetes: {}}]\n",
+        expect![[
+            r#"1:1: owner: "a b" is not a legal owner: it must be 1 to 63 letters, digits, dashes, dots and underscores, and begin and end with a letter or digit"#
+        ]],
     );
 }
 

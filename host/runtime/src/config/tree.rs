@@ -127,6 +127,12 @@ impl Document {
         !self.lessened.iter().chain(&self.filled).any(below)
     }
 
+    /// Whether something right at `pointer` was taken out.
+    #[must_use]
+    pub(crate) fn is_lessened(&self, pointer: &str) -> bool {
+        self.lessened.contains(pointer)
+    }
+
     /// Whether the value at `pointer` stands in for one that is missing in the text.
     #[must_use]
     pub(crate) fn is_filled(&self, pointer: &str) -> bool {

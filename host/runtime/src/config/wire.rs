@@ -27,8 +27,9 @@ pub struct Config {
     pub resources: Resources,
     /// Health, readiness and metrics over HTTP.
     pub admin: Admin,
-    /// Names this installation among several that write to one cluster: objects carry it as their
-    /// owner mark. A DNS label.
+    /// Names this installation among all that write to one cluster: objects carry it as their
+    /// owner mark, so no two may share one. Needed with a kubernetes sink. 1 to 63 letters,
+    /// digits, dashes, dots and underscores.
     pub owner: Option<String>,
 }
 
@@ -329,7 +330,8 @@ pub struct Resources {
     /// the resource's own; or alone `*` for all, or `~` for none. All when empty.
     pub export_to: Vec<String>,
     /// Whether ambient proxies read the resources. They tell the endpoints of a ServiceEntry apart
-    /// by address alone, so instances that share an address become WorkloadEntries.
+    /// by address alone, and take one without a network to be in another's, so instances that
+    /// share an address become WorkloadEntries, and those of which only some have a network.
     pub ambient: bool,
 }
 

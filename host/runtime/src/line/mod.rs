@@ -5,6 +5,7 @@
 //! Nothing here waits for anything but the workers; time is an argument.
 
 mod again;
+mod claims;
 mod draft;
 mod rehearsal;
 pub mod sink;
@@ -32,6 +33,7 @@ use landfall_mesh::render::{RenderOptions, render};
 use landfall_policy_host::{Rules, Workers};
 
 use self::again::Again;
+use self::claims::{Claim, Claims};
 use self::draft::{Answer, Asked, DecidedChange, DecidedServices, Draft, Known, judge, note_fault};
 pub use self::draft::{Faulted, RulesRefused};
 pub use self::rehearsal::{Rehearsal, Rehearsed};
@@ -46,6 +48,7 @@ pub struct Line {
     known: Known,
     lingering: Lingering,
     rendered: BTreeMap<HostKey, RenderedHost>,
+    claims: Claims,
     desired: Desired<Body>,
     undecided: Undecided,
     again: Again,
@@ -117,6 +120,7 @@ impl Line {
             },
             lingering: Lingering::default(),
             rendered: BTreeMap::new(),
+            claims: Claims::default(),
             desired: Desired::new(),
             undecided: Undecided::default(),
             again: Again::default(),
@@ -398,18 +402,24 @@ impl Line {
     /// what is gone is published elsewhere.
     fn render_host(&mut self, host: &HostKey, round: &mut Round, moved: bool) {
         let service = self.known.services.get(host).filter(|_| !self.undecided.has_host(host));
+        // What lingers gives way to whoever has the name by now.
+        let is_current = service.is_some();
         let service = service.or_else(|| self.lingering.get(host));
         let old = self.rendered.remove(host);
         let (objects_before, findings_before) =
             old.map_or_else(Default::default, |rendered| (rendered.objects, rendered.findings));
         let mut gone: BTreeSet<ObjectId> = objects_before.into_iter().collect();
         let mut findings = Vec::new();
+        let mut claim = None;
         if let Some(service) = service {
             let rendered = render(service, &self.options.render);
             let mut objects = Vec::with_capacity(rendered.objects.len());
             for object in rendered.objects {
                 gone.remove(&object.id);
                 objects.push(object.id.clone());
+                if is_current && let Some(entry) = object.body.service_entry() {
+                    claim = Some(Claim::of(entry, &object.id.namespace));
+                }
                 let known = self.desired.get(&object.id);
                 if known.is_none_or(|known| **known != object) {
                     round.changed.insert(object.id.clone());
@@ -422,6 +432,9 @@ impl Line {
         }
         count(&mut self.finding_counts, &findings_before, &findings);
         round.findings.extend(appeared(&findings_before, &findings));
+        let claims = self.claims.set(host, claim);
+        count(&mut self.finding_counts, &claims.before, &claims.now);
+        round.findings.extend(appeared(&claims.before, &claims.now));
         for id in gone {
             self.desired.remove(&id);
             if moved {
@@ -484,7 +497,9 @@ impl Line {
         let of_objects =
             self.rendered.get(host).into_iter().flat_map(|r| r.findings.iter().cloned());
         let of_settings = self.setting_faults.get(host).map(|fault| setting_finding(host, fault));
-        let mut findings: Vec<Finding> = of_service.chain(of_objects).chain(of_settings).collect();
+        let of_names = self.claims.of_host(host);
+        let mut findings: Vec<Finding> =
+            of_service.chain(of_objects).chain(of_settings).chain(of_names).collect();
         findings.sort();
         findings.dedup();
         findings
@@ -530,6 +545,7 @@ impl Line {
             .chain(of_hosts)
             .chain(of_objects)
             .chain(of_settings)
+            .chain(self.claims.findings())
             .collect();
         all.sort();
         all.dedup();

@@ -242,15 +242,9 @@ impl SinkLine {
         self.failed.get(id).is_some_and(|failed| failed.retry_at > now)
     }
 
-    /// Keeps back steps that would leave a service without endpoints if they came before others
-    /// of the same service, which are under way, failed, or are held. `services` are those whose
-    /// ServiceEntry is to change.
-    ///
-    /// ```text
-    /// step                          waits while, of the same service,
-    /// ServiceEntry loses endpoints  a WorkloadEntry is not written yet
-    /// WorkloadEntry is deleted      the ServiceEntry is not written yet, and so still selects it
-    /// ```
+    /// Keeps back steps that must follow others of the same service, see [`Step::must_follow`],
+    /// which are under way, failed, or are held. `services` are those whose ServiceEntry is to
+    /// change.
     fn without_overtaking(
         &mut self,
         steps: Vec<Step<Body>>,
@@ -271,15 +265,12 @@ impl SinkLine {
         // WorkloadEntries that go.
         for step in steps {
             let tie = step.tie();
-            let waits = match step.id().kind {
-                Kind::ServiceEntry => {
-                    step.endpoint_change().1 > 0 && unwritten_workloads.contains(&tie)
-                }
-                Kind::WorkloadEntry => {
-                    matches!(step, Step::Delete(_)) && unwritten_services.contains(&tie)
-                }
+            let waits = |kind: Kind, unwritten: &BTreeSet<Tie>| {
+                unwritten.contains(&tie) && step.must_follow(kind)
             };
-            if waits {
+            if waits(Kind::WorkloadEntry, &unwritten_workloads)
+                || waits(Kind::ServiceEntry, &unwritten_services)
+            {
                 self.guard.failed(step.id());
                 continue;
             }

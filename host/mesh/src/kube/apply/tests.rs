@@ -14,7 +14,7 @@ use super::super::fake::{self, Fake, Says};
 use super::super::{KubeOptions, KubeSink};
 use super::*;
 use crate::api::{Body, Endpoints, Location, Owner, Spec};
-use crate::render::{RenderOptions, render};
+use crate::render::{RenderOptions, Shape, render};
 use crate::testing;
 
 /// How the server answers one request.
@@ -103,9 +103,13 @@ fn many(count: usize) -> Vec<Step> {
     (0..count).map(|n| Step::Create(object(&format!("s{n}.mesh")))).collect()
 }
 
-fn status(code: u16) -> Answer {
+fn says(code: u16) -> Says {
     let body = json!({"kind": "Status", "status": "Failure", "code": code, "message": "no", "reason": "No"});
-    Answer::Says(Says::json(code, &body))
+    Says::json(code, &body)
+}
+
+fn status(code: u16) -> Answer {
+    Answer::Says(says(code))
 }
 
 fn fine() -> Answer {
@@ -127,25 +131,89 @@ async fn refusals_are_final() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_may_pass_is_tried_again() {
     // A webhook that does not answer.
     assert_eq!(create(vec![status(500), status(500), fine()]).await, ("done", 3, 3));
-    // kube itself asks again.
+    // In words of somebody before the API server.
     let overloaded = || Answer::Says(Says::text(503, "overloaded"));
-    assert_eq!(create(vec![overloaded(), overloaded(), fine()]).await, ("done", 1, 3));
+    assert_eq!(create(vec![overloaded(), overloaded(), fine()]).await, ("done", 3, 3));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn retry_after_is_heeded() {
     let began = Instant::now();
     let wait = Says { header: "retry-after: 1\r\n", ..Says::text(429, "Too many requests") };
     let wait = Answer::Says(wait);
-    assert_eq!(create(vec![wait, fine()]).await, ("done", 1, 2));
+    assert_eq!(create(vec![wait, fine()]).await, ("done", 2, 2));
     assert!(began.elapsed() >= Duration::from_secs(1));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_webhook_that_fails_is_no_silence() {
+    let fake = told(vec![status(500)]).await;
+    let applied = apply(&sink_with(fake.port, 8), &many(100)).await;
+    assert_eq!(applied.len(), 100);
+    assert!(applied.iter().all(|one| (one.outcome.message(), one.attempts) == ("no", 5)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_pauses_keeps_nobody_from_writing() {
+    let fake = Fake::start(Duration::ZERO, |line, body| match line.contains("busy") {
+        true => Says { header: "retry-after: 30\r\n", ..Says::text(429, "Too many requests") },
+        false => Says::json(200, &stored(body, &json!({}))),
+    })
+    .await;
+    let sink = sink_with(fake.port, 1);
+    let steps = [Step::Create(object("busy.mesh")), Step::Create(object("a.mesh"))];
+    let began = Instant::now();
+    let mut ends = Vec::new();
+    let report = async |one: Applied| ends.push((one.outcome.code(), began.elapsed().as_secs()));
+    sink.apply(&steps, &CancellationToken::new(), report).await;
+    assert_eq!(ends, [("done", 0), ("unavailable", 120)]);
+}
+
+/// Updates an object that is known in version 7 against a server that has it in version 9, as
+/// `owner`'s. Returns the outcome's code, and the methods of the requests.
+async fn outdated(owner: &'static str) -> (&'static str, Vec<String>) {
+    let want = object("a.mesh");
+    let mut there = to_json(&want, &Owner::parse(owner).unwrap(), ApiVersion::V1).unwrap();
+    there = stored(there.to_string().as_bytes(), &json!({}));
+    there["metadata"]["resourceVersion"] = json!("9");
+    let fake = Fake::start(Duration::ZERO, move |line, body| {
+        if line.starts_with("get") {
+            return Says::json(200, &there);
+        }
+        let sent: Value = serde_json::from_slice(body).unwrap();
+        match sent["metadata"]["resourceVersion"].as_str() {
+            // As API servers do: who names no version means any.
+            Some("9") | None => Says::json(200, &stored(body, &json!({}))),
+            Some(_) => says(409),
+        }
+    })
+    .await;
+    let sink = sink(fake.port);
+    let known = Version { uid: "u-1".into(), resource_version: 7 };
+    sink.state.send_modify(|state| state.put(Arc::clone(&want), known));
+    let step = Step::Update { to: outside(&want), from: want };
+    let outcome = apply(&sink, &[step]).await.remove(0).outcome.code();
+    let methods =
+        fake.requests().iter().map(|line| line[..5].trim_matches([' ', '/']).to_owned()).collect();
+    (outcome, methods)
+}
+
 #[tokio::test]
+async fn what_was_handed_over_is_not_taken_back() {
+    assert_eq!(outdated("other").await, ("conflict", vec!["patch".into(), "get".into()]));
+}
+
+#[tokio::test]
+async fn what_changed_besides_is_no_obstacle() {
+    let methods = vec!["patch".into(), "get".into(), "patch".into()];
+    assert_eq!(outdated("home").await, ("done", methods));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_silent_server_is_not_asked_for_ever() {
     // Nobody listens on a port that was just given back.
     let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
@@ -156,7 +224,8 @@ async fn a_silent_server_is_not_asked_for_ever() {
         applied.iter().filter(|one| one.attempts > 0).count()
     };
     let first = tried().await;
-    assert!((16..24).contains(&first), "{first}");
+    // 32 are begun at once, and another for each that ends, until 16 had no answer.
+    assert!((32..48).contains(&first), "{first}");
     // The next round knows it.
     let second = tried().await;
     assert!(second <= 1, "{second}");
@@ -216,18 +285,66 @@ async fn fields_of_others_are_replaced_away() {
     assert_eq!(methods, ["patch", "patch", "put", "patch", "put"]);
 }
 
+/// The ServiceEntry of `a.mesh` and its one endpoint, inline or in a WorkloadEntry of its own.
+fn shaped(shape: Shape) -> Vec<Arc<MeshObject>> {
+    let options = RenderOptions { shape, ..RenderOptions::default() };
+    let objects = render(&testing::plain_service("ns", "a.mesh", 1), &options).objects;
+    objects.into_iter().map(Arc::new).collect()
+}
+
+/// Applies `steps` to a server that refuses writes to `refused`, a part of their paths. Returns
+/// the outcomes and how often each step was tried.
+async fn refusing(refused: &'static str, steps: &[Step]) -> Vec<(&'static str, u32)> {
+    let fake = Fake::start(Duration::ZERO, move |line, body| {
+        if line.contains(refused) {
+            return says(422);
+        }
+        match line.starts_with("delete") {
+            true => Says::json(200, &json!({"kind": "Status", "status": "Success"})),
+            false => Says::json(200, &stored(body, &json!({}))),
+        }
+    })
+    .await;
+    let sink = sink(fake.port);
+    // What is to change or to go is known by then.
+    let known = Version { uid: "u-1".into(), resource_version: 7 };
+    for from in steps.iter().filter_map(Step::from) {
+        sink.state.send_modify(|state| state.put(Arc::clone(from), known.clone()));
+    }
+    let applied = apply(&sink, steps).await;
+    applied.iter().map(|a| (a.outcome.code(), a.attempts)).collect()
+}
+
 #[tokio::test]
 async fn steps_wait_for_those_that_they_need() {
-    let selected =
-        RenderOptions { shape: crate::render::Shape::WorkloadEntries, ..RenderOptions::default() };
-    let objects = render(&testing::plain_service("ns", "a.mesh", 1), &selected).objects;
-    let [entry, endpoint] = <[MeshObject; 2]>::try_from(objects).unwrap().map(Arc::new);
-    assert!(matches!(&entry.body.service_entry().unwrap().endpoints, Endpoints::Selected(_)));
-    let fake = told(vec![status(422)]).await;
-    let sink = sink(fake.port);
-    let applied = apply(&sink, &[Step::Create(endpoint), Step::Create(entry)]).await;
-    let outcomes: Vec<_> = applied.iter().map(|a| (a.outcome.code(), a.attempts)).collect();
+    let [inline] = <[_; 1]>::try_from(shaped(Shape::Inline)).unwrap();
+    let [selecting, endpoint] = <[_; 2]>::try_from(shaped(Shape::WorkloadEntries)).unwrap();
+    assert!(matches!(&selecting.body.service_entry().unwrap().endpoints, Endpoints::Selected(_)));
+    // The endpoint would be nowhere, were the ServiceEntry to select what is not there.
+    let turn = Step::Update { from: Arc::clone(&inline), to: Arc::clone(&selecting) };
+    let outcomes = refusing("workloadentries", &[Step::Create(Arc::clone(&endpoint)), turn]).await;
     assert_eq!(outcomes, [("refused", 1), ("unavailable", 0)]);
+    // And were it to go while it is still selected.
+    let back = Step::Update { from: Arc::clone(&selecting), to: inline };
+    let outcomes = refusing("serviceentries", &[back, Step::Delete(endpoint)]).await;
+    assert_eq!(outcomes, [("refused", 1), ("unavailable", 0)]);
+}
+
+#[tokio::test]
+async fn what_is_dead_goes_though_what_is_new_cannot_come() {
+    let [selecting, endpoint] = <[_; 2]>::try_from(shaped(Shape::WorkloadEntries)).unwrap();
+    let dead = Object {
+        id: ObjectId { name: "dead".into(), ..endpoint.id.clone() },
+        ..(*endpoint).clone()
+    };
+    // As with a quota that is full, which only the last step makes room in.
+    let steps = [
+        Step::Create(Arc::clone(&endpoint)),
+        Step::Update { from: Arc::clone(&selecting), to: outside(&selecting) },
+        Step::Delete(Arc::new(dead)),
+    ];
+    let outcomes = refusing("workloadentries/a.mesh", &steps).await;
+    assert_eq!(outcomes, [("refused", 1), ("done", 1), ("done", 1)]);
 }
 
 #[tokio::test]
