@@ -21,16 +21,6 @@ fn an_empty_file_is_a_legal_configuration() {
 }
 
 #[test]
-fn what_is_no_yaml_is_told_in_the_words_of_yaml() {
-    check("sources:\n  - name: a\n    name: b\n", expect![[r#"3:5: the key "name" stands twice"#]]);
-    check(
-        "sources: []\n---\nsinks: []\n",
-        expect!["3:1: a second document begins; a configuration is one"],
-    );
-    check("sinks: [\n", expect!["1:8: unclosed bracket '['"]);
-}
-
-#[test]
 fn every_problem_is_told_at_once_with_its_place() {
     check(
         r#"sorces: []
@@ -172,12 +162,15 @@ fn no_address_of_a_registry_carries_a_secret_and_none_is_repeated() {
 
 #[test]
 fn what_is_not_yaml_is_told_with_its_place() {
-    check("sources: [\n", expect!["1:10: unclosed bracket '[' at line 1, column 10"]);
+    check("sources: [\n", expect!["1:10: unclosed bracket '['"]);
+    check("sources:\n  - name: a\n    name: b\n", expect![[r#"3:5: the key "name" stands twice"#]]);
+    check(
+        "sources: []\n---\nsinks: []\n",
+        expect!["3:1: a second document begins; a configuration is one"],
+    );
     check(
         "sources:\n  - name: a\n name: b\n",
-        expect![
-            "3:2: while parsing a block mapping, did not find expected key at line 3, column 2"
-        ],
+        expect!["3:2: while parsing a block mapping, did not find expected key"],
     );
 }
 
