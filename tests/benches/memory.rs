@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use landfall_core::pattern::Selector;
 use landfall_core::plan::{Mode, Observed};
 use landfall_core::text::Text;
 use landfall_core::time::Time;
@@ -34,7 +35,7 @@ fn main() {
         limits: Limits::default(),
     };
     let revision = Revision::admit(&engine, candidate).expect("the policy is good");
-    let link = Link { revision, sources: Vec::new(), services: Vec::new() };
+    let link = Link { revision, selector: Selector::default() };
     let rules = Rules::new(world::defaults(), vec![link]);
     let workers = Workers::start(2).expect("two threads");
     let options = LineOptions { render: Default::default(), grace: Duration::from_secs(30) };

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use landfall_core::defaults::Defaults;
 use landfall_core::pairs::Pairs;
+use landfall_core::pattern::Selector;
 use landfall_core::registry::{
     Health, Instance, InstancePort, Locality, Service, ServiceId, ServiceKey, SourceName,
 };
@@ -57,8 +58,7 @@ fn rules(revision: Option<&Arc<Revision>>) -> Arc<Rules> {
     };
     let link = |revision: &Arc<Revision>| Link {
         revision: Arc::clone(revision),
-        sources: Vec::new(),
-        services: Vec::new(),
+        selector: Selector::default(),
     };
     Rules::new(defaults, revision.map(link).into_iter().collect())
 }

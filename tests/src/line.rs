@@ -10,11 +10,12 @@ use landfall_core::guard::GuardSettings;
 use landfall_core::mesh::Body as _;
 use landfall_core::plan::{Mode, Observed, Step};
 use landfall_core::registry::{SourceName, SourceState};
+use landfall_core::text::Text;
 use landfall_core::time::Time;
 use landfall_mesh::api::Body;
 use landfall_policy_host::{Link, Rules, Workers};
 use landfall_runtime::line::sink::{SinkLine, SinkOptions};
-use landfall_runtime::line::{Line, LineOptions, Round};
+use landfall_runtime::line::{Line, LineOptions, Round, RulesRefused};
 
 use crate::world;
 
@@ -66,6 +67,21 @@ impl World {
             BTreeMap::from([(world::source(), state.clone())]);
         let round = self.line.round(&states, self.now);
         self.take(&round)
+    }
+
+    /// Has everything decided by other rules, of which the policies `judged` must not fail.
+    ///
+    /// # Errors
+    /// One failed.
+    pub fn change_rules(
+        &mut self,
+        rules: &Arc<Rules>,
+        judged: &[&str],
+    ) -> Result<Round, RulesRefused> {
+        let judged = judged.iter().copied().map(Text::from).collect();
+        let rehearsal = self.line.rehearsal(Arc::clone(rules), judged, Vec::new());
+        let rehearsed = rehearsal.run(Workers::start(1).expect("a thread"))?;
+        self.line.take_rules(rehearsed, self.now)
     }
 
     /// Has the sink take what a round changed; returns the steps, which are applied.

@@ -17,7 +17,7 @@ use landfall_core::defaults::Defaults;
 use landfall_core::group::gathered;
 use landfall_core::mesh::{Contribution, MeshService, Setting};
 use landfall_core::pairs::Pairs;
-use landfall_core::pattern::Pattern;
+use landfall_core::pattern::{Pattern, Selector};
 use landfall_core::registry::{
     Health, Instance, InstancePort, Service, ServiceId, ServiceKey, SourceName,
 };
@@ -61,8 +61,7 @@ impl Host {
     fn rules(&self, policy: &Arc<Revision>) -> Arc<Rules> {
         let link = |revision: &Arc<Revision>, service: &str| Link {
             revision: Arc::clone(revision),
-            sources: Vec::new(),
-            services: vec![Pattern::new(service)],
+            selector: Selector { services: vec![Pattern::new(service)], ..Selector::default() },
         };
         Rules::new(defaults(), vec![link(policy, "bad"), link(&self.harmless, "good")])
     }

@@ -3,15 +3,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a failure ends the test")]
 
-use std::collections::BTreeSet;
-
 use landfall_core::defaults::Defaults;
 use landfall_core::guard::HeldFor;
-use landfall_core::plan::{Observed, Step};
+use landfall_core::plan::{Mode, Observed, Step};
 use landfall_core::registry::{Doubt, Snapshot, SourceState};
 use landfall_core::template::Template;
+use landfall_core::text::Text;
 use landfall_mesh::api::Body;
+use landfall_mesh::render::{RenderOptions, Shape};
 use landfall_policy_host::Rules;
+use landfall_runtime::line::LineOptions;
+use landfall_runtime::line::sink::SinkLine;
 use landfall_tests::line::{DEFAULT, GRACE, OPEN, World};
 use landfall_tests::world;
 use proptest::prelude::*;
@@ -98,6 +100,40 @@ fn one_change_is_one_step_and_an_empty_listing_is_held() {
 }
 
 #[test]
+fn a_held_removal_leaves_what_selects_its_endpoints() {
+    let state = world::state(world::snapshot(100, 3));
+    let mut world = World::new(Observed::default(), DEFAULT);
+    let render = RenderOptions { shape: Shape::WorkloadEntries, ..RenderOptions::default() };
+    world.line.set_options(LineOptions { render, grace: GRACE });
+    world.settle(&state);
+    let before = world.held.ours.clone();
+    for _ in 0..3 {
+        assert_eq!(verbs(&world.round(&world::state(Snapshot::default()))), [""; 0]);
+        world.now = world.now.plus(GRACE);
+    }
+    assert_eq!(world.held.ours, before);
+}
+
+#[test]
+fn what_moved_where_a_sink_does_not_look_stays() {
+    let state = world::state(world::snapshot(3, 2));
+    let mut world = World::new(Observed::default(), DEFAULT);
+    world.sink = SinkLine::new(Mode::Sync, vec![Text::from("mesh-registry")], usize::MAX);
+    world.settle(&state);
+    let endpoints = world.endpoints();
+    let namespace = Template::parse("elsewhere").unwrap();
+    let moved = Rules::new(Defaults { namespace, ..world::defaults() }, vec![]);
+    let round = world.change_rules(&moved, &[]).unwrap();
+    world.take(&round);
+    for _ in 0..4 {
+        world.now = world.now.plus(GRACE);
+        assert_eq!(verbs(&world.round(&state)), [""; 0]);
+    }
+    assert_eq!(world.sink.outside().len(), 3);
+    assert_eq!(world.endpoints(), endpoints);
+}
+
+#[test]
 fn a_foreign_object_is_left_alone_and_reported() {
     let snapshot = world::snapshot(3, 1);
     let mut first = World::new(Observed::default(), OPEN);
@@ -128,7 +164,7 @@ fn hosts_that_moved_over_a_restart_have_their_grace_time() {
     let mut world = World::new(before.held, DEFAULT);
     let host = Template::parse("{service}.renamed.mesh").unwrap();
     let renamed = Rules::new(Defaults { host, ..world::defaults() }, vec![]);
-    world.line.change_rules(&renamed, &BTreeSet::new(), world.now).unwrap();
+    world.change_rules(&renamed, &[]).unwrap();
     assert_eq!(verbs(&world.round(&state)), ["create", "create", "create"]);
     let held = world.sink.held();
     assert_eq!(held.len(), 3, "{held:?}");

@@ -3,44 +3,48 @@
 
 #![allow(clippy::unwrap_used, reason = "a helper of a test fails the test")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use landfall_core::defaults::Defaults;
+use landfall_core::guard::HeldFor;
 use landfall_core::mesh::Body as _;
+use landfall_core::pattern::Selector;
 use landfall_core::plan::{Observed, Step};
 use landfall_core::registry::{Instance, Service, Snapshot, SourceName};
+use landfall_core::template::Template;
 use landfall_core::text::Text;
 use landfall_mesh::api::Body;
 use landfall_mesh::render::{RenderOptions, Shape};
 use landfall_mesh::testing::Dice;
 use landfall_policy_host::{
-    Candidate, EngineSettings, Limits, Link, PolicyEngine, Revision, Rules,
+    Candidate, EngineSettings, Limits, Link, PolicyEngine, Revision, Rules, Workers,
 };
-use landfall_runtime::line::{LineOptions, Round};
+use landfall_runtime::line::{LineOptions, Round, RulesRefused};
 use landfall_tests::hostile::hostile;
 use landfall_tests::line::{DEFAULT, GRACE, OPEN, World};
 use landfall_tests::world;
 
 /// A policy that is one of the hostile guests, under its name.
 fn link(guest: &str) -> Link {
+    link_within(guest, Duration::from_millis(20))
+}
+
+fn link_within(guest: &str, time_max: Duration) -> Link {
     let engine = PolicyEngine::start(EngineSettings::default()).unwrap();
     let candidate = Candidate {
         name: Text::from(guest),
         bytes: &hostile(guest),
         settings_json: "{}",
-        limits: Limits { time_max: Duration::from_millis(20), ..Limits::default() },
+        limits: Limits { time_max, ..Limits::default() },
     };
     let revision = Revision::admit(&engine, candidate).unwrap();
-    Link { revision, sources: Vec::new(), services: Vec::new() }
+    Link { revision, selector: Selector::default() }
 }
 
 fn rules(links: Vec<Link>) -> Arc<Rules> {
     Rules::new(world::defaults(), links)
-}
-
-fn judged(names: &[&str]) -> BTreeSet<Text> {
-    names.iter().copied().map(Text::from).collect()
 }
 
 /// The listing with an instance in its first service on which `trap-on-poison` fails.
@@ -151,11 +155,10 @@ fn service_policies_take_effect_on_hosts_that_are_there() {
         entries.filter(|entry| entry.hosts.len() > 1).count()
     };
     assert_eq!(is_set(&world), 0);
-    let round =
-        world.line.change_rules(&rules(vec![link("service-illegal")]), &judged(&[]), world.now);
+    let round = world.change_rules(&rules(vec![link("service-illegal")]), &[]);
     assert_eq!(world.take(&round.unwrap()).len(), 3);
     assert_eq!(is_set(&world), 3);
-    let round = world.line.change_rules(&rules(Vec::new()), &judged(&[]), world.now);
+    let round = world.change_rules(&rules(Vec::new()), &[]);
     assert_eq!(world.take(&round.unwrap()).len(), 3);
     assert_eq!(is_set(&world), 0);
     world.settle(&state);
@@ -167,14 +170,37 @@ fn a_policy_that_fails_is_not_taken() {
     let state = world::state(world::snapshot(3, 2));
     world.settle(&state);
     for guest in ["trap-decide", "service-trap"] {
-        let refused =
-            world.line.change_rules(&rules(vec![link(guest)]), &judged(&[guest]), world.now);
-        let refused = refused.unwrap_err();
-        assert_eq!(&*refused.policy, guest);
-        assert!(refused.first.contains("service-0000"), "{refused}");
+        let refused = world.change_rules(&rules(vec![link(guest)]), &[guest]);
+        let RulesRefused::Failed { policy, first, .. } = refused.unwrap_err() else { panic!() };
+        assert_eq!(&*policy, guest);
+        assert!(first.contains("service-0000"), "{first}");
         assert!(world.line.rules().links().is_empty());
         world.settle(&state);
     }
+}
+
+#[test]
+#[allow(clippy::disallowed_methods, reason = "what the line is spared is time")]
+fn what_was_rehearsed_costs_the_line_nothing() {
+    let snapshot = world::snapshot(200, 1);
+    let mut world = World::new(Observed::default(), DEFAULT);
+    world.settle(&world::state(snapshot.clone()));
+    let slow = rules(vec![link_within("slow-decide", Duration::from_secs(2))]);
+    let rehearsal = world.line.rehearsal(slow, BTreeSet::new(), Vec::new());
+    let began = Instant::now();
+    let rehearsed = rehearsal.run(Workers::start(1).unwrap()).unwrap();
+    let in_rehearsal = began.elapsed();
+    // The line goes on meanwhile, and what changes is decided by the new rules when it takes them.
+    let later = world::state(world::changed(&snapshot, 7, 1));
+    assert_eq!(verbs(&world.round(&later)), ["update"]);
+    let began = Instant::now();
+    let round = world.line.take_rules(rehearsed, world.now).unwrap();
+    let on_the_line = began.elapsed();
+    assert!(on_the_line * 10 < in_rehearsal, "{on_the_line:?} of {in_rehearsal:?}");
+    assert_eq!(round.services, 200);
+    assert_eq!(verbs(&world.take(&round)), [""; 0], "it keeps everything as it is");
+    let marks: BTreeSet<_> = world.line.decided().values().map(|s| s.rules.clone()).collect();
+    assert_eq!(marks, [world.line.rules().mark().clone()].into());
 }
 
 #[test]
@@ -191,10 +217,48 @@ fn a_host_that_no_service_policy_answered_for_keeps_what_an_earlier_process_wrot
     let more = world::state(world::with_service(&world::snapshot(3, 2), 7, 2, 0));
     assert_eq!(verbs(&world.round(&more)), [""; 0]);
 
-    let round =
-        world.line.change_rules(&rules(vec![link("service-illegal")]), &judged(&[]), world.now);
+    let round = world.change_rules(&rules(vec![link("service-illegal")]), &[]);
     assert_eq!(verbs(&world.take(&round.unwrap())), ["create"]);
     world.settle(&more);
+}
+
+#[test]
+fn a_host_that_comes_back_has_its_settings_or_stays_as_it_was() {
+    let state = world::state(world::snapshot(2, 2));
+    let mut world = World::new(Observed::default(), OPEN);
+    world.settle(&state);
+    let host = Template::parse("{service}.elsewhere").unwrap();
+    let moved = Rules::new(Defaults { host, ..world::defaults() }, vec![]);
+    let round = world.change_rules(&moved, &[]).unwrap();
+    assert_eq!(verbs(&world.take(&round)), ["create", "create"], "the old hosts linger");
+    let back = rules(vec![link("service-trap")]);
+    let round = world.change_rules(&back, &[]).unwrap();
+    assert_eq!(verbs(&world.take(&round)), [""; 0], "nothing is known of who may see them");
+    assert!(world.sink.held().iter().all(|held| matches!(held.why, HeldFor::Decision(_))));
+    assert_eq!(world.sink.held().len(), 2);
+}
+
+#[test]
+fn what_fails_newly_does_not_wait_for_what_always_fails() {
+    let snapshot = poisoned(&world::snapshot(2, 3));
+    let mut world = World::with(vec![link("loop-on-poison")], Observed::default(), OPEN);
+    let source = world::source();
+    let mut states: BTreeMap<_, _> = [(source.clone(), world::state(snapshot.clone()))].into();
+    let mut wake = world.line.round(&states, world.now).wake;
+    for _ in 0..4 {
+        world.now = wake.unwrap();
+        wake = world.line.round(&states, world.now).wake;
+    }
+    assert_eq!(wake.unwrap().since(world.now).as_secs(), 480);
+    let (key, service) = snapshot.services.get_max().unwrap();
+    let poison = Instance { id: Text::from("poison"), ..(*service.instances()[0]).clone() };
+    let Service { meta, ext, .. } = &**service;
+    let (fresh, _) = Service::new(key.clone(), meta.clone(), ext.clone(), vec![poison.into()]);
+    let mut later = snapshot.clone();
+    later.services.insert(key.clone(), fresh.into());
+    states.insert(source, world::state(later));
+    let round = world.line.round(&states, world.now);
+    assert_eq!(round.wake.unwrap().since(world.now).as_secs(), 30);
 }
 
 #[test]

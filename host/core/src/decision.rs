@@ -140,6 +140,8 @@ impl fmt::Display for DropReason {
     }
 }
 
+impl std::error::Error for Fault {}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "policy {} failed ({}): {}", self.policy, self.code, self.message)

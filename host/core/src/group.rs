@@ -103,6 +103,10 @@ fn regrouped(
     Some(new)
 }
 
+/// Findings of one service of the mesh. Nobody reads more of them, and a policy that names ports
+/// after instances makes one for each.
+const FINDINGS_MAX: usize = 20;
+
 /// A service of the mesh made of its parts, without settings.
 #[must_use]
 pub fn gathered(key: HostKey, parts: Vec<Contribution>) -> MeshService {
@@ -123,6 +127,12 @@ pub fn gathered(key: HostKey, parts: Vec<Contribution>) -> MeshService {
         ));
     }
     let ports = joined_ports(&key, &parts, &mut findings);
+    if findings.len() > FINDINGS_MAX {
+        let more = findings.len() - FINDINGS_MAX;
+        findings.truncate(FINDINGS_MAX);
+        let message = format!("{more} more findings are not shown; mend these first");
+        findings.push(Finding::new(FindingCode::PortConflict, &key, message));
+    }
     MeshService { key, ports, parts, settings: Arc::from([]), findings }
 }
 
@@ -276,6 +286,28 @@ mod tests {
             assert!(findings[0].starts_with("host_shared"), "{findings:?}");
             assert!(findings[0].contains("among them dc1/a and dc1/b."), "{findings:?}");
         }
+    }
+
+    #[test]
+    fn many_findings_are_cut_and_counted() {
+        let key = HostKey {
+            namespace: Namespace::parse("ns").unwrap(),
+            host: Hostname::parse("a.mesh").unwrap(),
+        };
+        let named = |index: usize| {
+            let mut endpoint = endpoint(&key, NonZeroU16::MAX);
+            let mut mapping = (*endpoint.mapping).clone();
+            let name = PortName::legalize(&format!("port-{index}")).name;
+            mapping.ports = Arc::from([Port { name, ..mapping.ports[0].clone() }]);
+            endpoint.mapping = Arc::new(mapping);
+            endpoint
+        };
+        let origin = contribution(&key, "dc1/a").origin;
+        let endpoints = (0..1000).map(named).collect();
+        let service = gathered(key.clone(), vec![Contribution { origin, endpoints }]);
+        assert_eq!(service.findings.len(), FINDINGS_MAX + 1);
+        let last = &service.findings[FINDINGS_MAX].message;
+        assert!(last.starts_with("979 more findings"), "{last}");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::time::Duration;
 use imbl::OrdSet;
 
 use crate::mesh::{Body, Object, ObjectId, Tie};
+use crate::moved::{Judged, Moved, Places, Stay, Waits};
 use crate::plan::Step;
 use crate::registry::SourceName;
 use crate::text::Text;
@@ -53,19 +54,20 @@ pub struct GuardSettings {
 pub const BUDGET_WINDOW: Duration = Duration::from_secs(60);
 
 /// What the guard judges by.
-#[derive(Clone, Copy, Debug)]
-pub struct GuardOptions<'a> {
+#[derive(Debug)]
+pub struct GuardOptions<'a, B> {
+    /// What the sink holds and should hold.
+    pub places: Places<'a, B>,
     /// Endpoints that the sink holds now.
     pub total_endpoints: usize,
     /// What proves that something is gone.
     pub evidence: &'a Evidence,
     /// How much may go at once.
     pub settings: &'a GuardSettings,
-    /// Objects whose endpoints are published elsewhere by now, and since when: what goes with
-    /// them is not lost.
-    pub moved: &'a BTreeMap<ObjectId, Time>,
-    /// Whether the sink does not take everything, so that "elsewhere" may not be there.
-    pub is_failing: bool,
+    /// How long a host goes on whose endpoints moved.
+    pub grace: Duration,
+    /// Whether steps are under way or wait to be tried again.
+    pub is_busy: bool,
     /// How many steps may pass; the others are to be planned again.
     pub steps_max: usize,
     /// The time now.
@@ -75,6 +77,8 @@ pub struct GuardOptions<'a> {
 /// What the guard remembers of one sink.
 #[derive(Clone, Debug, Default)]
 pub struct GuardState {
+    /// Objects whose endpoints moved.
+    pub moved: Moved,
     /// Endpoints that went within the window, the latest last.
     spent: VecDeque<(Time, usize)>,
     /// Endpoints that go by steps under way.
@@ -119,7 +123,7 @@ pub enum HeldFor {
         /// When it goes.
         until: Time,
     },
-    /// The place that the endpoints moved to: the sink does not take everything.
+    /// The place that the endpoints moved to: the sink does not have it, or not whole.
     Successor {
         /// When it goes all the same.
         until: Time,
@@ -139,20 +143,29 @@ pub enum HeldFor {
 #[must_use]
 pub fn guard<B: Body>(
     steps: Vec<Step<B>>,
-    options: &GuardOptions<'_>,
+    options: &GuardOptions<'_, B>,
     state: &mut GuardState,
 ) -> Guarded<B> {
     let mut guarded = Guarded { steps: Vec::new(), held: Vec::new(), wake: None };
     let mut proven = Vec::with_capacity(steps.len());
     for step in steps {
-        match unproven(&step, options.evidence).or_else(|| without_successor(&step, options)) {
+        match unproven(&step, options.evidence) {
             Some(why) => guarded.hold(&step, why),
             None => proven.push(step),
         }
     }
-    let losses = Losses::of(&proven, options.moved);
-    let over = state.is_over(losses.total(), options);
+    let stay = Stay { grace: options.grace, hold: options.settings.hold, now: options.now };
+    let Judged { waiting, kept } = state.moved.judge(&proven, &options.places, stay);
+    let mut due = Vec::with_capacity(proven.len());
     for step in proven {
+        match waiting.get(&step.tie()).filter(|_| takes_away(&step)) {
+            Some(waits) => guarded.hold(&step, HeldFor::from(*waits)),
+            None => due.push(step),
+        }
+    }
+    let losses = Losses::of(&due, &kept);
+    let over = state.is_over(losses.total(), options);
+    for step in due {
         if let Some(why) = &over
             && losses.includes(&step)
         {
@@ -167,10 +180,13 @@ pub fn guard<B: Body>(
         }
         guarded.steps.push(step);
     }
-    if let Some(HeldFor::Budget { until, .. }) = over {
-        guarded.wake_at(until);
-    }
     guarded
+}
+
+/// Whether a step takes an object or endpoints away. To clients a ServiceEntry that selects its
+/// endpoints is as much as these.
+fn takes_away<B: Body>(step: &Step<B>) -> bool {
+    matches!(step, Step::Empty { .. } | Step::Delete(_)) || step.endpoint_change().1 > 0
 }
 
 /// What evidence `step` lacks, if any.
@@ -228,14 +244,6 @@ fn undecided<B: Body>(object: &Object<B>, evidence: &Evidence, is_known: bool) -
     }
 }
 
-/// Whether the endpoints of a step moved to somewhere that may not be there.
-fn without_successor<B: Body>(step: &Step<B>, options: &GuardOptions<'_>) -> Option<HeldFor> {
-    let since = options.moved.get(step.id()).filter(|_| options.is_failing)?;
-    let until = since.plus(options.settings.hold);
-    let loses = step.endpoint_change().1 > 0;
-    (loses && options.now < until).then_some(HeldFor::Successor { until })
-}
-
 /// What steps lose. Objects of one mesh service are taken together, so that what goes from one
 /// to another, as when a service changes its shape, and what is replaced by something else at the
 /// same service is not lost. What comes to another service makes up for nothing.
@@ -246,11 +254,13 @@ struct Losses {
 }
 
 impl Losses {
-    fn of<B: Body>(steps: &[Step<B>], moved: &BTreeMap<ObjectId, Time>) -> Self {
+    /// `kept` are endpoints that steps take away and that the sink holds elsewhere.
+    fn of<B: Body>(steps: &[Step<B>], kept: &BTreeMap<ObjectId, usize>) -> Self {
         let mut changes: BTreeMap<Tie, (usize, usize)> = BTreeMap::new();
         let mut first = BTreeMap::new();
-        for step in steps.iter().filter(|step| !moved.contains_key(step.id())) {
+        for step in steps {
             let (gain, loss) = step.endpoint_change();
+            let loss = loss.saturating_sub(kept.get(step.id()).copied().unwrap_or_default());
             let sum = changes.entry(step.tie()).or_default();
             *sum = (sum.0 + gain, sum.1 + loss);
             if loss > 0 {
@@ -271,7 +281,7 @@ impl Losses {
 
     /// Whether the step takes part in a loss.
     fn includes<B: Body>(&self, step: &Step<B>) -> bool {
-        step.endpoint_change().1 > 0 && self.net.contains_key(&step.tie())
+        takes_away(step) && self.net.contains_key(&step.tie())
     }
 
     /// The loss of a whole service, for the first of its steps that loses something.
@@ -302,7 +312,7 @@ impl GuardState {
     }
 
     /// Why `losses` more endpoints may not go now, if so.
-    fn is_over(&mut self, losses: usize, options: &GuardOptions<'_>) -> Option<HeldFor> {
+    fn is_over<B>(&mut self, losses: usize, options: &GuardOptions<'_, B>) -> Option<HeldFor> {
         let GuardOptions { settings, now, .. } = options;
         while self.spent.front().is_some_and(|(at, _)| now.since(*at) >= BUDGET_WINDOW) {
             self.spent.pop_front();
@@ -314,8 +324,11 @@ impl GuardState {
             && removals >= settings.removal_min
             && removals * 100 > total * usize::from(settings.removal_share_percent);
         if !is_over {
-            self.held_since = None;
-            self.released = false;
+            // What was let go may have failed and come again.
+            if !options.is_busy {
+                self.held_since = None;
+                self.released = false;
+            }
             return None;
         }
         let until = self.held_since.get_or_insert(*now).plus(settings.hold);
@@ -328,14 +341,37 @@ impl GuardState {
 
 impl<B: Body> Guarded<B> {
     fn hold(&mut self, step: &Step<B>, why: HeldFor) {
-        if let HeldFor::Successor { until } = why {
-            self.wake_at(until);
+        if let HeldFor::Grace { until }
+        | HeldFor::Successor { until }
+        | HeldFor::Budget { until, .. } = why
+        {
+            self.wake = Some(self.wake.map_or(until, |known| known.min(until)));
         }
         self.held.push(Held { id: step.id().clone(), verb: step.verb(), why });
     }
+}
 
-    fn wake_at(&mut self, at: Time) {
-        self.wake = Some(self.wake.map_or(at, |known| known.min(at)));
+impl HeldFor {
+    /// The word for logs and metrics.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::FirstListing(_) => "first_listing",
+            Self::EndOfDoubt(_) => "end_of_doubt",
+            Self::Decision(_) => "decision",
+            Self::Grace { .. } => "grace",
+            Self::Successor { .. } => "successor",
+            Self::Budget { .. } => "budget",
+        }
+    }
+}
+
+impl From<Waits> for HeldFor {
+    fn from(waits: Waits) -> Self {
+        match waits {
+            Waits::Grace(until) => Self::Grace { until },
+            Waits::Successor(until) => Self::Successor { until },
+        }
     }
 }
 
@@ -356,9 +392,9 @@ impl fmt::Display for HeldFor {
             Self::Grace { .. } => f.write_str(
                 "its endpoints moved to another host, and clients have the grace time to follow",
             ),
-            Self::Successor { .. } => f.write_str(
-                "its endpoints moved to another host, and the sink does not take everything now",
-            ),
+            Self::Successor { .. } => {
+                f.write_str("its endpoints moved to another host, which the sink does not have yet")
+            }
             Self::Budget { removals, total, .. } => write!(
                 f,
                 "{removals} of {total} endpoints would go at once, more than the guard allows"

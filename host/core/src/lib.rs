@@ -6,9 +6,9 @@
 //! The way of the data: a source publishes a [`registry::Snapshot`]; [`diff`] finds the services
 //! that changed; policies turn each instance into [`mapping::Mapping`]s, kept as
 //! [`decision::DecidedService`]; [`group`] gathers them by host into [`mesh::MeshService`]s;
-//! [`linger`] keeps hosts that lost their place but not their instances, and [`inherited`] those
-//! that lost it while no process watched; the mesh crate renders objects; [`plan`] says which steps
-//! make a sink equal to them, and [`guard`] which of those steps must wait.
+//! [`linger`] keeps hosts that lost their place but not their instances; the mesh crate renders
+//! objects; [`plan`] says which steps make a sink equal to them, and [`guard`] which of those
+//! steps must wait, for which it knows what [`moved`].
 
 pub mod decision;
 pub mod defaults;
@@ -16,10 +16,10 @@ pub mod diff;
 pub mod finding;
 pub mod group;
 pub mod guard;
-pub mod inherited;
 pub mod linger;
 pub mod mapping;
 pub mod mesh;
+pub mod moved;
 pub mod name;
 pub mod pairs;
 pub mod pattern;

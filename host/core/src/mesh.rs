@@ -1,5 +1,6 @@
 //! Services of the mesh, and the objects that stand for them.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -113,12 +114,13 @@ pub struct Object<B> {
 
 /// What the pure steps ask of the body of an object.
 pub trait Body: PartialEq + Sized {
-    /// How many endpoints it holds.
-    fn endpoint_count(&self) -> usize;
+    /// Where an endpoint is. It stays the same whatever is said of the endpoint besides.
+    type Address<'a>: Ord
+    where
+        Self: 'a;
 
-    /// How many of its endpoints are not in `other`: an endpoint is where something listens, and
-    /// stays the same whatever is said of it besides.
-    fn endpoints_missing_in(&self, other: &Self) -> usize;
+    /// Where its endpoints are; several may be at one address.
+    fn addresses(&self) -> impl Iterator<Item = Self::Address<'_>>;
 
     /// The same without endpoints; `None` when it cannot be without, as a WorkloadEntry.
     fn without_endpoints(&self) -> Option<Self>;
@@ -130,6 +132,27 @@ pub trait Body: PartialEq + Sized {
     /// What ties it to the other objects of its mesh service in its namespace; `None` when it
     /// stands for itself.
     fn tie(&self) -> Option<Text>;
+
+    /// How many endpoints it holds.
+    fn endpoint_count(&self) -> usize {
+        self.addresses().count()
+    }
+
+    /// How many of its endpoints are not in `other`.
+    fn endpoints_missing_in<'a>(&'a self, other: &'a Self) -> usize {
+        let mut left: BTreeMap<Self::Address<'a>, usize> = BTreeMap::new();
+        for address in other.addresses() {
+            *left.entry(address).or_default() += 1;
+        }
+        let is_missing = |address: &Self::Address<'a>| match left.get_mut(address) {
+            Some(count) if *count > 0 => {
+                *count -= 1;
+                false
+            }
+            Some(_) | None => true,
+        };
+        self.addresses().filter(is_missing).count()
+    }
 }
 
 /// What ties the objects of one mesh service together: a namespace, and a name in it.

@@ -1,10 +1,8 @@
 //! Patterns for names: `*` stands for any text, everything else for itself.
 
-use std::fmt;
-
 use crate::registry::ServiceId;
 
-/// A pattern such as `pay-*` or `dc1/*`.
+/// A pattern such as `pay-*`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern(String);
 
@@ -21,21 +19,15 @@ impl Pattern {
         let mut parts = self.0.split('*');
         let first = parts.next().unwrap_or_default();
         let Some(mut rest) = text.strip_prefix(first) else { return false };
-        let mut parts = parts.peekable();
-        if parts.peek().is_none() {
-            return rest.is_empty();
-        }
+        let Some(last) = parts.next_back() else { return rest.is_empty() };
         // Taking the earliest place for each inner part is enough: it leaves the most text.
-        while let Some(part) = parts.next() {
-            if parts.peek().is_none() {
-                return rest.ends_with(part);
-            }
+        for part in parts {
             match rest.find(part) {
                 Some(at) => rest = &rest[at + part.len()..],
                 None => return false,
             }
         }
-        true
+        rest.ends_with(last)
     }
 }
 
@@ -52,23 +44,17 @@ impl Selector {
     /// Whether it picks the service.
     #[must_use]
     pub fn matches(&self, id: &ServiceId) -> bool {
-        let source = id.source.as_str();
-        let in_sources =
-            self.sources.is_empty() || self.sources.iter().any(|pattern| pattern.matches(source));
+        let in_sources = self.sources.is_empty() || fits(&self.sources, id.source.as_str());
         in_sources
             && (self.services.is_empty()
-                || self.services.iter().any(|pattern| pattern.matches(&id.key.name))
-                || {
-                    let grouped = format!("{}/{}", id.key.group, id.key.name);
-                    self.services.iter().any(|pattern| pattern.matches(&grouped))
-                })
+                || fits(&self.services, &id.key.name)
+                || !id.key.group.is_empty()
+                    && fits(&self.services, &format!("{}/{}", id.key.group, id.key.name)))
     }
 }
 
-impl fmt::Display for Pattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
+fn fits(patterns: &[Pattern], text: &str) -> bool {
+    patterns.iter().any(|pattern| pattern.matches(text))
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! What registries say: services, instances, complete listings, and how far to trust them.
 
 use std::fmt;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use imbl::OrdMap;
@@ -273,12 +272,6 @@ impl Instance {
         // Every field but the identifier: two that differ must not be in an order of chance.
         let Self { id: _, address, ports, health, weight, tags, meta, ext, locality } = self;
         (address, ports, health, weight, tags, meta, ext, locality)
-    }
-
-    /// The address as an IP address, brackets of IPv6 removed.
-    #[must_use]
-    pub fn ip(&self) -> Option<IpAddr> {
-        self.address.trim_start_matches('[').trim_end_matches(']').parse().ok()
     }
 }
 

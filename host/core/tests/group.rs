@@ -70,7 +70,7 @@ fn snapshot(registry: &Registry, reversed: bool) -> Snapshot {
 
 fn defaults() -> Defaults {
     Defaults {
-        // Services whose names share their first letter share a host: groups have several parts.
+        // Services of one name in several groups share a host, so hosts have several parts.
         host: Template::parse("{service}.{source}.mesh").unwrap(),
         namespace: Template::parse("mesh-registry").unwrap(),
         labels: Vec::new(),

@@ -4,7 +4,6 @@
 
 mod objects;
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use landfall_core::guard::{
@@ -12,6 +11,7 @@ use landfall_core::guard::{
     guard,
 };
 use landfall_core::mesh::ObjectId;
+use landfall_core::moved::Places;
 use landfall_core::plan::{Observed, Step};
 use landfall_core::registry::SourceName;
 use landfall_core::text::Text;
@@ -31,34 +31,35 @@ const OPEN: GuardSettings =
 struct Scene {
     evidence: Evidence,
     settings: GuardSettings,
-    moved: BTreeMap<ObjectId, Time>,
-    is_failing: bool,
     now: Time,
 }
 
 impl Scene {
     fn new(settings: GuardSettings) -> Self {
-        Self {
-            evidence: Evidence::default(),
-            settings,
-            moved: BTreeMap::new(),
-            is_failing: false,
-            now: START,
-        }
+        Self { evidence: Evidence::default(), settings, now: START }
     }
 
-    fn guard(
+    fn guard(&self, have: &Objects, want: &Objects, state: &mut GuardState) -> Guarded<TestBody> {
+        self.guard_while(false, have, want, state)
+    }
+
+    fn guard_while(
         &self,
-        steps: Vec<Step<TestBody>>,
-        total_endpoints: usize,
+        is_busy: bool,
+        have: &Objects,
+        want: &Objects,
         state: &mut GuardState,
     ) -> Guarded<TestBody> {
+        let observed = Observed { ours: made(have), ..Observed::default() };
+        let desired = made(want);
+        let steps = full(&observed, &desired, GRACE, self.now).steps;
         let options = GuardOptions {
-            total_endpoints,
+            places: Places::new(&desired, &observed),
+            total_endpoints: total(have),
             evidence: &self.evidence,
             settings: &self.settings,
-            moved: &self.moved,
-            is_failing: self.is_failing,
+            grace: GRACE,
+            is_busy,
             steps_max: usize::MAX,
             now: self.now,
         };
@@ -93,6 +94,10 @@ fn steps(have: &Objects, want: &Objects) -> Vec<Step<TestBody>> {
     full(&observed, &made(want), GRACE, START).steps
 }
 
+fn verbs(guarded: &Guarded<TestBody>) -> Vec<&str> {
+    guarded.steps.iter().map(|step| step.verb()).collect()
+}
+
 proptest! {
     #[test]
     fn nothing_is_lost_without_evidence(
@@ -110,10 +115,8 @@ proptest! {
         scene.evidence.undecided =
             undecided.iter().map(|index| Text::from(format!("{}/a", source(*index)))).collect();
         let any_silent = trusts.contains(&Some(Trust::Silent));
-        let all = steps(&have, &want);
-        let count = all.len();
-        let guarded = scene.guard(all, total(&have), &mut GuardState::default());
-        prop_assert_eq!(guarded.steps.len() + guarded.held.len(), count);
+        let guarded = scene.guard(&have, &want, &mut GuardState::default());
+        prop_assert_eq!(guarded.steps.len() + guarded.held.len(), steps(&have, &want).len());
         for step in guarded.steps.iter().filter(|step| loses(step)) {
             for fed_by in step.from().unwrap().sources.iter() {
                 let trust = scene.evidence.sources.get(fed_by);
@@ -125,17 +128,22 @@ proptest! {
         }
         // And nothing else is held.
         for held in &guarded.held {
-            let other = matches!(held.why, HeldFor::Budget { .. } | HeldFor::Successor { .. });
-            prop_assert!(!other, "{held:?}");
+            let (_, _, fed_by) = &have[&held.id];
+            let trust = |index: &u8| trusts[usize::from(*index)];
+            let waits = |index: &u8| matches!(trust(index), Some(Trust::Silent | Trust::Doubtful));
+            let unknown = fed_by.iter().any(|index| trust(index).is_none());
+            prop_assert!(
+                fed_by.iter().any(waits) || unknown && any_silent || !undecided.is_empty(),
+                "{held:?}"
+            );
         }
     }
 
     #[test]
     fn no_more_goes_at_once_than_the_budget(have in objects(), want in objects()) {
         let scene = Scene::new(SETTINGS);
-        let all = steps(&have, &want);
         let mut state = GuardState::default();
-        let guarded = scene.guard(all.clone(), total(&have), &mut state);
+        let guarded = scene.guard(&have, &want, &mut state);
         // Every object stands for itself here, so nothing makes up for what one loses.
         let lost: usize = guarded.steps.iter().map(|step| step.endpoint_change().1).sum();
         prop_assert!(lost < 10 || lost * 100 <= total(&have) * 20, "{lost} of {}", total(&have));
@@ -144,7 +152,8 @@ proptest! {
             state.failed(step.id());
         }
         let later = Scene { now: START.plus(SETTINGS.hold), ..scene };
-        prop_assert_eq!(later.guard(all.clone(), total(&have), &mut state).steps.len(), all.len());
+        let all = later.guard(&have, &want, &mut state).steps.len();
+        prop_assert_eq!(all, steps(&have, &want).len());
     }
 
     #[test]
@@ -161,7 +170,7 @@ proptest! {
             let mut want = have.clone();
             let (_, shrunk) = want.iter_mut().next().unwrap();
             shrunk.0 = shrunk.0.saturating_sub(part);
-            for step in scene.guard(steps(&have, &want), total(&have), &mut state).steps {
+            for step in scene.guard(&have, &want, &mut state).steps {
                 if succeeds {
                     state.applied(step.id(), scene.now);
                     lost.push((scene.now, step.endpoint_change().1));
@@ -182,21 +191,51 @@ proptest! {
 fn what_comes_elsewhere_makes_up_for_nothing() {
     let have: Objects = [one("old", 100)].into();
     let want: Objects = [one("new", 100)].into();
-    let guarded = Scene::new(SETTINGS).guard(steps(&have, &want), 100, &mut GuardState::default());
-    let verbs = |guarded: &Guarded<TestBody>| -> Vec<&str> {
-        guarded.steps.iter().map(|step| step.verb()).collect()
-    };
+    let guarded = Scene::new(SETTINGS).guard(&have, &want, &mut GuardState::default());
     assert_eq!(verbs(&guarded), ["create"]);
     assert_eq!(guarded.held.len(), 1);
-    // What is known to have moved may go, unless the sink may not have the new place.
-    let mut scene = Scene::new(SETTINGS);
-    scene.moved = have.keys().map(|id| (id.clone(), START)).collect();
-    let guarded = scene.guard(steps(&have, &want), 200, &mut GuardState::default());
-    assert_eq!(verbs(&guarded), ["create", "empty"]);
-    scene.is_failing = true;
-    let guarded = scene.guard(steps(&have, &want), 200, &mut GuardState::default());
+}
+
+#[test]
+fn what_moved_goes_once_the_sink_has_it_at_its_new_place() {
+    let have: Objects = [one("old", 100)].into();
+    let want: Objects = [one("new", 100)].into();
+    let moved = || {
+        let mut state = GuardState::default();
+        have.keys().for_each(|id| state.moved.end(id.clone(), START));
+        state
+    };
+    let scene = Scene::new(SETTINGS);
+    let guarded = scene.guard(&have, &want, &mut moved());
     assert_eq!(verbs(&guarded), ["create"]);
+    assert!(matches!(guarded.held[0].why, HeldFor::Successor { .. }), "{:?}", guarded.held);
     assert_eq!(guarded.wake, Some(START.plus(SETTINGS.hold)));
+    let both: Objects = [one("old", 100), one("new", 100)].into();
+    assert_eq!(verbs(&scene.guard(&both, &want, &mut moved())), ["empty"]);
+    // A place that came only in part is none, and what did not come is lost after all.
+    let part: Objects = [one("old", 100), one("new", 50)].into();
+    assert_eq!(verbs(&scene.guard(&part, &want, &mut moved())), ["update"]);
+    let late = Scene { now: START.plus(SETTINGS.hold), ..scene };
+    let guarded = late.guard(&part, &want, &mut moved());
+    assert!(matches!(guarded.held[0].why, HeldFor::Budget { removals: 50, .. }));
+}
+
+#[test]
+fn what_is_let_go_stays_let_go_until_it_is_gone() {
+    let have: Objects = [one("a", 100)].into();
+    let none = Objects::new();
+    let scene = Scene::new(SETTINGS);
+    let mut state = GuardState::default();
+    assert!(scene.guard(&have, &none, &mut state).steps.is_empty());
+    state.release();
+    let guarded = scene.guard(&have, &none, &mut state);
+    assert_eq!(verbs(&guarded), ["empty"]);
+    state.failed(guarded.steps[0].id());
+    // Nothing is planned while it waits to be tried again.
+    scene.guard_while(true, &have, &have, &mut state);
+    assert_eq!(verbs(&scene.guard(&have, &none, &mut state)), ["empty"]);
+    scene.guard(&have, &have, &mut state);
+    assert!(scene.guard(&have, &none, &mut state).steps.is_empty(), "another removal");
 }
 
 #[test]
@@ -206,7 +245,7 @@ fn an_object_of_an_unknown_source_waits_until_all_have_spoken() {
     let renamed = SourceName::parse("renamed").unwrap();
     for (trust, held) in [(Trust::Silent, 1), (Trust::Current, 0)] {
         scene.evidence.sources = [(renamed.clone(), trust)].into();
-        let guarded = scene.guard(steps(&have, &Objects::new()), 3, &mut GuardState::default());
+        let guarded = scene.guard(&have, &Objects::new(), &mut GuardState::default());
         assert_eq!(guarded.held.len(), held, "{trust:?}");
     }
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use landfall_core::decision::RulesMark;
 use landfall_core::defaults::Defaults;
-use landfall_core::pattern::Pattern;
-use landfall_core::registry::{ServiceId, SourceName};
+use landfall_core::pattern::Selector;
+use landfall_core::registry::ServiceId;
 use landfall_core::text::Text;
 
 use crate::artifact;
@@ -17,10 +17,8 @@ use crate::revision::Revision;
 pub struct Link {
     /// The policy.
     pub revision: Arc<Revision>,
-    /// Sources by name; empty for all.
-    pub sources: Vec<Pattern>,
-    /// Services by `name` or `group/name`; empty for all.
-    pub services: Vec<Pattern>,
+    /// The services it is for.
+    pub selector: Selector,
 }
 
 /// Everything that decisions follow from: the defaults, and the policies in order, of which each
@@ -38,30 +36,15 @@ impl Link {
     /// Whether the policy is for this service.
     #[must_use]
     pub fn matches(&self, id: &ServiceId) -> bool {
-        self.matches_source(&id.source) && self.matches_service(&id.key.group, &id.key.name)
-    }
-
-    fn matches_source(&self, source: &SourceName) -> bool {
-        self.sources.is_empty()
-            || self.sources.iter().any(|pattern| pattern.matches(source.as_str()))
-    }
-
-    fn matches_service(&self, group: &str, name: &str) -> bool {
-        if self.services.is_empty() || self.services.iter().any(|pattern| pattern.matches(name)) {
-            return true;
-        }
-        !group.is_empty() && {
-            let name = format!("{group}/{name}");
-            self.services.iter().any(|pattern| pattern.matches(&name))
-        }
+        self.selector.matches(id)
     }
 }
 
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { revision, sources, services } = self;
+        let Self { revision, selector } = self;
         // The name too: decisions carry it.
-        write!(f, "{:?} {} {sources:?} {services:?}", revision.name(), revision.digest())
+        write!(f, "{:?} {} {selector:?}", revision.name(), revision.digest())
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use landfall_core::decision::{DecidedService, DropReason, Outcome};
 use landfall_core::defaults::Defaults;
 use landfall_core::pairs::Pairs;
+use landfall_core::pattern::Selector;
 use landfall_core::registry::{
     Health, Instance, InstancePort, Service, ServiceId, ServiceKey, SourceName,
 };
@@ -105,7 +106,7 @@ pub(crate) fn defaults() -> Defaults {
 pub(crate) fn rules(revisions: &[&Arc<Revision>]) -> Arc<Rules> {
     let links = revisions
         .iter()
-        .map(|&revision| Link { revision: Arc::clone(revision), sources: vec![], services: vec![] })
+        .map(|&revision| Link { revision: Arc::clone(revision), selector: Selector::default() })
         .collect();
     Rules::new(defaults(), links)
 }

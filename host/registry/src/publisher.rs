@@ -31,6 +31,12 @@ impl Publisher {
         (Self { source, state, metrics: Arc::default(), clock }, reader)
     }
 
+    /// The same, counting in `metrics`.
+    #[must_use]
+    pub fn with_metrics(self, metrics: Arc<SourceMetrics>) -> Self {
+        Self { metrics, ..self }
+    }
+
     /// The source's counters.
     #[must_use]
     pub fn metrics(&self) -> &Arc<SourceMetrics> {

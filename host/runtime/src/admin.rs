@@ -111,6 +111,10 @@ async fn release(
         let told = "only taken from the same machine or pod: use kubectl exec or port-forward\n";
         return (StatusCode::FORBIDDEN, told).into_response();
     }
+    if !shared.status.holds_for_budget() {
+        let told = "the guard holds nothing for its budget; /readyz says what it waits for\n";
+        return (StatusCode::CONFLICT, told).into_response();
+    }
     match shared.events.send(Event::Release).await {
         Ok(()) => "released\n".into_response(),
         Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "stopping\n").into_response(),

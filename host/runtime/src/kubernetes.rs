@@ -6,16 +6,21 @@ use std::sync::Arc;
 use landfall_mesh::kube::configmap::ConfigMap;
 use landfall_mesh::kube::events::{EventPoster, Note, Subject};
 use landfall_mesh::kube::{Client, ConnectError, Connection, connect};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 
 use crate::clock;
 use crate::config::KubeAccess;
 
 /// Clients by how they were asked for.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Clients {
     known: Arc<Mutex<BTreeMap<KubeAccess, Reached>>>,
+    /// Bounds the Events that wait for an API server which does not answer.
+    posting: Arc<Semaphore>,
 }
+
+/// Events that wait or are being posted.
+const POSTS_MAX: usize = 64;
 
 #[derive(Clone)]
 struct Reached {
@@ -42,8 +47,17 @@ impl Clients {
             name: map.reference.name.clone(),
             uid: map.uid.clone(),
         };
+        let Ok(permit) = Arc::clone(&self.posting).try_acquire_owned() else {
+            tracing::warn!(
+                namespace = subject.namespace,
+                config_map = subject.name,
+                "Event not posted: too many wait for the API server."
+            );
+            return;
+        };
         let (clients, access) = (self.clone(), access.clone());
         tokio::spawn(async move {
+            let _permit = permit;
             let Ok(reached) = clients.reached(&access).await else { return };
             if let Err(error) =
                 reached.poster.lock().await.post(&subject, note, clock::wall()).await
@@ -65,6 +79,12 @@ impl Clients {
         let reached = Reached { client, poster };
         known.insert(access.clone(), reached.clone());
         Ok(reached)
+    }
+}
+
+impl Default for Clients {
+    fn default() -> Self {
+        Self { known: Arc::default(), posting: Arc::new(Semaphore::new(POSTS_MAX)) }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod admin;
 mod args;
+mod candidate;
 mod clock;
 pub mod config;
 mod daemon;
@@ -11,6 +12,7 @@ pub mod line;
 mod logging;
 mod metrics;
 mod once;
+mod pause;
 mod policies;
 mod prepared;
 mod sinks;

@@ -10,6 +10,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use landfall_core::guard::Trust;
+use landfall_core::registry::SourceName;
 
 use crate::line::Line;
 use crate::line::sink::SinkLine;
@@ -179,6 +180,19 @@ impl Metrics {
         r.register("sink_steps_in_flight", "Steps under way", self.in_flight.clone());
     }
 
+    /// Forgets what was said of a source that is no more; what was counted stays.
+    pub(crate) fn forget_source(&self, source: &SourceName) {
+        self.source_current.remove(&SourceLabels { source: source.to_string() });
+    }
+
+    /// The same for a sink.
+    pub(crate) fn forget_sink(&self, sink: &str) {
+        let labels = SinkLabels { sink: sink.to_owned() };
+        for gauges in [&self.objects, &self.held, &self.blocked, &self.failed, &self.in_flight] {
+            gauges.remove(&labels);
+        }
+    }
+
     /// Brings the gauges up to date.
     pub(crate) fn set_line(
         &self,
@@ -233,8 +247,7 @@ impl Metrics {
     }
 }
 
-/// Brings a counter up to what a source counted itself. One that a reload began anew is behind at
-/// first, and a counter never falls.
+/// Brings a counter up to what a source counted itself.
 fn raise(counter: &Counter, to: u64) {
     counter.inc_by(to.saturating_sub(counter.get()));
 }

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use anyhow::Context;
 use landfall_core::finding::Finding;
-use landfall_core::pattern::Selector;
 use landfall_core::registry::{SourceName, SourceState};
 use landfall_policy_host::Workers;
 use landfall_policy_host::{EngineSettings, PolicyEngine};
@@ -98,8 +97,7 @@ async fn load_rules(
         let offered = feed.offered(timeout).await?;
         let revision = tokio::task::block_in_place(|| admit(&engine, policy, &offered))
             .with_context(|| format!("failed to load policy {name}"))?;
-        let Selector { sources, services } = feed.selector();
-        links.push(Link { revision, sources, services });
+        links.push(Link { revision, selector: policy.selector.clone() });
     }
     Ok(Rules::new(config.defaults.clone(), links))
 }

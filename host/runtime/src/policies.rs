@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use landfall_core::pattern::Selector;
 use landfall_core::text::Text;
 use landfall_mesh::kube::configmap::{ConfigMap, ConfigMapRef, ConfigMapState};
 use landfall_policy_host::{AdmissionError, Candidate, PACKED_BYTES_MAX, PolicyEngine, Revision};
@@ -113,12 +112,6 @@ impl PolicyFeed {
                 anyhow::bail!("failed to load policy {name}: nothing was read in {timeout:?}")
             }
         }
-    }
-
-    /// Which services the policy decides.
-    #[must_use]
-    pub(crate) fn selector(&self) -> Selector {
-        self.config.selector.clone()
     }
 }
 

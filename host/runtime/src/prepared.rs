@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use landfall_policy_host::PolicyEngine;
 
-use crate::config::{Configuration, PolicyConfig};
+use crate::config::{Configuration, PolicyConfig, SinkConfig};
 use crate::kubernetes::Clients;
 use crate::policies::admit;
 use crate::sinks::RunningSink;
@@ -22,18 +22,18 @@ pub(crate) struct Prepared {
     pub(crate) config: Configuration,
     /// Policies that are new or configured otherwise, each admitted.
     pub(crate) policies: Vec<PolicySlot>,
-    /// All sinks, connected; `None` when they stay.
-    pub(crate) sinks: Option<Vec<RunningSink>>,
+    /// Sinks that are new or configured otherwise, each connected.
+    pub(crate) sinks: Vec<RunningSink>,
 }
 
-/// Prepares a configuration, of whose policies `policies` are new.
+/// Prepares a configuration, of which `policies` and `sinks` are new.
 ///
 /// # Errors
 /// A policy cannot be loaded, or a sink cannot be set up.
 pub(crate) async fn prepare(
     config: Configuration,
     policies: Vec<PolicyConfig>,
-    with_sinks: bool,
+    sinks: Vec<SinkConfig>,
     engine: &Arc<PolicyEngine>,
     clients: &Clients,
 ) -> anyhow::Result<Prepared> {
@@ -41,17 +41,13 @@ pub(crate) async fn prepare(
     for policy in policies {
         slots.push(prepared_slot(policy, engine, clients).await?);
     }
-    let mut sinks = None;
-    if with_sinks {
-        let mut started = Vec::new();
-        for sink in &config.sinks {
-            let sink = RunningSink::start(sink.clone(), &config.owner, clients).await?;
-            sink.prepare().await;
-            started.push(sink);
-        }
-        sinks = Some(started);
+    let mut started = Vec::new();
+    for sink in sinks {
+        let sink = RunningSink::start(sink, &config.owner, clients).await?;
+        sink.prepare().await;
+        started.push(sink);
     }
-    Ok(Prepared { config, policies: slots, sinks })
+    Ok(Prepared { config, policies: slots, sinks: started })
 }
 
 /// A policy of a new configuration, admitted.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
-use landfall_core::finding::Finding;
+use landfall_core::finding::{Finding, FindingCode};
 use landfall_core::mesh::ObjectId;
 use landfall_core::plan::{Desired, Observed};
 use landfall_core::text::Text;
@@ -17,8 +17,7 @@ use tokio::sync::{Mutex, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock;
-use crate::config::{SinkConfig, SinkKind};
-use crate::event::Event;
+use crate::config::{KubeAccess, SinkConfig, SinkKind};
 use crate::kubernetes::Clients;
 use crate::line::sink::SinkLine;
 
@@ -92,10 +91,7 @@ impl RunningSink {
         let stop = CancellationToken::new();
         let (name, kind, sighting) = match &config.kind {
             SinkKind::Kubernetes { access, namespaces } => {
-                let name = match &access.context {
-                    Some(context) => format!("kubernetes:{context}"),
-                    None => "kubernetes".to_owned(),
-                };
+                let name = kubernetes_name(access, namespaces);
                 let client = clients
                     .get(access)
                     .await
@@ -135,15 +131,33 @@ impl RunningSink {
         self.serial
     }
 
+    /// What it was made from.
+    #[must_use]
+    pub(crate) fn config(&self) -> &SinkConfig {
+        &self.config
+    }
+
     /// Its side of the line, of which nothing is known yet.
     #[must_use]
     pub(crate) fn new_line(&self) -> SinkLine {
-        let (namespaces, steps_max) = match &self.config.kind {
+        self.line_with(match &self.config.kind {
+            SinkKind::Kubernetes { .. } => KUBE_STEPS_MAX,
+            SinkKind::Files { .. } => FILES_STEPS_MAX,
+        })
+    }
+
+    /// The same, for who looks once: all steps are due at once.
+    #[must_use]
+    pub(crate) fn new_look(&self) -> SinkLine {
+        self.line_with(usize::MAX)
+    }
+
+    fn line_with(&self, steps_max: usize) -> SinkLine {
+        let namespaces = match &self.config.kind {
             SinkKind::Kubernetes { namespaces, .. } => {
-                let namespaces = namespaces.iter().map(|name| Text::from(name.as_str()));
-                (namespaces.collect(), KUBE_STEPS_MAX)
+                namespaces.iter().map(|name| Text::from(name.as_str())).collect()
             }
-            SinkKind::Files { .. } => (Vec::new(), FILES_STEPS_MAX),
+            SinkKind::Files { .. } => Vec::new(),
         };
         SinkLine::new(self.config.mode, namespaces, steps_max)
     }
@@ -172,9 +186,19 @@ impl RunningSink {
         }
     }
 
-    /// The ServiceEntry of somebody else that claims `host`, if any does.
-    pub(crate) fn foreign_claim(&self, host: &str) -> Option<ObjectId> {
-        self.sighting.borrow().foreign_claim(host).cloned()
+    /// Findings about hosts that are to be written and that somebody else's ServiceEntry claims too.
+    pub(crate) fn contested(&self, steps: &[Step]) -> Vec<Finding> {
+        let created = steps.iter().filter(|step| matches!(step, Step::Create(_)));
+        let claim = |step: &Step| {
+            let host = step.to()?.body.service_entry()?.hosts.first()?;
+            let other = self.sighting.borrow().foreign_claim(host).cloned()?;
+            let message = format!(
+                "host {host} is claimed by {other} too, which is somebody else's; Istio joins the \
+                 two or prefers the older one. Remove one, or give this one another host by a policy"
+            );
+            Some(Finding::new(FindingCode::ForeignObject, step.id(), message))
+        };
+        created.filter_map(claim).collect()
     }
 
     /// Begins no further step; those under way are finished.
@@ -234,13 +258,16 @@ impl RunningSink {
         }
     }
 
-    /// Applies `steps` in the background and reports each.
-    pub(crate) fn apply(&self, steps: Vec<Step>, events: mpsc::Sender<Event>) {
+    /// Applies `steps` in the background and reports each, with the sink's serial number.
+    pub(crate) fn apply<E>(&self, steps: Vec<Step>, events: mpsc::Sender<E>)
+    where
+        E: From<(u64, Applied)> + Send + 'static,
+    {
         let (kind, serial) = (self.kind.clone(), self.serial);
         let stop = self.stop.clone();
         let report = async move |applied| {
             // Closed only when the daemon stops.
-            let _ = events.send(Event::Applied { sink: serial, applied }).await;
+            let _ = events.send(E::from((serial, applied))).await;
         };
         tokio::spawn(async move {
             match kind {
@@ -255,6 +282,22 @@ impl RunningSink {
     }
 }
 
+/// The name of a sink, which no other has: together these say where it writes.
+fn kubernetes_name(access: &KubeAccess, namespaces: &[String]) -> String {
+    let KubeAccess { kubeconfig, context } = access;
+    let mut name = String::from("kubernetes");
+    if let Some(kubeconfig) = kubeconfig {
+        name = format!("{name}:{}", kubeconfig.display());
+    }
+    if let Some(context) = context {
+        name = format!("{name}:{context}");
+    }
+    if !namespaces.is_empty() {
+        name = format!("{name}/{}", namespaces.join(","));
+    }
+    name
+}
+
 impl Drop for RunningSink {
     fn drop(&mut self) {
         self.stop.cancel();
@@ -266,7 +309,7 @@ impl Folder {
         let mut sink = Arc::clone(&self.sink).lock_owned().await;
         let unfinished: Vec<Applied> = steps.iter().map(unfinished).collect();
         let done = tokio::task::spawn_blocking(move || {
-            let applied = sink.apply(&steps, clock::now());
+            let applied = sink.apply(&steps, clock::wall());
             (applied, sink)
         });
         // A panic of the writer is the only way to an error; its steps are planned again.

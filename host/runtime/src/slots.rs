@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use landfall_core::pattern::Selector;
 use landfall_core::text::Text;
 use landfall_policy_host::{Link, Revision, Rules};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::{Configuration, PolicyConfig};
 use crate::kubernetes::Clients;
@@ -20,10 +21,16 @@ pub(crate) struct PolicySlot {
     pub(crate) feed: PolicyFeed,
     /// At work; `None` until the first was admitted.
     pub(crate) revision: Option<Arc<Revision>>,
-    /// Being compiled.
-    pub(crate) admitting: bool,
+    /// On its way: being compiled or rehearsed.
+    pub(crate) candidate: Option<Arc<Offered>>,
     /// What was tried last, so that the same is not tried again.
     pub(crate) tried: Option<Arc<Offered>>,
+    /// Whether the origin offered nothing usable the last time.
+    pub(crate) lacks_offer: bool,
+    /// How often what was tried last was refused for what may pass.
+    pub(crate) refusals: u32,
+    /// Ends with another try.
+    pub(crate) retry: Option<AbortOnDropHandle<()>>,
 }
 
 impl PolicySlot {
@@ -35,7 +42,16 @@ impl PolicySlot {
         static SERIAL: AtomicU64 = AtomicU64::new(0);
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let feed = PolicyFeed::start(config, clients).await?;
-        Ok(Self { serial, feed, revision: None, admitting: false, tried: None })
+        Ok(Self {
+            serial,
+            feed,
+            revision: None,
+            candidate: None,
+            tried: None,
+            lacks_offer: false,
+            refusals: 0,
+            retry: None,
+        })
     }
 
     /// The policy's name.
@@ -44,23 +60,22 @@ impl PolicySlot {
     }
 }
 
+/// A slot, and the revision that is to be at work in it.
+pub(crate) type Cast<'a> = (&'a PolicySlot, Option<&'a Arc<Revision>>);
+
 /// The services that wait for a policy that was not admitted yet.
 #[must_use]
-pub(crate) fn waiting<'a>(slots: impl IntoIterator<Item = &'a PolicySlot>) -> Vec<Selector> {
-    let without = slots.into_iter().filter(|slot| slot.revision.is_none());
-    without.map(|slot| slot.feed.selector()).collect()
+pub(crate) fn waiting(cast: &[Cast<'_>]) -> Vec<Selector> {
+    let without = cast.iter().filter(|(_, revision)| revision.is_none());
+    without.map(|(slot, _)| slot.feed.config.selector.clone()).collect()
 }
 
-/// The rules that `config` and the revisions of `slots` make.
+/// The rules that `config` and the revisions of `cast` make.
 #[must_use]
-pub(crate) fn rules<'a>(
-    config: &Configuration,
-    slots: impl IntoIterator<Item = &'a PolicySlot>,
-) -> Arc<Rules> {
-    let link = |slot: &PolicySlot| {
-        let revision = Arc::clone(slot.revision.as_ref()?);
-        let Selector { sources, services } = slot.feed.selector();
-        Some(Link { revision, sources, services })
+pub(crate) fn rules(config: &Configuration, cast: &[Cast<'_>]) -> Arc<Rules> {
+    let link = |(slot, revision): &Cast<'_>| {
+        let revision = Arc::clone(revision.as_ref()?);
+        Some(Link { revision, selector: slot.feed.config.selector.clone() })
     };
-    Rules::new(config.defaults.clone(), slots.into_iter().filter_map(link).collect())
+    Rules::new(config.defaults.clone(), cast.iter().filter_map(link).collect())
 }

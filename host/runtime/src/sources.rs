@@ -10,7 +10,7 @@ use landfall_registry::eureka::{Eureka, EurekaSettings};
 use landfall_registry::file::{File, FileSettings};
 use landfall_registry::{Publisher, Source, SourceMetrics, TlsFiles};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock;
@@ -28,26 +28,35 @@ pub(crate) struct RunningSource {
     /// Its counters.
     pub(crate) metrics: Arc<SourceMetrics>,
     stop: CancellationToken,
-    task: JoinHandle<()>,
+    task: AbortHandle,
 }
 
 /// The sources at work, by name.
 pub(crate) type RunningSources = BTreeMap<SourceName, RunningSource>;
 
 impl RunningSource {
-    /// Starts the source that `config` describes.
+    /// Starts the source that `config` describes, which goes on counting in `metrics`.
     #[must_use]
-    pub(crate) fn start(config: SourceConfig) -> Self {
+    pub(crate) fn start(config: SourceConfig, metrics: Arc<SourceMetrics>) -> Self {
         let source: Box<dyn Source> = match &config.kind {
             SourceKind::File { path } => Box::new(File::new(FileSettings::new(path))),
             SourceKind::Consul(consul) => Box::new(Consul::new(consul_settings(consul))),
             SourceKind::Eureka(eureka) => Box::new(Eureka::new(eureka_settings(eureka))),
         };
         let (publisher, state) = Publisher::new(config.name.clone(), clock::wall);
-        let metrics = Arc::clone(publisher.metrics());
+        let publisher = publisher.with_metrics(Arc::clone(&metrics));
         let stop = CancellationToken::new();
         let registry = source.registry();
-        let task = tokio::spawn(source.run(publisher, stop.clone()));
+        let running = tokio::spawn(source.run(publisher, stop.clone()));
+        let task = running.abort_handle();
+        let (name, stopped) = (config.name.clone(), stop.clone());
+        tokio::spawn(async move {
+            // How it ended is in the log of the panic.
+            let _ = running.await;
+            if !stopped.is_cancelled() {
+                SourceEnded { source: &name }.emit();
+            }
+        });
         Self { config, registry, state, metrics, stop, task }
     }
 }
@@ -101,7 +110,7 @@ fn eureka_settings(config: &EurekaConfig) -> EurekaSettings {
 pub(crate) fn start(configs: &[SourceConfig]) -> RunningSources {
     configs
         .iter()
-        .map(|config| (config.name.clone(), RunningSource::start(config.clone())))
+        .map(|config| (config.name.clone(), RunningSource::start(config.clone(), Arc::default())))
         .collect()
 }
 
@@ -123,13 +132,16 @@ pub(crate) fn states(sources: &RunningSources) -> BTreeMap<SourceName, SourceSta
     sources.iter().map(|(name, source)| (name.clone(), state(source))).collect()
 }
 
-/// Which sources must have a complete listing before anything is said.
+/// Which sources must have a complete listing before anything is said. The others are waited for
+/// until they are in doubt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Needed {
     /// All of them.
     All,
-    /// This one. The others are waited for until they are in doubt.
+    /// This one.
     One(SourceName),
+    /// None.
+    None,
 }
 
 /// Waits until the needed sources have a complete listing.
@@ -146,13 +158,14 @@ pub(crate) async fn wait_complete(
         let is_needed = match needed {
             Needed::All => true,
             Needed::One(needed) => needed == name,
+            Needed::None => false,
         };
         let mut state = source.state.clone();
         let complete = state
             .wait_for(|state| state.snapshot.is_some() || (!is_needed && state.doubt.is_some()));
         let outcome = tokio::time::timeout_at(deadline, complete).await.map(|seen| seen.is_ok());
         if is_needed && outcome != Ok(true) {
-            let doubt = source.state.borrow().doubt.clone();
+            let doubt = states(sources).remove(name).and_then(|state| state.doubt);
             let why = doubt.map_or_else(
                 || "it has not answered yet".to_owned(),
                 |doubt| format!("{}: {}", doubt.code, doubt.message),
@@ -161,4 +174,20 @@ pub(crate) async fn wait_complete(
         }
     }
     Ok(states(sources))
+}
+
+// === What happens ===
+
+/// A source's task ended though nobody stopped it, which is a defect of Landfall.
+struct SourceEnded<'a> {
+    source: &'a SourceName,
+}
+
+impl SourceEnded<'_> {
+    fn emit(&self) {
+        tracing::error!(
+            source = %self.source,
+            "Source ended early; its last listing stands until Landfall is restarted. Report this."
+        );
+    }
 }

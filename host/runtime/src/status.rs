@@ -1,8 +1,10 @@
 //! Whether the daemon is alive and ready, and if not, why.
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use landfall_core::guard::Trust;
+use landfall_core::guard::{HeldFor, Trust};
+use landfall_core::registry::{SourceName, SourceState};
 use landfall_core::text::Text;
 use landfall_core::time::Time;
 
@@ -10,9 +12,8 @@ use crate::clock;
 use crate::line::Line;
 use crate::line::sink::SinkLine;
 use crate::sinks::RunningSink;
-use crate::sources::RunningSources;
 
-/// A line that began no round for this long hangs: it ticks every five seconds.
+/// A line that ended no round for this long hangs: it ticks every five seconds.
 const ROUND_AGE_MAX: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// What the admin server tells. Written by the line, read by requests.
@@ -28,6 +29,8 @@ struct Inner {
     unready: Vec<String>,
     /// What a person should know, a line each.
     report: Vec<String>,
+    /// Whether the guard holds something for its budget.
+    holds_for_budget: bool,
 }
 
 impl Status {
@@ -35,7 +38,7 @@ impl Status {
     pub(crate) fn update(
         &self,
         line: &Line,
-        sources: &RunningSources,
+        sources: &BTreeMap<SourceName, SourceState>,
         policies: &[(Text, bool)],
         sinks: &[(RunningSink, SinkLine)],
     ) {
@@ -48,7 +51,7 @@ impl Status {
             }
         }
         for (name, source) in sources {
-            if let Some(doubt) = &source.state.borrow().doubt {
+            if let Some(doubt) = &source.doubt {
                 report.push(format!("source {name} in doubt ({}): {}", doubt.code, doubt.message));
             }
         }
@@ -116,7 +119,17 @@ impl Status {
             inner.last_round = Some(clock::now());
             inner.unready = unready;
             inner.report = report;
+            inner.holds_for_budget = sinks
+                .iter()
+                .flat_map(|(_, state)| state.held())
+                .any(|held| matches!(held.why, HeldFor::Budget { .. }));
         }
+    }
+
+    /// Whether the guard holds something that an operator can let go.
+    #[must_use]
+    pub(crate) fn holds_for_budget(&self) -> bool {
+        self.inner.lock().is_ok_and(|inner| inner.holds_for_budget)
     }
 
     /// Why it is not alive, if so.

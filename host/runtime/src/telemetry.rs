@@ -1,11 +1,13 @@
 //! What happens, one struct each: a log line and a metric together.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
 use landfall_core::finding::Finding;
-use landfall_core::guard::Held;
+use landfall_core::guard::{Held, HeldFor};
 use landfall_core::text::Text;
+use landfall_core::time::Time;
 use landfall_mesh::sink::{Applied, Condition, Outcome};
 use landfall_policy_host::Revision;
 use tracing::{debug, error, info, warn};
@@ -46,17 +48,24 @@ pub(crate) struct FindingsSeen<'a> {
     pub(crate) findings: &'a [Finding],
 }
 
-/// More findings of one round are counted in the log, not listed: `landfall plan` lists them all.
+/// More findings of one round are counted in the log, not listed.
 const FINDINGS_LISTED_MAX: usize = 50;
 
 /// The guard holds something, or nothing any more.
 pub(crate) struct HeldChanged<'a> {
     /// At which sink.
     pub(crate) sink: &'a str,
-    /// How many steps were held before.
-    pub(crate) before: usize,
+    /// For what steps were held before, see [`reasons`].
+    pub(crate) before: BTreeSet<&'static str>,
     /// The steps that are held.
     pub(crate) held: &'a [Held],
+    /// The time now.
+    pub(crate) now: Time,
+}
+
+/// For what steps are held.
+pub(crate) fn reasons(held: &[Held]) -> BTreeSet<&'static str> {
+    held.iter().map(|held| held.why.as_str()).collect()
 }
 
 /// A sink cannot be used, or can be again.
@@ -91,6 +100,12 @@ pub(crate) struct PolicyRefused<'a> {
     pub(crate) code: &'static str,
     /// For the policy's author.
     pub(crate) message: &'a str,
+}
+
+/// A policy's origin offers again what was tried last.
+pub(crate) struct PolicyReadable<'a> {
+    /// Which policy.
+    pub(crate) policy: &'a Text,
 }
 
 /// The configuration file cannot be read any more; what was read stays at work.
@@ -140,13 +155,7 @@ impl StepDone<'_> {
         metrics.steps.get_or_create(&labels).inc();
         match outcome {
             Outcome::Done(_) => info!(sink = self.sink, object = %id, verb, attempts, "Applied."),
-            Outcome::Conflict(_)
-            | Outcome::Refused { .. }
-            | Outcome::Forbidden(_)
-            | Outcome::NotFound(_)
-            | Outcome::Unavailable(_)
-                if self.is_first_failure =>
-            {
+            _ if self.is_first_failure => {
                 warn!(
                     sink = self.sink,
                     object = %id,
@@ -157,11 +166,7 @@ impl StepDone<'_> {
                     "Step failed; it is tried again until it succeeds."
                 );
             }
-            Outcome::Conflict(_)
-            | Outcome::Refused { .. }
-            | Outcome::Forbidden(_)
-            | Outcome::NotFound(_)
-            | Outcome::Unavailable(_) => debug!(
+            _ => debug!(
                 sink = self.sink,
                 object = %id,
                 code = outcome.code(),
@@ -191,18 +196,27 @@ impl FindingsSeen<'_> {
 }
 
 impl HeldChanged<'_> {
-    /// Logs it; how many are held is a metric of the line.
+    /// Logs what is held for a reason for which nothing was held before; how many are held is a
+    /// metric of the line.
     pub(crate) fn emit(&self) {
-        match (self.before, self.held) {
-            (0, [first, ..]) => warn!(
-                sink = self.sink,
-                steps = self.held.len(),
-                first = %first.id,
-                why = %first.why,
-                "The guard holds steps back; /readyz lists them, POST /guard/release lets them go."
-            ),
-            (1.., []) => info!(sink = self.sink, "The guard holds nothing any more."),
-            _ => {}
+        for code in reasons(self.held).difference(&self.before) {
+            let mut of_code = self.held.iter().filter(|held| held.why.as_str() == *code);
+            let Some(first) = of_code.next() else { continue };
+            let steps = 1 + of_code.count();
+            let (sink, id, why) = (self.sink, &first.id, &first.why);
+            if let HeldFor::Budget { until, .. } = why {
+                let for_secs = until.since(self.now).as_secs();
+                warn!(
+                    sink, steps, first = %id, %why, for_secs,
+                    "The guard holds a mass removal. It goes by itself after for_secs, or at once by \
+                     POST /guard/release."
+                );
+            } else {
+                warn!(sink, steps, first = %id, %why, "The guard holds steps; /readyz lists them.");
+            }
+        }
+        if self.held.is_empty() && !self.before.is_empty() {
+            info!(sink = self.sink, "The guard holds nothing any more.");
         }
     }
 }
@@ -261,6 +275,13 @@ impl PolicyRefused<'_> {
             error = self.message,
             "Policy refused; what stood before stays at work."
         );
+    }
+}
+
+impl PolicyReadable<'_> {
+    /// Logs it.
+    pub(crate) fn emit(&self) {
+        info!(policy = %self.policy, "Policy can be read again; it is what was tried last.");
     }
 }
 

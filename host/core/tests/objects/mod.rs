@@ -26,12 +26,10 @@ pub(crate) struct TestBody {
 }
 
 impl Body for TestBody {
-    fn endpoint_count(&self) -> usize {
-        self.endpoints
-    }
+    type Address<'a> = usize;
 
-    fn endpoints_missing_in(&self, other: &Self) -> usize {
-        self.endpoints.saturating_sub(other.endpoints)
+    fn addresses(&self) -> impl Iterator<Item = usize> {
+        0..self.endpoints
     }
 
     fn origins(&self) -> Option<Vec<&str>> {

@@ -11,7 +11,6 @@ mod spec;
 mod wire;
 mod yaml;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -261,8 +260,11 @@ impl Body {
             Spec::WorkloadEntry(_) => self.labels.get(SERVICE_LABEL).cloned(),
         }
     }
+}
 
-    /// Where its endpoints are.
+impl mesh::Body for Body {
+    type Address<'a> = &'a EndpointAddress;
+
     fn addresses(&self) -> impl Iterator<Item = &EndpointAddress> {
         let endpoints = match &self.spec {
             Spec::WorkloadEntry(entry) => std::slice::from_ref(entry),
@@ -270,27 +272,6 @@ impl Body {
             Spec::ServiceEntry(ServiceEntry { endpoints: Endpoints::Selected(_), .. }) => &[],
         };
         endpoints.iter().map(|endpoint| &endpoint.address)
-    }
-}
-
-impl mesh::Body for Body {
-    fn endpoint_count(&self) -> usize {
-        self.addresses().count()
-    }
-
-    fn endpoints_missing_in(&self, other: &Self) -> usize {
-        let mut left: BTreeMap<&EndpointAddress, usize> = BTreeMap::new();
-        for address in other.addresses() {
-            *left.entry(address).or_default() += 1;
-        }
-        let is_missing = |address: &&EndpointAddress| match left.get_mut(*address) {
-            Some(count) if *count > 0 => {
-                *count -= 1;
-                false
-            }
-            Some(_) | None => true,
-        };
-        self.addresses().filter(is_missing).count()
     }
 
     fn origins(&self) -> Option<Vec<&str>> {

@@ -490,13 +490,16 @@ impl Resolver<'_> {
             };
             // Two that write to one place would each take the other's steps for drift. What lost
             // something may have been another place.
-            let is_same = |known: &SinkConfig| known.kind == kind;
-            if resolved.iter().any(is_same) && self.document.is_whole(&at) {
-                let place = match &kind {
-                    SinkKind::Files { .. } => "this folder",
-                    SinkKind::Kubernetes { .. } => "this cluster and these namespaces",
+            if resolved.iter().any(|known| overlap(&known.kind, &kind))
+                && self.document.is_whole(&at)
+            {
+                let message = match &kind {
+                    SinkKind::Files { .. } => "a sink above has this folder already",
+                    SinkKind::Kubernetes { .. } => {
+                        "a sink above writes to namespaces of this cluster that this one writes to"
+                    }
                 };
-                self.problem(&at, format!("a sink above has {place} already; keep one of them"));
+                self.problem(&at, format!("{message}; keep one of them"));
             }
             let mode = match sink.mode {
                 wire::Mode::Sync => Mode::Sync,
@@ -506,5 +509,23 @@ impl Resolver<'_> {
             resolved.push(SinkConfig { kind, mode });
         }
         resolved
+    }
+}
+
+/// Whether there is a place that both write to. No namespaces are all.
+fn overlap(one: &SinkKind, other: &SinkKind) -> bool {
+    match (one, other) {
+        (SinkKind::Files { path: one }, SinkKind::Files { path: other }) => one == other,
+        (
+            SinkKind::Kubernetes { access: one, namespaces: of_one },
+            SinkKind::Kubernetes { access: other, namespaces: of_other },
+        ) => {
+            one == other
+                && (of_one.is_empty()
+                    || of_other.is_empty()
+                    || of_one.iter().any(|namespace| of_other.contains(namespace)))
+        }
+        (SinkKind::Files { .. }, SinkKind::Kubernetes { .. })
+        | (SinkKind::Kubernetes { .. }, SinkKind::Files { .. }) => false,
     }
 }

@@ -21,6 +21,16 @@ fn an_empty_file_is_a_legal_configuration() {
 }
 
 #[test]
+fn what_is_no_yaml_is_told_in_the_words_of_yaml() {
+    check("sources:\n  - name: a\n    name: b\n", expect![[r#"3:5: the key "name" stands twice"#]]);
+    check(
+        "sources: []\n---\nsinks: []\n",
+        expect!["3:1: a second document begins; a configuration is one"],
+    );
+    check("sinks: [\n", expect!["1:8: unclosed bracket '['"]);
+}
+
+#[test]
 fn every_problem_is_told_at_once_with_its_place() {
     check(
         r#"sorces: []
@@ -230,14 +240,16 @@ fn sinks_have_places_of_their_own() {
         r#"sinks:
   - files: {path: out}
   - {files: {path: ./out}, mode: create-only}
-  - kubernetes: {}
+  - kubernetes: {namespaces: [a, b]}
   - kubernetes: {context: other}
-  - kubernetes: {namespaces: [a]}
+  - kubernetes: {namespaces: [c]}
+  - kubernetes: {namespaces: [b, d]}
   - {kubernetes: {}, mode: upsert-only}
 "#,
         expect![[r#"
             3:5: a sink above has this folder already; keep one of them
-            7:5: a sink above has this cluster and these namespaces already; keep one of them"#]],
+            7:5: a sink above writes to namespaces of this cluster that this one writes to; keep one of them
+            8:5: a sink above writes to namespaces of this cluster that this one writes to; keep one of them"#]],
     );
 }
 

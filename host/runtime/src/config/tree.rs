@@ -68,10 +68,7 @@ impl Document {
             budget: serde_saphyr::budget! { max_depth: DEPTH_MAX },
         };
         let read = serde_saphyr::from_str_with_options(text, options);
-        let root: Spanned<Node> = read.map_err(|error| SyntaxError {
-            position: error.location().map_or_else(Position::default, position),
-            message: first_line(&error.without_snippet().to_string()),
-        })?;
+        let root: Spanned<Node> = read.map_err(|error| SyntaxError::of(&error))?;
         let mut document = Self::default();
         document.value = document.placed(String::new(), root);
         if document.value.is_null() {
@@ -235,8 +232,26 @@ fn position(location: serde_saphyr::Location) -> Position {
     Position { line: location.line(), column: location.column() }
 }
 
-fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().to_owned()
+impl SyntaxError {
+    fn of(error: &serde_saphyr::Error) -> Self {
+        use serde_saphyr::DeserializeError as Error;
+        let error = error.without_snippet();
+        // The reader's own words are those of its programmers.
+        let message = match error {
+            Error::DuplicateMappingKey { key, .. } => {
+                format!("the key {:?} stands twice", key.as_deref().unwrap_or_default())
+            }
+            Error::MultipleDocuments { .. } => {
+                "a second document begins; a configuration is one".to_owned()
+            }
+            _ => error.to_string().lines().next().unwrap_or_default().to_owned(),
+        };
+        let position = error.location().map_or_else(Position::default, position);
+        // The place is told before it.
+        let Position { line, column } = position;
+        let message = message.replace(&format!(" at line {line}, column {column}"), "");
+        Self { position, message }
+    }
 }
 
 impl<'de> Deserialize<'de> for Node {

@@ -1,8 +1,10 @@
 //! `landfall run`: the one task that owns the line, and the closed set of events that wake it.
 //!
-//! Level-triggered: an event says that something changed, never what. The round reads the newest
-//! state of everything, so that events may be joined or come twice.
+//! Level-triggered: what sources, sinks and files offer is a newest state, and its event says only
+//! that it changed. The round reads the state of everything, so that such events may be joined, come
+//! twice or be lost. What came of something that was begun here comes with its event.
 
+mod candidates;
 mod policies;
 mod reload;
 
@@ -14,16 +16,17 @@ use anyhow::Context;
 use landfall_core::finding::{Finding, FindingCode};
 use landfall_core::mesh::ObjectId;
 use landfall_core::time::Time;
-use landfall_mesh::sink::{Applied, Outcome, Step};
+use landfall_mesh::sink::Applied;
 use landfall_policy_host::{EngineSettings, PolicyEngine, Rules, Workers};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::candidates::Candidates;
 use self::reload::Reloading;
 use crate::admin::Admin;
 use crate::clock;
-use crate::config::{self, Configuration};
+use crate::config::{self, Configuration, SourceConfig};
 use crate::event::Event;
 use crate::kubernetes::Clients;
 use crate::line::sink::{SinkLine, SinkOptions};
@@ -31,10 +34,10 @@ use crate::line::{Line, Round};
 use crate::metrics::Metrics;
 use crate::once::{line_options, worker_count};
 use crate::sinks::RunningSink;
-use crate::slots::PolicySlot;
+use crate::slots::{Cast, PolicySlot, waiting};
 use crate::sources::{self, RunningSource, RunningSources};
 use crate::status::Status;
-use crate::telemetry::{ConditionChanged, FindingsSeen, HeldChanged, RoundDone, StepDone};
+use crate::telemetry::{ConditionChanged, FindingsSeen, HeldChanged, RoundDone, StepDone, reasons};
 
 /// Rounds begin at least this far apart: the first change is taken up at once, the next ones
 /// together. Far below the 100 ms that Istio waits for quiet itself.
@@ -56,6 +59,10 @@ struct Daemon {
     policies: Vec<PolicySlot>,
     sinks: Vec<(RunningSink, SinkLine)>,
     line: Line,
+    workers: Arc<Workers>,
+    /// Bounds how many components are compiled at once: each takes memory.
+    compiling: Arc<Semaphore>,
+    candidates: Candidates,
     reloading: Reloading,
     status: Arc<Status>,
     metrics: Arc<Metrics>,
@@ -79,7 +86,7 @@ pub(crate) async fn run(path: PathBuf, stop: CancellationToken) -> anyhow::Resul
     .await?;
     let workers = Workers::start(worker_count()).context("failed to start worker threads")?;
     let rules = Rules::new(config.defaults.clone(), Vec::new());
-    let line = Line::new(workers, rules, line_options(&config));
+    let line = Line::new(Arc::clone(&workers), rules, line_options(&config));
     let mut daemon = Daemon {
         path: path.clone(),
         events: events.clone(),
@@ -89,6 +96,9 @@ pub(crate) async fn run(path: PathBuf, stop: CancellationToken) -> anyhow::Resul
         policies: Vec::new(),
         sinks: Vec::new(),
         line,
+        workers,
+        compiling: Arc::new(Semaphore::new(worker_count())),
+        candidates: Candidates::default(),
         reloading: Reloading::default(),
         status,
         metrics,
@@ -104,14 +114,15 @@ pub(crate) async fn run(path: PathBuf, stop: CancellationToken) -> anyhow::Resul
 impl Daemon {
     async fn start_all(&mut self) -> anyhow::Result<()> {
         for config in self.config.sources.clone() {
-            self.start_source(RunningSource::start(config));
+            self.start_source(config);
         }
         for config in self.config.policies.clone() {
             let slot = PolicySlot::start(config, &self.clients).await?;
             self.listen(&slot);
             self.policies.push(slot);
         }
-        self.update_waiting();
+        let cast: Vec<Cast<'_>> = self.policies.iter().map(|slot| (slot, None)).collect();
+        self.line.set_waiting(waiting(&cast));
         for config in self.config.sinks.clone() {
             let sink = RunningSink::start(config, &self.config.owner, &self.clients).await?;
             sink.prepare().await;
@@ -120,8 +131,11 @@ impl Daemon {
         Ok(())
     }
 
-    fn start_source(&mut self, source: RunningSource) {
-        let name = source.config.name.clone();
+    /// Starts a source, in the place of the one of its name if there is one.
+    fn start_source(&mut self, config: SourceConfig) {
+        let name = config.name.clone();
+        let before = self.sources.get(&name).map(|source| Arc::clone(&source.metrics));
+        let source = RunningSource::start(config, before.unwrap_or_default());
         self.line.add_source(name.clone(), source.registry);
         forward(source.state.clone(), self.events.clone(), || Event::Source);
         self.sources.insert(name, source);
@@ -175,11 +189,13 @@ impl Daemon {
         match event {
             Event::Source | Event::Observed => {}
             Event::Offer { slot } => self.consider(slot),
-            Event::Admitted { slot, offered, outcome } => self.admitted(slot, &offered, outcome),
+            Event::Admitted { slot, offered, outcome } => self.admitted(slot, offered, outcome),
             Event::AdmitAgain { slot } => self.admit_again(slot),
             Event::Applied { sink, applied } => self.applied(sink, &applied),
+            Event::Rehearsed { candidate, outcome } => self.rehearsed(candidate, *outcome),
             Event::Configuration => self.reload(),
-            Event::Prepared => self.prepared(),
+            Event::ConfigurationAgain => self.reload_again(),
+            Event::Prepared { reload, outcome } => self.prepared(reload, outcome),
             Event::Release => self.sinks.iter_mut().for_each(|(_, line)| line.release()),
         }
     }
@@ -188,9 +204,10 @@ impl Daemon {
     fn round(&mut self) -> Duration {
         let began = Instant::now();
         let now = clock::now();
-        let round = self.line.round(&sources::states(&self.sources), now);
+        let states = sources::states(&self.sources);
+        let round = self.line.round(&states, now);
         let wake = self.spread(&round, now);
-        self.status.update(&self.line, &self.sources, &self.policy_states(), &self.sinks);
+        self.status.update(&self.line, &states, &self.policy_states(), &self.sinks);
         RoundDone {
             round: &round,
             took: began.elapsed(),
@@ -223,13 +240,13 @@ impl Daemon {
                 grace: self.config.grace,
                 now,
             };
-            let held_before = line.held().len();
+            let before = reasons(line.held());
             let due = line.due(desired, options);
-            HeldChanged { sink: sink.name(), before: held_before, held: line.held() }.emit();
+            HeldChanged { sink: sink.name(), before, held: line.held(), now }.emit();
             FindingsSeen { findings: &taken(&due.blocked) }.emit();
             wake = [wake, due.wake].into_iter().flatten().min();
             if !due.steps.is_empty() {
-                FindingsSeen { findings: &contested(sink, &due.steps) }.emit();
+                FindingsSeen { findings: &sink.contested(&due.steps) }.emit();
                 sink.apply(due.steps, self.events.clone());
             }
         }
@@ -243,16 +260,11 @@ impl Daemon {
             return;
         };
         let now = clock::now();
-        let is_first_failure = match &applied.outcome {
-            Outcome::Done(_) => {
-                line.applied(&applied.id, now);
-                false
-            }
-            Outcome::Conflict(_)
-            | Outcome::Refused { .. }
-            | Outcome::Forbidden(_)
-            | Outcome::NotFound(_)
-            | Outcome::Unavailable(_) => line.failed(&applied.id, now),
+        let is_first_failure = if applied.outcome.is_done() {
+            line.applied(&applied.id, now);
+            false
+        } else {
+            line.failed(&applied.id, now)
         };
         StepDone { sink: sink.name(), applied, is_first_failure }.emit(&self.metrics);
     }
@@ -263,22 +275,6 @@ fn taken(blocked: &[ObjectId]) -> Vec<Finding> {
     let message = "somebody else's object stands here and is left alone; remove it, or map the \
                    service to another host or namespace";
     blocked.iter().map(|id| Finding::new(FindingCode::ForeignObject, id, message)).collect()
-}
-
-/// Findings about hosts that are to be written and that somebody else's ServiceEntry claims too.
-fn contested(sink: &RunningSink, steps: &[Step]) -> Vec<Finding> {
-    let created = steps.iter().filter(|step| matches!(step, Step::Create(_)));
-    let claim = |step: &Step| {
-        let entry = step.to()?.body.service_entry()?;
-        let host = entry.hosts.first()?;
-        let other = sink.foreign_claim(host)?;
-        let message = format!(
-            "host {host} is claimed by {other} too, which is somebody else's; Istio joins the two or \
-             prefers the older one. Remove one, or give this one another host by a policy"
-        );
-        Some(Finding::new(FindingCode::ForeignObject, step.id(), message))
-    };
-    created.filter_map(claim).collect()
 }
 
 /// Sends an event for each change of `state`, and one for what is there already.

@@ -1,26 +1,30 @@
 //! Policies between what their origins offer and what is at work.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use landfall_core::text::Text;
 use landfall_mesh::kube::configmap::ConfigMap;
 use landfall_mesh::kube::events::Note;
-use landfall_policy_host::{AdmissionError, Revision, Rules, is_transient};
+use landfall_policy_host::{AdmissionError, Revision, is_transient};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{Daemon, forward};
+use crate::candidate::Candidate;
 use crate::clock;
 use crate::config::ComponentOrigin;
 use crate::event::Event;
-use crate::line::{Faulted, RulesRefused};
+use crate::line::{Faulted, Rehearsed, RulesRefused};
+use crate::pause::grown;
 use crate::policies::{Offer, Offered, admit};
-use crate::slots::{PolicySlot, rules, waiting};
-use crate::telemetry::{PolicyFaulted, PolicyRefused, PolicyTaken};
+use crate::slots::PolicySlot;
+use crate::telemetry::{PolicyFaulted, PolicyReadable, PolicyRefused, PolicyTaken};
 
 /// How long a candidate waits that was refused for what may pass, such as a machine too busy to
-/// answer in time.
-const ADMIT_AGAIN: Duration = Duration::from_secs(30);
+/// answer in time: the first time, and at most.
+const ADMIT_AGAIN_MIN: Duration = Duration::from_secs(30);
+const ADMIT_AGAIN_MAX: Duration = Duration::from_secs(600);
 
 impl Daemon {
     /// Has an event sent for what a slot is offered now and for whatever it is from now on.
@@ -31,120 +35,139 @@ impl Daemon {
         });
     }
 
+    fn slot(&mut self, serial: u64) -> Option<&mut PolicySlot> {
+        self.policies.iter_mut().find(|slot| slot.serial == serial)
+    }
+
     /// Compiles what a policy's origin offers, unless it was tried before.
     pub(super) fn consider(&mut self, serial: u64) {
-        let Some(slot) = self.policies.iter_mut().find(|slot| slot.serial == serial) else {
-            return;
-        };
+        // A reload may have put another in its place.
+        let Some(slot) = self.slot(serial) else { return };
         let offer = slot.feed.offer.borrow().clone();
         let offered = match offer {
             Offer::Pending => return,
             Offer::Nothing { why, config_map } => {
+                slot.lacks_offer = true;
                 return self.refuse(serial, config_map.as_deref(), "not_readable", &why);
             }
             Offer::Component(offered) => offered,
         };
-        if slot.admitting || slot.tried.as_ref() == Some(&offered) {
+        let lacked_offer = std::mem::take(&mut slot.lacks_offer);
+        if slot.candidate.is_some() {
             return;
         }
-        slot.admitting = true;
+        if slot.tried.as_ref() == Some(&offered) {
+            if lacked_offer {
+                PolicyReadable { policy: slot.name() }.emit();
+            }
+            return;
+        }
+        slot.refusals = 0;
+        self.try_offered(serial, offered);
+    }
+
+    fn try_offered(&mut self, serial: u64, offered: Arc<Offered>) {
+        let Some(slot) = self.slot(serial) else { return };
+        slot.retry = None;
+        slot.candidate = Some(Arc::clone(&offered));
         slot.tried = Some(Arc::clone(&offered));
-        let (engine, config) = (Arc::clone(&self.engine), slot.feed.config.clone());
-        let events = self.events.clone();
-        tokio::task::spawn_blocking(move || {
-            let outcome = admit(&engine, &config, &offered);
-            // Closed only when the daemon stops.
-            let _ = events.blocking_send(Event::Admitted { slot: serial, offered, outcome });
+        let config = slot.feed.config.clone();
+        let (engine, events) = (Arc::clone(&self.engine), self.events.clone());
+        let compiling = Arc::clone(&self.compiling);
+        tokio::spawn(async move {
+            // Nobody closes it.
+            let _permit = compiling.acquire_owned().await;
+            tokio::task::spawn_blocking(move || {
+                let outcome = admit(&engine, &config, &offered);
+                // Closed only when the daemon stops.
+                let _ = events.blocking_send(Event::Admitted { slot: serial, offered, outcome });
+            })
+            .await
         });
     }
 
-    /// Takes a revision up, if it answers for everything that is there.
+    /// Goes on with a revision that was made of what a slot is offered.
     pub(super) fn admitted(
         &mut self,
         serial: u64,
-        offered: &Offered,
+        offered: Arc<Offered>,
         outcome: Result<Arc<Revision>, AdmissionError>,
     ) {
-        // A reload may have put another in its place.
-        let Some(index) = self.policies.iter().position(|slot| slot.serial == serial) else {
-            return;
-        };
-        self.policies[index].admitting = false;
-        let config_map = offered.config_map.as_deref();
         match outcome {
-            Ok(revision) => self.take_revision(index, revision, config_map),
+            Ok(revision) => self.propose(Candidate::Policy { slot: serial, offered, revision }),
             Err(error) => {
-                self.refuse(serial, config_map, error.code(), &crate::error_chain(&error));
-                self.try_again_if(is_transient(error.code()), serial);
+                let message = crate::error_chain(&error);
+                self.refuse_candidate(serial, &offered, error.code(), &message);
             }
+        }
+    }
+
+    /// Puts a revision to work that answered for everything that is listed.
+    pub(super) fn take_revision(
+        &mut self,
+        serial: u64,
+        offered: &Offered,
+        revision: Arc<Revision>,
+        outcome: Result<Rehearsed, RulesRefused>,
+    ) {
+        let now = clock::now();
+        let taken = outcome.and_then(|rehearsed| {
+            tokio::task::block_in_place(|| self.line.take_rules(rehearsed, now))
+        });
+        match taken {
+            Ok(round) => {
+                let Some(slot) = self.slot(serial) else { return };
+                slot.revision = Some(Arc::clone(&revision));
+                slot.candidate = None;
+                let name = Text::clone(slot.name());
+                self.spread(&round, now);
+                PolicyTaken { policy: &name, revision: &revision }.emit(&self.metrics);
+                let message = format!("revision {} is at work", revision.digest());
+                let note = Note { warning: false, reason: "PolicyTaken", message };
+                self.tell(serial, offered.config_map.as_deref(), note);
+                self.consider(serial);
+            }
+            Err(refused) => {
+                let message = crate::error_chain(&refused);
+                self.refuse_candidate(serial, offered, refused.code(), &message);
+            }
+        }
+    }
+
+    /// Says that a candidate is not taken, and tries it again later where that may help.
+    fn refuse_candidate(
+        &mut self,
+        serial: u64,
+        offered: &Offered,
+        code: &'static str,
+        message: &str,
+    ) {
+        self.refuse(serial, offered.config_map.as_deref(), code, message);
+        let events = self.events.clone();
+        let Some(slot) = self.slot(serial) else { return };
+        slot.candidate = None;
+        if is_transient(code) {
+            let pause = grown(ADMIT_AGAIN_MIN, slot.refusals, ADMIT_AGAIN_MAX);
+            slot.refusals = slot.refusals.saturating_add(1);
+            slot.retry = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+                tokio::time::sleep(pause).await;
+                // Closed only when the daemon stops.
+                let _ = events.send(Event::AdmitAgain { slot: serial }).await;
+            })));
         }
         self.consider(serial);
     }
 
-    fn take_revision(
-        &mut self,
-        index: usize,
-        revision: Arc<Revision>,
-        config_map: Option<&ConfigMap>,
-    ) {
-        let slot = &mut self.policies[index];
-        let (serial, name) = (slot.serial, Text::clone(slot.name()));
-        let before = slot.revision.replace(Arc::clone(&revision));
-        // The first one is not judged: nothing stands that would be better.
-        let judged = before.iter().map(|_| Text::clone(&name)).collect();
-        let rules = rules(&self.config, &self.policies);
-        match tokio::task::block_in_place(|| self.take_rules(&rules, &judged)) {
-            Ok(()) => {
-                PolicyTaken { policy: &name, revision: &revision }.emit(&self.metrics);
-                let message = format!("revision {} is at work", revision.digest());
-                let note = Note { warning: false, reason: "PolicyTaken", message };
-                self.tell(serial, config_map, note);
-            }
-            Err(refused) => {
-                self.policies[index].revision = before;
-                self.update_waiting();
-                let code = refused.fault.0.code;
-                self.refuse(serial, config_map, code, &crate::error_chain(&refused));
-                self.try_again_if(is_transient(code), serial);
-            }
-        }
-    }
-
-    /// Puts rules to work, and sends what follows from them.
-    fn take_rules(
-        &mut self,
-        rules: &Arc<Rules>,
-        judged: &BTreeSet<Text>,
-    ) -> Result<(), RulesRefused> {
-        self.update_waiting();
-        let now = clock::now();
-        let round = self.line.change_rules(rules, judged, now)?;
-        self.spread(&round, now);
-        Ok(())
-    }
-
-    fn try_again_if(&self, is_transient: bool, slot: u64) {
-        if is_transient {
-            let events = self.events.clone();
-            tokio::spawn(async move {
-                tokio::time::sleep(ADMIT_AGAIN).await;
-                // Closed only when the daemon stops.
-                let _ = events.send(Event::AdmitAgain { slot }).await;
-            });
-        }
-    }
-
     /// Tries once more what was refused.
     pub(super) fn admit_again(&mut self, serial: u64) {
-        if let Some(slot) = self.policies.iter_mut().find(|slot| slot.serial == serial) {
-            slot.tried = None;
-            self.consider(serial);
+        let Some(slot) = self.slot(serial) else { return };
+        // Something else was offered meanwhile.
+        if slot.retry.take().is_none() {
+            return;
         }
-    }
-
-    /// Tells the line which services wait for a policy.
-    pub(super) fn update_waiting(&mut self) {
-        self.line.set_waiting(waiting(&self.policies));
+        if let Some(offered) = slot.tried.clone() {
+            self.try_offered(serial, offered);
+        }
     }
 
     fn refuse(

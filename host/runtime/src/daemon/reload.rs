@@ -1,9 +1,9 @@
 //! Takes a changed configuration up while Landfall runs, or refuses it as a whole.
 //!
 //! What may take long or fail is prepared beside the line: policies are loaded, sinks connected.
-//! Then the new policies answer for everything that is there, and only then anything is replaced.
+//! Then everything that is listed is decided by the new rules, and only then anything is replaced.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,18 +12,20 @@ use std::time::Duration;
 use landfall_core::registry::SourceName;
 use landfall_core::text::Text;
 use tokio::io::AsyncReadExt;
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::AbortHandle;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::Daemon;
+use crate::candidate::Candidate;
 use crate::clock;
-use crate::config::{self, CONFIG_BYTES_MAX, Configuration, PolicyConfig};
+use crate::config::{self, CONFIG_BYTES_MAX, Configuration, PolicyConfig, SinkConfig};
 use crate::event::Event;
+use crate::line::{Rehearsed, RulesRefused};
 use crate::once::line_options;
+use crate::pause::grown;
 use crate::prepared::{Prepared, prepare};
-use crate::slots::{PolicySlot, rules, waiting};
-use crate::sources::RunningSource;
+use crate::slots::PolicySlot;
 use crate::telemetry::{ConfigurationGone, ConfigurationRefused, ConfigurationTaken};
 
 /// How often the configuration file is looked at.
@@ -32,27 +34,41 @@ const CONFIG_POLL: Duration = Duration::from_millis(250);
 /// is taken up within one.
 const RESTED_LOOKS: u32 = 2;
 /// How long a configuration waits that is legal but was refused, as for a ConfigMap that is not
-/// there yet.
-const TRY_AGAIN: Duration = Duration::from_secs(30);
+/// there yet: the first time, and at most.
+const AGAIN_MIN: Duration = Duration::from_secs(30);
+const AGAIN_MAX: Duration = Duration::from_secs(600);
 
 /// The reload under way. A later one takes its place, so that what it was for is never taken up.
 #[derive(Debug, Default)]
 pub(super) struct Reloading {
-    preparing: Option<Preparing>,
+    /// The number of the latest.
+    number: u64,
+    preparing: Option<AbortOnDropHandle<()>>,
+    /// How often the configuration was refused as it stands.
+    refusals: u32,
+    /// Ends with another try.
+    retry: Option<AbortOnDropHandle<()>>,
 }
 
-#[derive(Debug)]
-struct Preparing {
-    task: AbortHandle,
-    outcome: oneshot::Receiver<anyhow::Result<Prepared>>,
+impl Reloading {
+    /// Whether none came after the one of this number.
+    pub(super) fn is_latest(&self, number: u64) -> bool {
+        self.number == number
+    }
 }
 
 impl Daemon {
     /// Begins to take a changed configuration file up.
     pub(super) fn reload(&mut self) {
-        if let Some(preparing) = self.reloading.preparing.take() {
-            preparing.task.abort();
-        }
+        self.reloading.refusals = 0;
+        self.reload_again();
+    }
+
+    /// The same for one that was refused as it stands.
+    pub(super) fn reload_again(&mut self) {
+        let number = self.reloading.number + 1;
+        let refusals = self.reloading.refusals;
+        self.reloading = Reloading { number, refusals, ..Reloading::default() };
         let config = match config::load(&self.path) {
             Ok(config) if config == self.config => return,
             Ok(config) => config,
@@ -65,70 +81,59 @@ impl Daemon {
         let is_known =
             |policy: &&PolicyConfig| self.policies.iter().any(|slot| slot.feed.config == **policy);
         let policies = config.policies.iter().filter(|policy| !is_known(policy)).cloned().collect();
-        let with_sinks = config.sinks != self.config.sinks;
+        let runs = |sink: &&SinkConfig| self.sinks.iter().any(|(known, _)| known.config() == *sink);
+        let sinks = config.sinks.iter().filter(|sink| !runs(sink)).cloned().collect();
         let (engine, clients) = (Arc::clone(&self.engine), self.clients.clone());
         let events = self.events.clone();
-        let (sender, outcome) = oneshot::channel();
         let task = tokio::spawn(async move {
-            let outcome = prepare(config, policies, with_sinks, &engine, &clients).await;
-            // Nobody listens any more when another reload took the place of this one.
-            let _ = sender.send(outcome);
-            let _ = events.send(Event::Prepared).await;
+            let outcome = prepare(config, policies, sinks, &engine, &clients).await.map(Box::new);
+            // Closed only when the daemon stops.
+            let _ = events.send(Event::Prepared { reload: number, outcome }).await;
         });
-        self.reloading.preparing = Some(Preparing { task: task.abort_handle(), outcome });
+        self.reloading.preparing = Some(AbortOnDropHandle::new(task));
     }
 
-    /// Takes up what was prepared, if it is there.
-    pub(super) fn prepared(&mut self) {
-        let preparing = self.reloading.preparing.as_mut();
-        let Some(outcome) = preparing.and_then(|preparing| preparing.outcome.try_recv().ok())
-        else {
+    /// Has what was prepared rehearsed.
+    pub(super) fn prepared(&mut self, reload: u64, outcome: anyhow::Result<Box<Prepared>>) {
+        if !self.reloading.is_latest(reload) {
+            return;
+        }
+        match outcome {
+            Ok(prepared) => self.propose(Candidate::Configuration { reload, prepared }),
+            Err(error) => self.reloaded(Err(error)),
+        }
+    }
+
+    /// Says what became of a reload, and tries it again later where it failed: it is legal.
+    pub(super) fn reloaded(&mut self, outcome: anyhow::Result<()>) {
+        let Err(error) = outcome else {
+            ConfigurationTaken { path: &self.path }.emit(&self.metrics);
             return;
         };
-        self.reloading.preparing = None;
-        let switched =
-            outcome.and_then(|prepared| tokio::task::block_in_place(|| self.switch(prepared)));
-        match switched {
-            Ok(()) => ConfigurationTaken { path: &self.path }.emit(&self.metrics),
-            Err(error) => {
-                self.refuse_configuration(&error);
-                let events = self.events.clone();
-                tokio::spawn(async move {
-                    tokio::time::sleep(TRY_AGAIN).await;
-                    // Closed only when the daemon stops.
-                    let _ = events.send(Event::Configuration).await;
-                });
-            }
-        }
+        self.refuse_configuration(&error);
+        let pause = grown(AGAIN_MIN, self.reloading.refusals, AGAIN_MAX);
+        self.reloading.refusals = self.reloading.refusals.saturating_add(1);
+        let events = self.events.clone();
+        self.reloading.retry = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+            tokio::time::sleep(pause).await;
+            // Closed only when the daemon stops.
+            let _ = events.send(Event::ConfigurationAgain).await;
+        })));
     }
 
     fn refuse_configuration(&self, error: &anyhow::Error) {
         ConfigurationRefused { path: &self.path, error }.emit(&self.metrics);
     }
 
-    /// Replaces what differs, if every new policy answers for everything that is there.
-    fn switch(&mut self, prepared: Prepared) -> anyhow::Result<()> {
-        let Prepared { config, policies: new, sinks } = prepared;
-        let judged: BTreeSet<Text> = new.iter().map(|slot| Text::clone(slot.name())).collect();
-        let policies: Vec<&PolicySlot> = config
-            .policies
-            .iter()
-            .filter_map(|policy| {
-                let is_of = |slot: &&PolicySlot| slot.feed.config == *policy;
-                new.iter().find(is_of).or_else(|| self.policies.iter().find(is_of))
-            })
-            .collect();
-        let rules = rules(&config, policies.iter().copied());
-        self.line.set_waiting(waiting(policies.iter().copied()));
+    /// Replaces what differs. Whatever fails does so before anything is replaced.
+    pub(super) fn switch(
+        &mut self,
+        prepared: Prepared,
+        rehearsed: Rehearsed,
+    ) -> Result<(), RulesRefused> {
         let now = clock::now();
-        let round = match self.line.change_rules(&rules, &judged, now) {
-            Ok(round) => round,
-            Err(refused) => {
-                self.update_waiting();
-                return Err(refused.into());
-            }
-        };
-        // From here on nothing fails.
+        let round = tokio::task::block_in_place(|| self.line.take_rules(rehearsed, now))?;
+        let Prepared { config, policies: new, sinks } = prepared;
         new.iter().for_each(|slot| self.listen(slot));
         let mut known: BTreeMap<Text, PolicySlot> = BTreeMap::new();
         for slot in std::mem::take(&mut self.policies).into_iter().chain(new) {
@@ -138,11 +143,16 @@ impl Daemon {
             config.policies.iter().filter_map(|policy| known.remove(&policy.name)).collect();
         self.replace_sources(&config);
         self.line.set_options(line_options(&config));
+        let metrics = &self.metrics;
+        self.sinks.retain(|(sink, _)| {
+            let stays = config.sinks.contains(sink.config());
+            if !stays {
+                metrics.forget_sink(sink.name());
+            }
+            stays
+        });
+        sinks.into_iter().for_each(|sink| self.start_sink(sink));
         self.config = config;
-        if let Some(sinks) = sinks {
-            self.sinks.clear();
-            sinks.into_iter().for_each(|sink| self.start_sink(sink));
-        }
         self.spread(&round, now);
         Ok(())
     }
@@ -152,11 +162,12 @@ impl Daemon {
             |name: &SourceName| config.sources.iter().any(|source| source.name == *name);
         for name in self.sources.keys().filter(|name| !is_configured(name)) {
             self.line.remove_source(name);
+            self.metrics.forget_source(name);
         }
         self.sources.retain(|name, _| is_configured(name));
         for source in &config.sources {
             if self.sources.get(&source.name).is_none_or(|known| known.config != *source) {
-                self.start_source(RunningSource::start(source.clone()));
+                self.start_source(source.clone());
             }
         }
     }

@@ -24,6 +24,8 @@ pub(super) struct Again {
     due_at: Option<Time>,
     /// The pause before this turn, until a turn leaves nothing.
     pause: Option<Duration>,
+    /// Whether something came that was not there at the last turn: it has not earned the pause.
+    is_fresh: bool,
 }
 
 impl Again {
@@ -35,7 +37,7 @@ impl Again {
             faults.any(|fault| is_transient(fault.code))
         });
         if is_worth_it {
-            self.services.insert(Arc::clone(id));
+            self.is_fresh |= self.services.insert(Arc::clone(id));
         } else {
             self.services.remove(id);
         }
@@ -44,7 +46,7 @@ impl Again {
     /// Takes up how a service policy failed on a host; `None` when it did not.
     pub(super) fn note_host(&mut self, host: &HostKey, fault: Option<&Arc<Fault>>) {
         if fault.is_some_and(|fault| is_transient(fault.code)) {
-            self.hosts.insert(host.clone());
+            self.is_fresh |= self.hosts.insert(host.clone());
         } else {
             self.hosts.remove(host);
         }
@@ -61,11 +63,15 @@ impl Again {
 
     /// Sets the time of the next turn, after everything was noted.
     pub(super) fn schedule(&mut self, now: Time) {
+        let is_fresh = std::mem::take(&mut self.is_fresh);
         if self.services.is_empty() && self.hosts.is_empty() {
             (self.due_at, self.pause) = (None, None);
         } else if self.due_at.is_none() {
             let pause = self.pause.map_or(PAUSE_MIN, |pause| (pause * 2).min(PAUSE_MAX));
             (self.due_at, self.pause) = (Some(now.plus(pause)), Some(pause));
+        }
+        if is_fresh {
+            self.due_at = self.due_at.map(|at| at.min(now.plus(PAUSE_MIN)));
         }
     }
 

@@ -4,14 +4,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use imbl::OrdMap;
 use landfall_core::decision::{DecidedService, Fault};
 use landfall_core::group::{MeshServices, Redecided, group};
 use landfall_core::mesh::{HostKey, MeshService, Setting};
-use landfall_core::registry::{Service, ServiceId};
+use landfall_core::pattern::Selector;
+use landfall_core::registry::{Service, ServiceId, SourceName};
 use landfall_core::text::Text;
-use landfall_policy_host::{Origin, Rules, Work};
+use landfall_policy_host::{Origin, Rules, Work, Workers};
 
-use super::{DecidedServices, Line};
+use super::rehearsal::Rehearsed;
 
 /// What the line would be after a change. Nothing is changed yet: persistent maps share what is
 /// equal.
@@ -23,6 +25,9 @@ pub(super) struct Draft {
     pub(super) answers: Vec<(HostKey, Answer)>,
 }
 
+/// The services of registries with what was decided of them.
+pub(super) type DecidedServices = OrdMap<Arc<ServiceId>, Arc<DecidedService>>;
+
 /// What service policies say of a host.
 pub(super) type Answer = Result<Arc<[Setting]>, Arc<Fault>>;
 
@@ -33,12 +38,12 @@ pub(super) struct DecidedChange {
 }
 
 /// About which hosts service policies are asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Asked {
+#[derive(Debug)]
+pub(super) enum Asked<'a> {
     /// Those whose endpoints, or the facts of whose origins, changed, and these.
     Touched(BTreeSet<HostKey>),
-    /// All: the policies changed.
-    All,
+    /// All, for the policies changed, but for those of which nothing differs from this draft.
+    All(Option<&'a Rehearsed>),
 }
 
 /// How a policy failed.
@@ -54,49 +59,85 @@ pub struct Faulted {
 
 /// Why new rules were not taken.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "policy {policy} failed on {count} instances or hosts, the first of them {first}; the rules \
-     before stay at work"
-)]
-pub struct RulesRefused {
-    /// The policy that failed.
-    pub policy: Text,
-    /// On how many instances, or hosts.
-    pub count: usize,
-    /// The first of them, as `source/service/instance` or `namespace/host`.
-    pub first: String,
-    /// How it failed.
-    #[source]
-    pub fault: FaultError,
+pub enum RulesRefused {
+    /// A policy failed.
+    #[error(
+        "policy {policy} failed on {count} instances or hosts, the first of them {first}; the \
+         rules before stay at work"
+    )]
+    Failed {
+        /// The policy that failed.
+        policy: Text,
+        /// On how many instances, or hosts.
+        count: usize,
+        /// The first of them, as `source/service/instance` or `namespace/host`.
+        first: String,
+        /// How it failed.
+        #[source]
+        fault: Arc<Fault>,
+    },
+    /// Landfall did, which is a defect.
+    #[error("Landfall failed over them, see the log; the rules before stay at work. Report this")]
+    Panicked,
 }
 
-/// A fault as the source of an error.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct FaultError(pub Arc<Fault>);
+impl RulesRefused {
+    /// How, of a closed set.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Failed { fault, .. } => fault.code,
+            Self::Panicked => "host_panic",
+        }
+    }
+}
 
-impl Line {
-    /// Decides the changed services by `rules`; those that wait for a policy are left as they are.
+/// What is known, and what follows from it under the rules at work.
+#[derive(Clone, Debug)]
+pub(super) struct Known {
+    pub(super) workers: Arc<Workers>,
+    /// The kind of registry of each source.
+    pub(super) registries: BTreeMap<SourceName, &'static str>,
+    /// Services that wait for a policy which is not there yet.
+    pub(super) waiting: Vec<Selector>,
+    pub(super) decided: DecidedServices,
+    pub(super) services: MeshServices,
+}
+
+/// Services decided anew; `None` when it is gone.
+pub(super) type Redecisions = Vec<(Arc<ServiceId>, Option<DecidedService>)>;
+
+impl Known {
+    /// The kind of registry that a source watches.
+    pub(super) fn registry(&self, source: &SourceName) -> &'static str {
+        self.registries.get(source).copied().unwrap_or_default()
+    }
+
+    /// Whether a service waits for a policy: it is left as it is.
+    pub(super) fn waits(&self, id: &ServiceId) -> bool {
+        self.waiting.iter().any(|selector| selector.matches(id))
+    }
+
+    /// Decides the changed services by `rules`, but for those that wait for a policy. What
+    /// `rehearsed` has on a service answers for it where nothing differs.
     pub(super) fn decide(
-        &mut self,
-        changes: Vec<(ServiceId, Option<Arc<Service>>)>,
+        &self,
+        changes: Vec<(Arc<ServiceId>, Option<Arc<Service>>)>,
         rules: &Arc<Rules>,
-    ) -> Vec<(Arc<ServiceId>, Option<DecidedService>)> {
+        rehearsed: Option<&DecidedServices>,
+    ) -> Redecisions {
         let mut gone = Vec::new();
         let mut work = Vec::new();
         for (id, service) in changes {
-            let id = Arc::new(id);
             let Some(service) = service else {
                 gone.push((id, None));
                 continue;
             };
-            let before = self.decided.get(&id).map(Arc::clone);
-            if self.waiting.iter().any(|selector| selector.matches(&id)) {
-                if before.is_none() {
-                    self.undecided.add_service(id);
-                }
+            if self.waits(&id) {
                 continue;
             }
+            let before = rehearsed.and_then(|rehearsed| rehearsed.get(&id));
+            let before = before.or_else(|| self.decided.get(&id)).map(Arc::clone);
             let registry = self.registry(&id.source);
             work.push(Work { id, registry, service, before });
         }
@@ -111,10 +152,10 @@ impl Line {
     pub(super) fn decide_again(
         &self,
         services: BTreeSet<Arc<ServiceId>>,
-        changed: &BTreeSet<ServiceId>,
+        changed: &BTreeSet<Arc<ServiceId>>,
         rules: &Arc<Rules>,
-    ) -> Vec<(Arc<ServiceId>, Option<DecidedService>)> {
-        let due = services.into_iter().filter(|id| !changed.contains(&**id));
+    ) -> Redecisions {
+        let due = services.into_iter().filter(|id| !changed.contains(id));
         let work = due.filter_map(|id| {
             let before = self.decided.get(&id).map(Arc::clone)?;
             let registry = self.registry(&id.source);
@@ -127,9 +168,9 @@ impl Line {
     /// Groups what was redecided, and asks service policies about it.
     pub(super) fn draft(
         &self,
-        redecided: Vec<(Arc<ServiceId>, Option<DecidedService>)>,
+        redecided: Redecisions,
         rules: &Arc<Rules>,
-        asked: Asked,
+        asked: Asked<'_>,
     ) -> Draft {
         let mut decided = self.decided.clone();
         let mut changes = Vec::with_capacity(redecided.len());
@@ -156,27 +197,34 @@ impl Line {
 
     /// Asks service policies about hosts and takes their answers up. Where one fails a host keeps
     /// the settings that it has.
-    fn ask_service_policies(&self, draft: &mut Draft, rules: &Arc<Rules>, asked: Asked) {
+    fn ask_service_policies(&self, draft: &mut Draft, rules: &Arc<Rules>, asked: Asked<'_>) {
         let has_policies = rules.links().iter().any(|link| link.revision.decides_services());
-        let services: Vec<Arc<MeshService>> = match asked {
-            Asked::All => draft.services.values().map(Arc::clone).collect(),
+        let mut services: Vec<Arc<MeshService>> = Vec::new();
+        let mut answers: Vec<(Arc<MeshService>, Answer)> = Vec::new();
+        match asked {
+            Asked::All(rehearsed) => {
+                for service in draft.services.values().map(Arc::clone) {
+                    match rehearsed.and_then(|rehearsed| rehearsed.answer(&service, draft)) {
+                        Some(answer) => answers.push((service, answer)),
+                        None => services.push(service),
+                    }
+                }
+            }
             Asked::Touched(mut hosts) if has_policies => {
                 hosts.extend(draft.touched.iter().cloned());
                 hosts.extend(draft.hosts_with_other_facts());
-                hosts.iter().filter_map(|host| draft.services.get(host)).map(Arc::clone).collect()
+                let touched = hosts.iter().filter_map(|host| draft.services.get(host));
+                services.extend(touched.map(Arc::clone));
             }
             Asked::Touched(_) => return,
+        }
+        let origin = |id: &ServiceId| Origin {
+            registry: self.registry(&id.source),
+            service: draft.decided.get(id).map(|decided| Arc::clone(&decided.service)),
         };
-        let answers = if has_policies {
-            let origin = |id: &ServiceId| Origin {
-                registry: self.registry(&id.source),
-                service: draft.decided.get(id).map(|decided| Arc::clone(&decided.service)),
-            };
-            self.workers.settings(rules, services.clone(), &origin)
-        } else {
-            services.iter().map(|_| Ok(Arc::from([]))).collect()
-        };
-        for (service, answer) in services.into_iter().zip(answers) {
+        let asked = self.workers.settings(rules, services.clone(), &origin);
+        answers.extend(services.into_iter().zip(asked));
+        for (service, answer) in answers {
             if let Ok(settings) = &answer
                 && *settings != service.settings
             {
@@ -236,27 +284,21 @@ impl Draft {
 
 /// Refuses a draft if one of the policies in `judged` failed.
 pub(super) fn judge(draft: &Draft, judged: &BTreeSet<Text>) -> Result<(), RulesRefused> {
-    let of_instances =
-        draft.changes.iter().filter_map(|change| change.now.as_ref()).flat_map(|now| {
-            let decided = now.service.instances().iter().zip(&now.decisions);
-            decided.filter_map(|(instance, decision)| {
-                let fault = decision.fault.as_ref()?;
-                Some((fault, format!("{}/{}", now.id, instance.id)))
-            })
-        });
-    let of_hosts = draft.answers.iter().filter_map(|(host, answer)| {
-        let fault = answer.as_ref().err()?;
-        Some((fault, host.to_string()))
-    });
-    let mut faults =
-        of_instances.chain(of_hosts).filter(|(fault, _)| judged.contains(&fault.policy));
-    let Some((fault, first)) = faults.next() else { return Ok(()) };
-    let fault = Arc::clone(fault);
-    let same_policy = faults.filter(|(other, _)| other.policy == fault.policy).count();
-    Err(RulesRefused {
-        policy: Text::clone(&fault.policy),
-        count: 1 + same_policy,
-        first,
-        fault: FaultError(fault),
+    let mut faults = BTreeMap::new();
+    for now in draft.changes.iter().filter_map(|change| change.now.as_ref()) {
+        for (instance, decision) in now.service.instances().iter().zip(&now.decisions) {
+            if let Some(fault) = &decision.fault {
+                note_fault(&mut faults, fault, || format!("{}/{}", now.id, instance.id));
+            }
+        }
+    }
+    for (host, answer) in &draft.answers {
+        if let Err(fault) = answer {
+            note_fault(&mut faults, fault, || host.to_string());
+        }
+    }
+    let first = faults.into_iter().find(|(policy, _)| judged.contains(policy));
+    first.map_or(Ok(()), |(policy, Faulted { count, first, fault })| {
+        Err(RulesRefused::Failed { policy, count, first, fault })
     })
 }

@@ -6,6 +6,7 @@
 
 mod again;
 mod draft;
+mod rehearsal;
 pub mod sink;
 mod undecided;
 
@@ -31,21 +32,18 @@ use landfall_mesh::render::{RenderOptions, render};
 use landfall_policy_host::{Rules, Workers};
 
 use self::again::Again;
-use self::draft::{Answer, Asked, DecidedChange, Draft, judge, note_fault};
-pub use self::draft::{FaultError, Faulted, RulesRefused};
+use self::draft::{Answer, Asked, DecidedChange, DecidedServices, Draft, Known, judge, note_fault};
+pub use self::draft::{Faulted, RulesRefused};
+pub use self::rehearsal::{Rehearsal, Rehearsed};
 use self::undecided::Undecided;
 
 /// The state of the line between rounds.
 #[derive(Debug)]
 pub struct Line {
-    workers: Arc<Workers>,
     rules: Arc<Rules>,
-    /// Services that wait for a policy which is not there yet.
-    waiting: Vec<Selector>,
     options: LineOptions,
     sources: BTreeMap<SourceName, SourceLine>,
-    decided: DecidedServices,
-    services: MeshServices,
+    known: Known,
     lingering: Lingering,
     rendered: BTreeMap<HostKey, RenderedHost>,
     desired: Desired<Body>,
@@ -56,8 +54,6 @@ pub struct Line {
     /// Whether the next round renders everything anew.
     render_all: bool,
 }
-
-type DecidedServices = OrdMap<Arc<ServiceId>, Arc<DecidedService>>;
 
 /// What the line needs of the configuration besides the rules.
 #[derive(Clone, Debug)]
@@ -70,7 +66,6 @@ pub struct LineOptions {
 
 #[derive(Debug)]
 struct SourceLine {
-    registry: &'static str,
     /// As of the last round; `None` until the first complete listing.
     snapshot: Option<Snapshot>,
     /// Whether the source as it is configured now has given a complete listing.
@@ -110,13 +105,16 @@ impl Line {
     #[must_use]
     pub fn new(workers: Arc<Workers>, rules: Arc<Rules>, options: LineOptions) -> Self {
         Self {
-            workers,
             rules,
-            waiting: Vec::new(),
             options,
             sources: BTreeMap::new(),
-            decided: DecidedServices::new(),
-            services: MeshServices::new(),
+            known: Known {
+                workers,
+                registries: BTreeMap::new(),
+                waiting: Vec::new(),
+                decided: DecidedServices::new(),
+                services: MeshServices::new(),
+            },
             lingering: Lingering::default(),
             rendered: BTreeMap::new(),
             desired: Desired::new(),
@@ -146,9 +144,13 @@ impl Line {
     /// that a source of this name fed is removed.
     pub fn add_source(&mut self, name: SourceName, registry: &'static str) {
         // What the one before listed stays known, so that only what differs is decided.
-        let snapshot = self.sources.remove(&name).and_then(|source| source.snapshot);
+        let before = self.sources.remove(&name);
+        if let Some(before) = &before {
+            count(&mut self.finding_counts, &before.findings, &[]);
+        }
+        let snapshot = before.and_then(|source| source.snapshot);
+        self.known.registries.insert(name.clone(), registry);
         let source = SourceLine {
-            registry,
             snapshot,
             has_spoken: false,
             is_removed: false,
@@ -160,12 +162,12 @@ impl Line {
 
     /// Says which services wait for a policy that could not be loaded yet: they keep what stands.
     pub fn set_waiting(&mut self, waiting: Vec<Selector>) {
-        self.waiting = waiting;
+        self.known.waiting = waiting;
     }
 
     /// Takes up what sources offer and works out what follows.
     pub fn round(&mut self, states: &BTreeMap<SourceName, SourceState>, now: Time) -> Round {
-        let mut changes: Vec<(ServiceId, Option<Arc<Service>>)> = Vec::new();
+        let mut changes: Vec<(Arc<ServiceId>, Option<Arc<Service>>)> = Vec::new();
         let mut findings = Vec::new();
         for (name, line) in &mut self.sources {
             let nothing = Snapshot::default();
@@ -185,22 +187,24 @@ impl Line {
             };
             let before = line.snapshot.get_or_insert_with(Snapshot::default);
             changes.extend(
-                changed_services(before, snapshot)
-                    .into_iter()
-                    .map(|(key, service)| (ServiceId { source: name.clone(), key }, service)),
+                changed_services(before, snapshot).into_iter().map(|(key, service)| {
+                    (ServiceId { source: name.clone(), key }.into(), service)
+                }),
             );
             *before = snapshot.clone();
         }
         self.forget_removed();
         let rules = Arc::clone(&self.rules);
-        let changed: BTreeSet<ServiceId> = changes.iter().map(|(id, _)| id.clone()).collect();
-        let mut redecided = self.decide(changes, &rules);
+        let changed: BTreeSet<Arc<ServiceId>> =
+            changes.iter().map(|(id, _)| Arc::clone(id)).collect();
+        self.note_waiting(&changes);
+        let mut redecided = self.known.decide(changes, &rules, None);
         let mut asked = Asked::Touched(BTreeSet::new());
         if let Some((services, hosts)) = self.again.take_due(now) {
-            redecided.extend(self.decide_again(services, &changed, &rules));
+            redecided.extend(self.known.decide_again(services, &changed, &rules));
             asked = Asked::Touched(hosts);
         }
-        let draft = self.draft(redecided, &rules, asked);
+        let draft = self.known.draft(redecided, &rules, asked);
         let mut round = self.settle(draft, now);
         round.findings.append(&mut findings);
         round
@@ -208,41 +212,70 @@ impl Line {
 
     fn forget_removed(&mut self) {
         let counts = &mut self.finding_counts;
-        self.sources.retain(|_, source| {
+        let registries = &mut self.known.registries;
+        self.sources.retain(|name, source| {
             if source.is_removed {
                 count(counts, &source.findings, &[]);
+                registries.remove(name);
             }
             !source.is_removed
         });
     }
 
-    /// Decides everything by `rules` and takes them, unless one of the policies in `judged` failed
-    /// on anything: then everything stays as it is.
-    ///
-    /// # Errors
-    /// A policy failed.
-    pub fn change_rules(
-        &mut self,
-        rules: &Arc<Rules>,
-        judged: &BTreeSet<Text>,
-        now: Time,
-    ) -> Result<Round, RulesRefused> {
-        let all = self
-            .sources
+    /// What is listed, to be decided by `rules` beside the line while services in `waiting` wait
+    /// for a policy. The rules are refused where one of the policies in `judged` fails.
+    #[must_use]
+    pub fn rehearsal(
+        &self,
+        rules: Arc<Rules>,
+        judged: BTreeSet<Text>,
+        waiting: Vec<Selector>,
+    ) -> Rehearsal {
+        let known = Known { waiting, ..self.known.clone() };
+        Rehearsal { rules, judged, known, listed: self.listed() }
+    }
+
+    fn listed(&self) -> Vec<(Arc<ServiceId>, Option<Arc<Service>>)> {
+        self.sources
             .iter()
             .filter_map(|(name, line)| Some((name, line.snapshot.as_ref()?)))
             .flat_map(|(name, snapshot)| {
                 snapshot.services.iter().map(move |(key, service)| {
                     let id = ServiceId { source: name.clone(), key: key.clone() };
-                    (id, Some(Arc::clone(service)))
+                    (Arc::new(id), Some(Arc::clone(service)))
                 })
             })
-            .collect();
-        let redecided = self.decide(all, rules);
-        let draft = self.draft(redecided, rules, Asked::All);
-        judge(&draft, judged)?;
-        self.rules = Arc::clone(rules);
+            .collect()
+    }
+
+    /// Takes rules that were rehearsed, after deciding what changed since, unless a policy that is
+    /// judged fails on that: then everything stays as it is.
+    ///
+    /// # Errors
+    /// A policy failed.
+    pub fn take_rules(&mut self, rehearsed: Rehearsed, now: Time) -> Result<Round, RulesRefused> {
+        let waiting_before = std::mem::replace(&mut self.known.waiting, rehearsed.waiting.clone());
+        let rules = Arc::clone(&rehearsed.rules);
+        let listed = self.listed();
+        let redecided = self.known.decide(listed.clone(), &rules, Some(&rehearsed.decided));
+        let draft = self.known.draft(redecided, &rules, Asked::All(Some(&rehearsed)));
+        if let Err(refused) = judge(&draft, &rehearsed.judged) {
+            self.known.waiting = waiting_before;
+            return Err(refused);
+        }
+        self.note_waiting(&listed);
+        self.rules = rules;
         Ok(self.settle(draft, now))
+    }
+
+    /// Services that wait for a policy and of which nothing was decided keep what an earlier
+    /// process published.
+    fn note_waiting(&mut self, services: &[(Arc<ServiceId>, Option<Arc<Service>>)]) {
+        for (id, service) in services {
+            if service.is_some() && self.known.waits(id) && !self.known.decided.contains_key(id) {
+                self.undecided.add_service(Arc::clone(id));
+            }
+        }
     }
 
     /// Takes a draft: lingers and renders what it touched.
@@ -254,19 +287,20 @@ impl Line {
         for change in &changes {
             self.note_decided(change, &mut round);
         }
-        self.decided = decided;
-        let services_before = std::mem::replace(&mut self.services, services);
+        self.known.decided = decided;
+        let services_before = std::mem::replace(&mut self.known.services, services);
         for (host, answer) in answers {
-            self.note_answer(host, answer, &mut touched, &mut round);
+            let is_new = !services_before.contains_key(&host);
+            self.note_answer(host, answer, is_new, &mut touched, &mut round);
         }
         let advanced = self.lingering.advance(
             &Change {
                 before: &services_before,
-                now: &self.services,
+                now: &self.known.services,
                 touched: &touched,
                 redecided: &redecided,
             },
-            is_published_in(&self.decided),
+            is_published_in(&self.known.decided),
             self.options.grace,
             now,
         );
@@ -274,10 +308,10 @@ impl Line {
             let findings = |services: &MeshServices| -> Vec<Finding> {
                 services.get(host).map(|service| service.findings.clone()).unwrap_or_default()
             };
-            let (before, now) = (findings(&services_before), findings(&self.services));
+            let (before, now) = (findings(&services_before), findings(&self.known.services));
             count(&mut self.finding_counts, &before, &now);
             round.findings.extend(appeared(&before, &now));
-            if !self.services.contains_key(host) {
+            if !self.known.services.contains_key(host) {
                 self.undecided.remove_host(host);
                 self.again.note_host(host, None);
                 if let Some(fault) = self.setting_faults.remove(host) {
@@ -319,12 +353,13 @@ impl Line {
         round.findings.extend(appeared(&before, &now));
     }
 
-    /// Takes up what service policies say of `host`. One that was never answered for is not
-    /// rendered, for its settings may be what keeps others from seeing it.
+    /// Takes up what service policies say of `host`. One that is new and was never answered for is
+    /// not rendered, for its settings may be what keeps others from seeing it.
     fn note_answer(
         &mut self,
         host: HostKey,
         answer: Answer,
+        is_new: bool,
         touched: &mut BTreeSet<HostKey>,
         round: &mut Round,
     ) {
@@ -348,8 +383,8 @@ impl Line {
                 }
             }
             Err(fault) => {
-                if !self.rendered.contains_key(&host)
-                    && let Some(service) = self.services.get(&host)
+                if (is_new || self.undecided.has_host(&host))
+                    && let Some(service) = self.known.services.get(&host)
                 {
                     let origins = service.parts.iter().map(|part| Arc::clone(&part.origin));
                     self.undecided.set_host(host.clone(), origins.collect());
@@ -362,7 +397,7 @@ impl Line {
     /// Renders the service at `host`, or what lingers there, and notes what differs. With `moved`
     /// what is gone is published elsewhere.
     fn render_host(&mut self, host: &HostKey, round: &mut Round, moved: bool) {
-        let service = self.services.get(host).filter(|_| !self.undecided.has_host(host));
+        let service = self.known.services.get(host).filter(|_| !self.undecided.has_host(host));
         let service = service.or_else(|| self.lingering.get(host));
         let old = self.rendered.remove(host);
         let (objects_before, findings_before) =
@@ -419,13 +454,13 @@ impl Line {
     /// Every service that was decided.
     #[must_use]
     pub fn decided(&self) -> &OrdMap<Arc<ServiceId>, Arc<DecidedService>> {
-        &self.decided
+        &self.known.decided
     }
 
     /// The services of the mesh.
     #[must_use]
     pub fn services(&self) -> &MeshServices {
-        &self.services
+        &self.known.services
     }
 
     /// The objects that stand for `host`.
@@ -434,11 +469,18 @@ impl Line {
         self.rendered.get(host).map_or(&[], |rendered| &rendered.objects)
     }
 
+    /// Whether nothing is made of `host`, though there is a service, because a service policy fails
+    /// on it; what an earlier process published there stays.
+    #[must_use]
+    pub fn is_undecided(&self, host: &HostKey) -> bool {
+        self.undecided.has_host(host)
+    }
+
     /// What a person should know of `host` and of the objects that stand for it, in order.
     #[must_use]
     pub fn host_findings(&self, host: &HostKey) -> Vec<Finding> {
         let of_service =
-            self.services.get(host).into_iter().flat_map(|s| s.findings.iter().cloned());
+            self.known.services.get(host).into_iter().flat_map(|s| s.findings.iter().cloned());
         let of_objects =
             self.rendered.get(host).into_iter().flat_map(|r| r.findings.iter().cloned());
         let of_settings = self.setting_faults.get(host).map(|fault| setting_finding(host, fault));
@@ -463,7 +505,7 @@ impl Line {
     /// The kind of registry that a source watches.
     #[must_use]
     pub fn registry(&self, source: &SourceName) -> &'static str {
-        self.sources.get(source).map_or("", |source| source.registry)
+        self.known.registry(source)
     }
 
     /// How many findings there are of each kind.
@@ -477,8 +519,9 @@ impl Line {
     pub fn findings(&self) -> Vec<Finding> {
         let of_sources = self.sources.values().flat_map(|source| source.findings.iter().cloned());
         let of_services =
-            self.decided.values().flat_map(|decided| decided.findings.iter().cloned());
-        let of_hosts = self.services.values().flat_map(|service| service.findings.iter().cloned());
+            self.known.decided.values().flat_map(|decided| decided.findings.iter().cloned());
+        let of_hosts =
+            self.known.services.values().flat_map(|service| service.findings.iter().cloned());
         let of_objects = self.rendered.values().flat_map(|host| host.findings.iter().cloned());
         let of_settings =
             self.setting_faults.iter().map(|(host, fault)| setting_finding(host, fault));

@@ -1,7 +1,7 @@
 //! One sink beside the line: what it holds, what it should hold, and which steps are due.
 //!
-//! Invariant: what differs stays in `unsettled` until it is seen to be equal. A failed step needs
-//! no memory of its own; the next plan contains it again.
+//! Invariant: what differs stays in `unsettled` until it is seen to be equal, so that a step that
+//! failed is planned again. Only when is remembered.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,14 +10,15 @@ use std::time::Duration;
 use imbl::ordmap::DiffItem;
 use imbl::ordset::DiffItem as SetDiffItem;
 use landfall_core::guard::{Evidence, GuardOptions, GuardSettings, GuardState, Held, guard};
-use landfall_core::inherited::Inherited;
 use landfall_core::mesh::{Body as _, Kind, Object, ObjectId, Tie};
+use landfall_core::moved::{Moved, Places};
 use landfall_core::plan::{Desired, Mode, Observed, PlanOptions, Step, plan};
 use landfall_core::text::Text;
 use landfall_core::time::Time;
 use landfall_mesh::api::Body;
 
 use super::Round;
+use crate::pause::grown;
 
 /// How long a step that failed waits before it is planned again, the first time and at most: a
 /// namespace that is missing, or a right, is there soon after somebody gives it, and 10,000
@@ -42,11 +43,8 @@ pub struct SinkLine {
     /// Whether `observed` is complete. Nothing is planned before.
     ready: bool,
     unsettled: BTreeSet<ObjectId>,
-    in_flight: BTreeMap<ObjectId, Tie>,
+    in_flight: BTreeMap<ObjectId, Begun>,
     failed: BTreeMap<ObjectId, Failed>,
-    /// Objects whose endpoints are published elsewhere by now, and since when.
-    moved: BTreeMap<ObjectId, Time>,
-    inherited: Inherited,
     guard: GuardState,
     held: Vec<Held>,
     blocked: BTreeSet<ObjectId>,
@@ -54,12 +52,19 @@ pub struct SinkLine {
     outside: BTreeSet<ObjectId>,
 }
 
+/// A step that was begun.
+#[derive(Clone, Debug)]
+struct Begun {
+    tie: Tie,
+    deletes: bool,
+}
+
 /// An object whose step failed.
 #[derive(Debug)]
 struct Failed {
     attempts: u32,
     retry_at: Time,
-    tie: Tie,
+    step: Begun,
 }
 
 /// Steps that are due now.
@@ -101,8 +106,6 @@ impl SinkLine {
             unsettled: BTreeSet::new(),
             in_flight: BTreeMap::new(),
             failed: BTreeMap::new(),
-            moved: BTreeMap::new(),
-            inherited: Inherited::default(),
             guard: GuardState::default(),
             held: Vec::new(),
             blocked: BTreeSet::new(),
@@ -121,7 +124,7 @@ impl SinkLine {
     pub fn observe(&mut self, seen: &Observed<Body>, desired: &Desired<Body>) {
         if !self.ready {
             self.unsettled.extend(desired.keys().cloned());
-            self.inherited = Inherited::of(seen);
+            self.guard.moved = Moved::inherited(seen);
             self.ready = true;
         }
         let count = |object: &Arc<Object<Body>>| object.body.endpoint_count();
@@ -153,9 +156,13 @@ impl SinkLine {
     pub fn desire(&mut self, round: &Round, now: Time) {
         for id in &round.changed {
             self.failed.remove(id);
-            self.moved.remove(id);
+            if !round.moved.contains(id) {
+                self.guard.moved.forget(id);
+            }
         }
-        self.moved.extend(round.moved.iter().map(|id| (id.clone(), now)));
+        for id in &round.moved {
+            self.guard.moved.end(id.clone(), now);
+        }
         self.unsettled.extend(round.changed.iter().cloned());
     }
 
@@ -180,39 +187,36 @@ impl SinkLine {
             self.unsettled.remove(id);
             self.blocked.remove(id);
             self.failed.remove(id);
-            self.moved.remove(id);
-            self.inherited.forget(id);
+            self.guard.moved.forget(id);
         }
         for step in &planned.steps {
             self.blocked.remove(step.id());
         }
         let blocked: Vec<ObjectId> =
             planned.blocked.into_iter().filter(|id| self.blocked.insert(id.clone())).collect();
-        let SinkOptions { grace, now, .. } = options;
-        let spared = self.inherited.spare(planned.steps, desired, &mut self.moved, grace, now);
         let guard_options = GuardOptions {
+            places: Places::new(desired, &self.observed),
             total_endpoints: self.endpoints,
             evidence: options.evidence,
             settings: options.guard,
-            moved: &self.moved,
-            is_failing: !self.failed.is_empty(),
+            grace: options.grace,
+            is_busy: !self.failed.is_empty() || !self.in_flight.is_empty(),
             steps_max: self.steps_max - self.in_flight.len(),
             now: options.now,
         };
-        let services: BTreeSet<Tie> = spared
+        let services: BTreeSet<Tie> = planned
             .steps
             .iter()
             .filter(|step| step.id().kind == Kind::ServiceEntry)
             .map(Step::tie)
             .collect();
-        let guarded = guard(spared.steps, &guard_options, &mut self.guard);
-        self.held = spared.held;
-        self.held.extend(guarded.held);
+        let guarded = guard(planned.steps, &guard_options, &mut self.guard);
+        self.held = guarded.held;
         let steps = self.without_overtaking(guarded.steps, services);
-        self.in_flight.extend(steps.iter().map(|step| (step.id().clone(), step.tie())));
+        self.in_flight.extend(steps.iter().map(|step| (step.id().clone(), Begun::of(step))));
         let retry = self.failed.values().map(|failed| failed.retry_at);
         let retry = retry.filter(|at| *at > options.now).min();
-        let wake = [planned.wake, spared.wake, guarded.wake, retry].into_iter().flatten().min();
+        let wake = [planned.wake, guarded.wake, retry].into_iter().flatten().min();
         Due { steps, blocked, wake }
     }
 
@@ -225,6 +229,7 @@ impl SinkLine {
         let outside: Vec<ObjectId> =
             self.unsettled.extract_if(.., |id| !namespaces.contains(&id.namespace)).collect();
         for id in outside {
+            self.guard.moved.forget(&id);
             if desired.contains_key(&id) {
                 self.outside.insert(id);
             } else {
@@ -251,14 +256,15 @@ impl SinkLine {
         steps: Vec<Step<Body>>,
         services: BTreeSet<Tie>,
     ) -> Vec<Step<Body>> {
-        let of_kind = |kind: Kind| {
-            let in_flight = self.in_flight.iter();
-            let failed = self.failed.iter().map(|(id, failed)| (id, &failed.tie));
-            let stuck = in_flight.chain(failed).filter(move |(id, _)| id.kind == kind);
-            stuck.map(|(_, tie)| tie.clone()).collect::<BTreeSet<Tie>>()
-        };
-        let unwritten_workloads = of_kind(Kind::WorkloadEntry);
-        let mut unwritten_services = of_kind(Kind::ServiceEntry);
+        let failed = self.failed.iter().map(|(id, failed)| (id, &failed.step));
+        let (mut unwritten_workloads, mut unwritten_services) = (BTreeSet::new(), BTreeSet::new());
+        for (id, begun) in self.in_flight.iter().chain(failed) {
+            match id.kind {
+                Kind::WorkloadEntry if begun.deletes => false,
+                Kind::WorkloadEntry => unwritten_workloads.insert(begun.tie.clone()),
+                Kind::ServiceEntry => unwritten_services.insert(begun.tie.clone()),
+            };
+        }
         unwritten_services.extend(services);
         let mut due = Vec::with_capacity(steps.len());
         // In the order of phases, so that the ServiceEntry of a service is looked at before the
@@ -295,14 +301,12 @@ impl SinkLine {
     /// Notes that the step for `id` failed; it is planned again after a while, which grows. Says
     /// whether it is the first failure in a row.
     pub fn failed(&mut self, id: &ObjectId, now: Time) -> bool {
-        let tie =
-            self.in_flight.remove(id).unwrap_or_else(|| (id.namespace.clone(), id.name.clone()));
+        let Some(step) = self.in_flight.remove(id) else { return false };
         self.guard.failed(id);
         let attempts = self.failed.get(id).map_or(0, |failed| failed.attempts);
-        // More doublings than these lead far beyond the longest pause.
-        let pause = (RETRY_MIN * (1 << attempts.min(8))).min(RETRY_MAX);
+        let pause = grown(RETRY_MIN, attempts, RETRY_MAX);
         let failed =
-            Failed { attempts: attempts.saturating_add(1), retry_at: now.plus(pause), tie };
+            Failed { attempts: attempts.saturating_add(1), retry_at: now.plus(pause), step };
         self.failed.insert(id.clone(), failed);
         attempts == 0
     }
@@ -336,6 +340,12 @@ impl SinkLine {
         self.failed.len()
     }
 
+    /// Objects that are not as they should be, but for those outside.
+    #[must_use]
+    pub fn unsettled(&self) -> &BTreeSet<ObjectId> {
+        &self.unsettled
+    }
+
     /// Whether everything is as it should be and no step is under way.
     #[must_use]
     pub fn is_settled(&self) -> bool {
@@ -348,9 +358,21 @@ impl SinkLine {
         self.in_flight.len()
     }
 
+    /// What the sink holds, as of its last reading.
+    #[must_use]
+    pub fn observed(&self) -> &Observed<Body> {
+        &self.observed
+    }
+
     /// How many objects of ours the sink holds.
     #[must_use]
     pub fn object_count(&self) -> usize {
         self.observed.ours.len()
+    }
+}
+
+impl Begun {
+    fn of(step: &Step<Body>) -> Self {
+        Self { tie: step.tie(), deletes: matches!(step, Step::Delete(_)) }
     }
 }

@@ -4,6 +4,8 @@ pub(crate) mod check;
 pub(crate) mod explain;
 pub(crate) mod plan;
 pub(crate) mod policy;
+mod report;
+mod sighted;
 pub(crate) mod snapshot;
 
 use std::io::Write;

@@ -1,22 +1,19 @@
 //! `landfall plan`: what should be, or how the sinks differ from it.
 
 use std::collections::BTreeSet;
-use std::fmt::Write;
 use std::time::Duration;
 
-use anyhow::Context;
 use landfall_core::mesh::ObjectId;
 use landfall_core::plan::Step;
 use landfall_mesh::api::{self, ApiVersion, Body, MeshObject, Owner};
 use similar::TextDiff;
 
 use super::Ending;
+use super::report::{Report, tell};
+use super::sighted::{Sighted, sighted};
 use crate::args::{PlanArgs, PlanOutput};
-use crate::clock;
 use crate::config::{self, Configuration};
-use crate::line::sink::SinkOptions;
 use crate::once::{Once, gather, report};
-use crate::sinks::RunningSink;
 use crate::sources::Needed;
 
 /// Lines around a change in a diff.
@@ -45,12 +42,11 @@ pub(crate) async fn plan(args: &PlanArgs) -> anyhow::Result<Ending> {
 
 /// Every desired resource as a YAML stream, in the order of their identifiers.
 fn manifests(once: &Once, owner: &Owner) -> anyhow::Result<String> {
-    let mut text = String::new();
+    let mut report = Report::default();
     for object in once.line.desired().values() {
-        text.push_str("---\n");
-        text.push_str(&api::to_yaml(object, owner, ApiVersion::V1)?);
+        report.document(&api::to_yaml(object, owner, ApiVersion::V1)?);
     }
-    Ok(text)
+    Ok(report.into_text())
 }
 
 /// The steps against each sink as text, and how many objects differ from what is desired. Those
@@ -60,36 +56,28 @@ async fn steps(
     once: &Once,
     timeout: Duration,
 ) -> anyhow::Result<(String, usize)> {
-    let mut text = String::new();
+    let mut report = Report::default();
     let mut count = 0;
     if config.sinks.is_empty() {
-        text.push_str("no sinks are configured; --output yaml prints the resources\n");
+        tell!(report, "no sinks are configured; --output yaml prints the resources");
     }
     for sink in &config.sinks {
-        let running = RunningSink::start(sink.clone(), &config.owner, &once.clients).await?;
-        let name = running.name().to_owned();
-        running.wait_ready(timeout).await.with_context(|| format!("failed to read sink {name}"))?;
-        let mut line = running.new_line();
+        let Sighted { name, line, due } = sighted(sink, config, once, timeout).await?;
         let desired = once.line.desired();
-        running.take_sighting(&mut line, desired);
-        let options = SinkOptions {
-            evidence: &once.line.evidence(),
-            guard: &config.guard,
-            grace: config.grace,
-            now: clock::now(),
-        };
-        let due = line.due(desired, options);
-        let differing: BTreeSet<&ObjectId> = due
+        let listed: BTreeSet<&ObjectId> = due
             .steps
             .iter()
             .map(Step::id)
             .chain(line.held().iter().map(|held| &held.id))
             .chain(line.blocked())
             .collect();
-        let elsewhere = |id: &&ObjectId| differing.contains(id) || line.outside().contains(*id);
-        let _ = writeln!(
-            text,
-            "sink {name}: {} to do, {} held, {} blocked, {} outside, {} as they should be",
+        let waiting = line.unsettled().iter().filter(|id| !listed.contains(id)).count();
+        let elsewhere =
+            |id: &&ObjectId| line.unsettled().contains(id) || line.outside().contains(id);
+        tell!(
+            report,
+            "sink {name}: {} to do, {} held, {} blocked, {} outside, {waiting} waiting, {} as they \
+             should be",
             due.steps.len(),
             line.held().len(),
             line.blocked().len(),
@@ -97,29 +85,25 @@ async fn steps(
             desired.len() - desired.keys().filter(elsewhere).count(),
         );
         for step in &due.steps {
-            write_step(&mut text, step, &config.owner)?;
+            write_step(&mut report, step, &config.owner)?;
         }
         for held in line.held() {
-            let _ = writeln!(text, "held {} {}: {}", held.verb, held.id, held.why);
+            tell!(report, "held {} {}: {}", held.verb, held.id, held.why);
         }
         for id in line.blocked() {
-            write_blocked(&mut text, id);
+            tell!(report, "blocked {id}: it is somebody else's object and is left alone");
         }
         for id in line.outside() {
-            let _ = writeln!(text, "outside {id}: the sink does not watch its namespace");
+            tell!(report, "outside {id}: the sink does not watch its namespace");
         }
-        count += differing.len();
+        count += listed.len() + waiting;
     }
-    Ok((text, count))
-}
-
-fn write_blocked(text: &mut String, id: &ObjectId) {
-    let _ = writeln!(text, "blocked {id}: it is somebody else's object and is left alone");
+    Ok((report.into_text(), count))
 }
 
 /// One step: what is done to which object, and the lines that differ.
-fn write_step(text: &mut String, step: &Step<Body>, owner: &Owner) -> anyhow::Result<()> {
-    let _ = writeln!(text, "{} {}", step.verb(), step.id());
+fn write_step(report: &mut Report, step: &Step<Body>, owner: &Owner) -> anyhow::Result<()> {
+    tell!(report, "{} {}", step.verb(), step.id());
     let print = |object: Option<&std::sync::Arc<MeshObject>>| match object {
         Some(object) => api::to_yaml(object, owner, ApiVersion::V1),
         None => Ok(String::new()),
@@ -128,7 +112,7 @@ fn write_step(text: &mut String, step: &Step<Body>, owner: &Owner) -> anyhow::Re
     let diff = TextDiff::from_lines(&before, &after);
     for hunk in diff.unified_diff().context_radius(CONTEXT_LINES).iter_hunks() {
         for change in hunk.iter_changes() {
-            let _ = write!(text, "  {}{change}", change.tag());
+            tell!(report, "  {}{}", change.tag(), change.value().trim_end_matches('\n'));
         }
     }
     Ok(())

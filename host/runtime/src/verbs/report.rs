@@ -1,0 +1,64 @@
+//! Text for people, line by line.
+
+use std::fmt;
+
+/// Text for people. What is written as one line is one line: names in registries are anybody's, and
+/// must neither begin lines of their own nor speak to the terminal.
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    text: String,
+}
+
+/// Writes one line of a [`Report`], as `format!` would.
+macro_rules! tell {
+    ($report:expr, $($format:tt)*) => {
+        $report.line(::std::format_args!($($format)*))
+    };
+}
+pub(super) use tell;
+
+impl Report {
+    /// Writes one line; `tell!` is the way to call it.
+    pub(super) fn line(&mut self, line: fmt::Arguments<'_>) {
+        for c in line.to_string().chars() {
+            if disturbs(c) {
+                self.text.extend(c.escape_unicode());
+            } else {
+                self.text.push(c);
+            }
+        }
+        self.text.push('\n');
+    }
+
+    /// Writes an object as a YAML document, which has its own way to quote.
+    pub(super) fn document(&mut self, yaml: &str) {
+        self.text.push_str("---\n");
+        self.text.push_str(yaml);
+    }
+
+    /// What was written.
+    pub(super) fn into_text(self) -> String {
+        self.text
+    }
+}
+
+/// Whether a character moves the cursor, begins a line, or turns the direction of what follows.
+fn disturbs(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            c,
+            '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_stays_a_line() {
+        let mut report = Report::default();
+        tell!(report, "{}: ü", "a\nfinding: b\x1b[2J\u{9b}\u{202e}");
+        assert_eq!(report.into_text(), "a\\u{a}finding: b\\u{1b}[2J\\u{9b}\\u{202e}: ü\n");
+    }
+}

@@ -1,0 +1,77 @@
+//! What sinks hold, and what is due there, looked at once.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use landfall_core::mesh::ObjectId;
+
+use crate::clock;
+use crate::config::{Configuration, SinkConfig};
+use crate::line::sink::{Due, SinkLine, SinkOptions};
+use crate::once::{Once, report};
+use crate::sinks::RunningSink;
+
+/// A sink, and what is due there.
+pub(super) struct Sighted {
+    /// For people.
+    pub(super) name: String,
+    /// What it holds.
+    pub(super) line: SinkLine,
+    /// What is due.
+    pub(super) due: Due,
+}
+
+/// Reads a sink and plans its steps.
+///
+/// # Errors
+/// It cannot be read in time.
+pub(super) async fn sighted(
+    sink: &SinkConfig,
+    config: &Configuration,
+    once: &Once,
+    timeout: Duration,
+) -> anyhow::Result<Sighted> {
+    let running = RunningSink::start(sink.clone(), &config.owner, &once.clients).await?;
+    let name = running.name().to_owned();
+    running.wait_ready(timeout).await.with_context(|| format!("failed to read sink {name}"))?;
+    let mut line = running.new_look();
+    let desired = once.line.desired();
+    running.take_sighting(&mut line, desired);
+    let options = SinkOptions {
+        evidence: &once.line.evidence(),
+        guard: &config.guard,
+        grace: config.grace,
+        now: clock::now(),
+    };
+    let due = line.due(desired, options);
+    report(&running.take_findings());
+    report(&running.contested(&due.steps));
+    Ok(Sighted { name, line, due })
+}
+
+impl Sighted {
+    /// What becomes of an object, for a person.
+    pub(super) fn standing(&self, id: &ObjectId) -> String {
+        if let Some(held) = self.line.held().iter().find(|held| held.id == *id) {
+            return format!("held {}: {}", held.verb, held.why);
+        }
+        if let Some(step) = self.due.steps.iter().find(|step| step.id() == id) {
+            return format!("{} is due", step.verb());
+        }
+        if self.line.blocked().contains(id) {
+            return "somebody else's object stands there and is left alone".to_owned();
+        }
+        if self.line.outside().contains(id) {
+            return "not written: the sink does not watch its namespace".to_owned();
+        }
+        let there = self.line.observed().ours.get(id);
+        if there.is_some_and(|object| object.removal.is_some()) {
+            return "has no endpoints and goes when the grace time is over".to_owned();
+        }
+        if self.line.unsettled().contains(id) {
+            return "waits for other resources of its service".to_owned();
+        }
+        let word = if there.is_some() { "as it should be" } else { "not there" };
+        word.to_owned()
+    }
+}

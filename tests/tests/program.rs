@@ -1,0 +1,197 @@
+//! The program over a registry of files and a folder of resources.
+
+#![allow(clippy::unwrap_used, reason = "a failure ends the test")]
+#![allow(clippy::disallowed_methods, reason = "what is promised of time is measured")]
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::time::{Duration, Instant};
+
+use landfall_tests::binary::Program;
+use landfall_tests::hostile::hostile;
+use tempfile::TempDir;
+
+const LANDFALL: &str = env!("CARGO_BIN_EXE_landfall-under-test");
+/// A debug build compiles a policy before anything is written.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+
+const REGISTRY: &str = "\
+services:
+  - name: orders
+    instances:
+      - {id: orders-1, address: 10.0.0.1, ports: [{name: http, port: 80}], meta: {note: \"a\\nfinding: forged\"}}
+  - name: pay
+    instances:
+      - {id: pay-1, address: 10.0.0.2, ports: [{name: http, port: 80}]}
+";
+
+fn config(host: &str, sources: &str) -> String {
+    format!(
+        "admin: {{listen: \"127.0.0.1:0\"}}\nsources:\n{sources}defaults: {{host: \"{host}\", namespace: mesh}}\n\
+         sinks:\n  - files: {{path: out}}\n"
+    )
+}
+
+struct Scene {
+    folder: TempDir,
+}
+
+impl Scene {
+    /// A folder in which both services are published as `SERVICE.mesh`.
+    fn published() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let scene = Self { folder };
+        scene.write("registry.yaml", REGISTRY);
+        scene.write("landfall.yaml", &config("{service}.mesh", FILE));
+        let running = scene.program().start(&["run"]).unwrap();
+        let published = scene.wait_until(|out| out.len() >= 2);
+        assert!(published.is_some(), "{}", running.log());
+        running.stop().unwrap();
+        scene
+    }
+
+    /// The resources by the names of their files.
+    fn out(&self) -> BTreeMap<String, String> {
+        let Ok(files) = fs::read_dir(self.folder.path().join("out/mesh")) else {
+            return BTreeMap::new();
+        };
+        let named = files.flatten().filter_map(|file| {
+            let text = fs::read_to_string(file.path()).ok()?;
+            Some((file.file_name().into_string().ok()?, text))
+        });
+        named.filter(|(name, _)| !name.starts_with('.')).collect()
+    }
+
+    /// Waits until the resources are so, and says how long it took; `None` when it takes too long.
+    fn wait_until(&self, are_so: impl Fn(&BTreeMap<String, String>) -> bool) -> Option<Duration> {
+        let began = Instant::now();
+        while began.elapsed() < WAIT_MAX {
+            if are_so(&self.out()) {
+                return Some(began.elapsed());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        None
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.folder.path().join(name), text).unwrap();
+    }
+
+    fn program(&self) -> Program {
+        Program::new(LANDFALL, self.folder.path())
+    }
+
+    /// What a command prints, and whether it succeeds.
+    fn run(&self, args: &[&str]) -> (String, bool) {
+        let output = self.program().run(args).unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (String::from_utf8(text).unwrap(), output.status.success())
+    }
+}
+
+const FILE: &str = "  - {name: dc1, file: {path: registry.yaml}}\n";
+
+#[test]
+fn a_host_is_explained_with_what_sinks_hold_of_it() {
+    let scene = Scene::published();
+    let (text, _) = scene.run(&["explain", "orders.mesh"]);
+    assert!(text.contains("orders.mesh in namespace mesh\n  10.0.0.1"), "{text}");
+    assert!(text.contains(": as it should be\n"), "{text}");
+
+    // Published elsewhere from now on: the old host waits for its clients.
+    scene.write("landfall.yaml", &config("{service}.moved", FILE));
+    let (text, _) = scene.run(&["explain", "orders.moved"]);
+    assert!(text.contains(": create is due\n"), "{text}");
+    let (text, _) = scene.run(&["explain", "orders.mesh"]);
+    let held = "not wanted any more, in sink files:out: held empty: its endpoints moved";
+    assert!(text.contains(held), "{text}");
+    assert!(text.contains("address: \"10.0.0.1\"\n"), "as it is there: {text}");
+}
+
+#[test]
+fn a_host_is_explained_while_a_source_is_down() {
+    let scene = Scene::published();
+    let sources = format!("{FILE}  - {{name: gone, file: {{path: nowhere.yaml}}}}\n");
+    scene.write("landfall.yaml", &config("{service}.mesh", &sources));
+    let (text, succeeded) = scene.run(&["explain", "orders.mesh"]);
+    assert!(succeeded, "{text}");
+    assert!(text.contains("note: source gone is in doubt, so nothing of what it lists"), "{text}");
+    assert!(text.contains("orders.mesh in namespace mesh\n  10.0.0.1"), "{text}");
+    let (text, succeeded) = scene.run(&["explain", "nothing.mesh"]);
+    assert!(!succeeded);
+    assert!(text.contains("source gone"), "it may be there: {text}");
+    assert!(text.contains("\"nothing.mesh\" is neither a host"), "{text}");
+}
+
+#[test]
+fn what_is_registered_forges_no_line() {
+    let scene = Scene::published();
+    let (text, _) = scene.run(&["explain", "dc1/orders/orders-1"]);
+    assert!(text.contains("  meta      note=a\\u{a}finding: forged\n"), "{text}");
+    assert!(!text.lines().any(|line| line.starts_with("finding:")), "{text}");
+}
+
+/// A registry of so many services.
+fn many(count: usize) -> String {
+    let mut text = String::from("services:\n");
+    for index in 0..count {
+        let _ = write!(
+            text,
+            "  - name: service-{index}\n    instances:\n      - {{id: one, address: 10.0.1.{}, \
+             port: 80}}\n",
+            1 + index % 250
+        );
+    }
+    text
+}
+
+#[test]
+fn a_plan_shows_all_steps() {
+    let folder = tempfile::tempdir().unwrap();
+    let scene = Scene { folder };
+    scene.write("registry.yaml", &many(200));
+    scene.write("landfall.yaml", &config("{service}.mesh", FILE));
+    let (text, _) = scene.run(&["plan"]);
+    let head = "sink files:out: 200 to do, 0 held, 0 blocked, 0 outside, 0 waiting, 0 as they";
+    assert!(text.contains(head), "{}", text.lines().next().unwrap_or_default());
+    assert_eq!(text.lines().filter(|line| line.starts_with("create ")).count(), 200);
+}
+
+#[test]
+fn a_slow_candidate_keeps_nobody_waiting() {
+    let scene = Scene { folder: tempfile::tempdir().unwrap() };
+    scene.write("registry.yaml", &many(1000));
+    fs::write(scene.folder.path().join("policy.wasm"), hostile("harmless")).unwrap();
+    let policies = "policies:\n  - {name: p, component: {file: policy.wasm}}\n";
+    scene.write("landfall.yaml", &(config("{service}.mesh", FILE) + policies));
+    let running = scene.program().start(&["run"]).unwrap();
+    assert!(scene.wait_until(|out| out.len() == 1000).is_some(), "{}", running.log());
+
+    fs::write(scene.folder.path().join("new.wasm"), hostile("slow-decide")).unwrap();
+    let place = |name| scene.folder.path().join(name);
+    fs::rename(place("new.wasm"), place("policy.wasm")).unwrap();
+    let began = Instant::now();
+    let told = |running: &landfall_tests::binary::Running| {
+        let log = running.log();
+        log.matches("Policy at work").count() + log.matches("Policy refused").count()
+    };
+    let mut changes = 0;
+    let mut slowest = Duration::ZERO;
+    while told(&running) < 2 && began.elapsed() < WAIT_MAX {
+        changes += 1;
+        let text = many(1000).replacen("10.0.1.1,", &format!("10.9.0.{},", changes % 250), 1);
+        scene.write("registry.new", &text);
+        fs::rename(place("registry.new"), place("registry.yaml")).unwrap();
+        let address = format!("10.9.0.{}\"", changes % 250);
+        let name = "serviceentry-service-0.mesh.yaml";
+        let is_there = |out: &BTreeMap<String, String>| {
+            out.iter().any(|(file, text)| file.ends_with(name) && text.contains(&address))
+        };
+        let took = scene.wait_until(is_there);
+        slowest = slowest.max(took.unwrap());
+    }
+    assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+    assert!(began.elapsed() > Duration::from_secs(2), "the candidate was slow");
+}
