@@ -53,11 +53,16 @@ test: ## Run every test that needs no real server
 	cargo test --locked --workspace --quiet
 	cd plugins && CARGO_TARGET_DIR=$(PLUGINS_TARGET) cargo test --locked --workspace --quiet
 
-lint: deny ## Check formatting, lints, dependencies and shell scripts
+# The documentation is for whoever works on the code, so that it may link to what is private.
+lint: deny ## Check formatting, lints, documentation, dependencies and shell scripts
 	cargo fmt --all --check
 	cd plugins && cargo fmt --all --check
 	cd tests/fuzz && cargo fmt --check
+	@# Its lock file at least: to compile it takes minutes, for it shares nothing with the other workspaces.
+	cargo metadata --locked --format-version 1 --manifest-path tests/fuzz/Cargo.toml >/dev/null
 	cargo clippy --locked --workspace --all-targets --all-features --quiet -- -D warnings
+	RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' \
+	    cargo doc --locked --workspace --no-deps --document-private-items --quiet
 	cd plugins && CARGO_TARGET_DIR=$(PLUGINS_TARGET) cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
 	@if command -v shellcheck >/dev/null; then \
 	    git ls-files --cached --others --exclude-standard '*.sh' .ci/run | xargs shellcheck; \
@@ -88,7 +93,7 @@ $(CARGO_DENY):
 e2e: ## Run the tests against real Consul, Eureka, kube-apiserver, istiod and Envoy; installs them first
 	cargo build --locked --workspace --bins --tests --features landfall-tests/e2e
 	$(make_components)
-	eval "$$(tests/servers/install.sh)" && \
+	servers=$$(tests/servers/install.sh) && eval "$$servers" && \
 	cargo test --locked --workspace --features landfall-tests/e2e --test consul_real --test eureka_real --test mesh_real -- --test-threads=2 && \
 	cargo test --locked --workspace --features landfall-tests/e2e --test e2e -- --test-threads=1 --nocapture
 

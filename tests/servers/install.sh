@@ -31,6 +31,9 @@ version_in() {
     END { exit !found }' "$1" || die "$1 asks for no version of $2."
 }
 
+# checksum folder -> a number that changes when one of its files does.
+checksum() { (cd "$1" && find . -type f -exec cksum {} + | LC_ALL=C sort -k 3 | cksum | cut -d ' ' -f 1); }
+
 # keep file folder name mode: the last step of every installation. The rename is what makes a half-finished one invisible.
 keep() {
   chmod "$4" "$1"
@@ -122,9 +125,13 @@ install_istiod() {
 install_istio_judge() {
   local version
   # The judge is our own code, so its source is part of its version.
-  version=$(version_in "$here/istiod/go.mod" istio.io/istio)-$(cat "$here"/istiod/judge/*.go | cksum | cut -d ' ' -f 1)
+  version=$(version_in "$here/istiod/go.mod" istio.io/istio)-$(checksum "$here/istiod/judge")
   path=$cache/istio-judge-$version/istio-judge
   [ -x "$path" ] && return
+  ensure_go "$(awk '$1 == "go" { print $2; exit }' "$here/istiod/go.mod")"
+  # A judge that is wrong lets wrong resources pass, so none is installed whose own tests fail.
+  say "testing istio-judge; this takes minutes the first time"
+  CGO_ENABLED=0 GOWORK=off nice go test -C "$here/istiod" -trimpath -mod=readonly ./judge >&2
   build_go istio-judge istiod "$version" ./judge ''
 }
 
@@ -161,9 +168,10 @@ install_envoy() {
 
 install_eureka() {
   local version started=$SECONDS
-  version=$(sed -n '/<artifactId>eureka</{n;s/.*<version>\(.*\)<.*/\1/p;}' "$here/eureka/pom.xml")
+  # Its one class is our own code, so that is part of its version.
+  version=$(sed -n '/<artifactId>eureka</{n;s/.*<version>\(.*\)<.*/\1/p;}' "$here/eureka/pom.xml")-$(checksum "$here/eureka")
   path=$cache/eureka-$version/eureka.jar
-  ensure_command java default-jre-headless
+  ensure_java 17
   [ -r "$path" ] && return
   ensure_command javac default-jdk-headless
   ensure_command mvn maven
@@ -173,6 +181,15 @@ install_eureka() {
   nice mvn -q -B -f "$work/eureka/pom.xml" package >&2
   keep "$work/eureka/target/eureka.jar" "$cache/eureka-$version" eureka.jar 644
   say "built Eureka in $((SECONDS - started)) s"
+}
+
+# ensure_java 17: the command, of that version or a newer one.
+ensure_java() {
+  local have
+  ensure_command java default-jre-headless
+  # Java 8 and older ones call themselves 1.8.
+  have=$(java -version 2>&1 | sed -n 's/.* version "\([0-9.]*\).*/\1/p' | head -n 1)
+  at_least "${have:-0}" "$1" || die "java is version ${have:-unknown}; Eureka needs $1 or newer: put one first in PATH."
 }
 
 # ensure_command java default-jre-headless: the command, from that package of Debian where it is missing.

@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use crate::watchdog;
+
 /// After this long a command is taken to hang. Debug builds compile policies slowly.
 const RUN_MAX: Duration = Duration::from_secs(120);
 /// After this long a daemon that was asked to stop is taken to hang.
@@ -25,7 +27,7 @@ pub struct Program {
     folder: PathBuf,
 }
 
-/// A daemon that was started. Killed when dropped.
+/// A daemon that was started. Killed when dropped, or when the tests are.
 #[derive(Debug)]
 pub struct Running {
     child: Child,
@@ -69,6 +71,7 @@ impl Program {
     pub fn start(&self, args: &[&str]) -> io::Result<Running> {
         let mut command = self.command(args);
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+        watchdog::watch_process(child.id());
         let log = Collected::new(child.stderr.take());
         Ok(Running { child, log })
     }
@@ -133,6 +136,7 @@ impl Drop for Running {
         // It may have ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        watchdog::forget_process(self.child.id());
     }
 }
 

@@ -34,6 +34,8 @@ pub trait Registry: Send {
     fn mend(&mut self);
     /// Starts anew, with what was registered but without its past. False if it has none.
     fn restart(&mut self) -> bool;
+    /// Starts anew and empty. False if it has no past to lose.
+    fn restart_empty(&mut self) -> bool;
     /// Has one service that cannot be read until it is mended. False if it fails as a whole.
     fn break_service(&mut self, service: &str, how: ServiceBreak) -> bool;
 }
@@ -327,20 +329,30 @@ pub async fn nothing_is_listed_before_all_is(registry: &mut dyn Registry, how: B
     true
 }
 
-/// Nor while one service cannot be read.
-pub async fn nothing_is_listed_before_every_service_is(
+/// A source that starts while one service cannot be read lists the others, in doubt, and follows
+/// them. Without a doubt there never is a part.
+pub async fn a_start_with_a_broken_service_lists_the_others(
     registry: &mut dyn Registry,
     how: ServiceBreak,
 ) -> bool {
-    let want = fill(registry);
+    let mut want = fill(registry);
     if !registry.break_service("b.x", how) {
         return false;
     }
     let mut running = Running::start(registry.source());
-    running.until_doubted().await;
-    sleep(LOOK).await;
-    assert_eq!(running.state.borrow().snapshot, None, "{how:?}");
+    let hidden = want.remove("b.x").expect("it was filled");
+    for n in [21, 22] {
+        let part = want.clone();
+        running.until("the others are listed", |state| seen(state).as_ref() == Some(&part)).await;
+        let deadline = tokio::time::Instant::now() + LOOK;
+        while tokio::time::timeout_at(deadline, running.state.changed()).await.is_ok() {
+            let state = running.state.borrow_and_update();
+            assert!(state.doubt.is_some(), "{how:?}: {:?}", brief(&state));
+        }
+        put(registry, &mut want, "f", &format!("f{n}"), facts(n));
+    }
     registry.mend();
+    want.insert("b.x".to_owned(), hidden);
     running.until_listed(&want).await;
     true
 }
@@ -362,6 +374,36 @@ pub async fn a_restarted_registry_is_followed(registry: &mut dyn Registry) -> bo
     registry.remove("b.x", "b1");
     want.remove("b.x");
     put(registry, &mut want, "f", "f1", facts(21));
+    running.until_listed(&want).await;
+    true
+}
+
+/// A registry that starts anew and empty: what it had is kept until it has been missing for a
+/// while, and what registers meanwhile is listed beside it.
+pub async fn an_empty_restart_is_believed_when_it_lasts(registry: &mut dyn Registry) -> bool {
+    let mut want = fill(registry);
+    let mut running = Running::start(registry.source());
+    running.until_listed(&want).await;
+    // Moves the registry's position on, further than a restart does, and has that noticed.
+    for n in 10..50 {
+        registry.put("a", "a4", &facts(n));
+    }
+    want.entry("a".to_owned()).or_default().insert(facts(49));
+    running.until_listed(&want).await;
+    sleep(LOOK).await;
+    if !registry.restart_empty() {
+        return false;
+    }
+    running.until_doubted().await;
+    put(registry, &mut want, "f", "f1", facts(21));
+    let all = want.clone();
+    running.until("what is new is listed too", |state| seen(state).as_ref() == Some(&all)).await;
+    sleep(LOOK).await;
+    {
+        let state = running.state.borrow();
+        assert!(seen(&state) == Some(all) && state.doubt.is_some(), "{:?}", brief(&state));
+    }
+    want.retain(|service, _| service == "f");
     running.until_listed(&want).await;
     true
 }

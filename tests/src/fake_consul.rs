@@ -2,29 +2,26 @@
 //!
 //! It has the endpoints that Landfall reads, blocking queries with the indexes that Consul gives
 //! them (of the table of services, of the table of checks, of a single service), and nothing else.
-#![allow(clippy::expect_used, clippy::panic, reason = "part of tests: a failure is theirs")]
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, Response, StatusCode};
-use futures_util::stream;
+use axum::http::{HeaderValue, Response};
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
+
+use crate::fake_server::{self, FakeServer};
 
 /// The server; it listens on an address of its own until it is dropped.
 #[derive(Debug)]
 pub struct FakeConsul {
-    address: SocketAddr,
+    server: FakeServer,
     shared: Arc<Shared>,
-    // A runtime of its own: to shut it down is to cut every connection.
-    runtime: Option<tokio::runtime::Runtime>,
 }
 
 /// The service that Consul's servers register themselves as.
@@ -35,8 +32,8 @@ const ITSELF: &str = "consul";
 pub enum Fault {
     /// Every answer is this status with this text.
     Status(u16, String),
-    /// Answers for paths that contain the text are this status.
-    OnlyPath(String, u16),
+    /// Answers to requests of which path and query contain the text are this status.
+    Only(String, u16),
     /// Bodies come a byte at a time, for ever.
     SlowBodies,
     /// Bodies are padded to this many bytes.
@@ -100,23 +97,25 @@ impl FakeConsul {
         let catalog = Catalog { index: 10, services_index: 5, ..Catalog::default() };
         let shared =
             Arc::new(Shared { catalog: Mutex::new(catalog), changed: watch::Sender::new(0) });
-        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let mut fake = Self { address: any, shared, runtime: None };
-        fake.listen();
-        fake
+        let app = Router::new().fallback(answer).with_state(Arc::clone(&shared));
+        Self { server: FakeServer::start(app), shared }
     }
 
     /// Where it listens.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        self.server.url()
     }
 
     /// Cuts every connection and takes no more.
     pub fn stop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
+        self.server.stop();
+    }
+
+    /// Whether it takes connections.
+    #[must_use]
+    pub fn is_listening(&self) -> bool {
+        self.server.is_listening()
     }
 
     /// Listens again after [`Self::stop`].
@@ -124,40 +123,21 @@ impl FakeConsul {
     /// # Panics
     /// The port was taken meanwhile.
     pub fn listen(&mut self) {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .expect("a runtime");
-        // Connections of the time before may still be closing.
-        let began = Instant::now();
-        let listener = loop {
-            match std::net::TcpListener::bind(self.address) {
-                Ok(listener) => break listener,
-                Err(error) if began.elapsed() > Duration::from_secs(10) => {
-                    panic!("a port to listen on: {error}")
-                }
-                Err(_) => std::thread::sleep(Duration::from_millis(20)),
-            }
-        };
-        listener.set_nonblocking(true).expect("a listener that does not block");
-        self.address = listener.local_addr().expect("an address");
-        let app = Router::new().fallback(answer).with_state(Arc::clone(&self.shared));
-        runtime.spawn(async move {
-            let listener = tokio::net::TcpListener::from_std(listener)?;
-            axum::serve(listener, app).await
+        self.server.listen();
+    }
+
+    /// Nothing is registered any more and all indexes begin anew.
+    pub fn lose_everything(&self) {
+        self.change(|catalog| {
+            catalog.entries.clear();
+            catalog.service_indexes.clear();
+            catalog.lose_indexes();
         });
-        self.runtime = Some(runtime);
     }
 
     /// All indexes begin anew, as after a loss of the servers' data; what is registered stays.
     pub fn lose_indexes(&self) {
-        self.change(|catalog| {
-            catalog.index = 20;
-            (catalog.services_index, catalog.checks_index, catalog.nodes_index) = (15, 15, 15);
-            catalog.extinction_index = 0;
-            catalog.service_indexes.values_mut().for_each(|index| *index = 15);
-        });
+        self.change(Catalog::lose_indexes);
     }
 
     /// Registers an entry of `/v1/health/service/<name>`, or replaces it.
@@ -212,12 +192,6 @@ impl FakeConsul {
         self.change(|catalog| catalog.missing = Some(part.to_owned()));
     }
 
-    /// Whether it takes connections.
-    #[must_use]
-    pub fn is_listening(&self) -> bool {
-        self.runtime.is_some()
-    }
-
     /// Refuses everyone without this token.
     pub fn set_token(&self, token: Option<&str>) {
         self.change(|catalog| catalog.token = token.map(str::to_owned));
@@ -245,12 +219,6 @@ impl FakeConsul {
     fn change(&self, change: impl FnOnce(&mut Catalog)) {
         change(&mut self.shared.catalog());
         self.shared.changed.send_modify(|times| *times += 1);
-    }
-}
-
-impl Drop for FakeConsul {
-    fn drop(&mut self) {
-        self.stop();
     }
 }
 
@@ -306,7 +274,7 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
     let line = request.uri().to_string();
     let token = request.headers().get("x-consul-token").and_then(|value| value.to_str().ok());
     let token = token.map(str::to_owned);
-    shared.catalog().requests.push(line);
+    shared.catalog().requests.push(line.clone());
     let _waiting = Waiting::begin(&shared);
     let deadline = Instant::now() + query.wait + query.wait / 16;
     let mut changed = shared.changed.subscribe();
@@ -316,20 +284,18 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
             let catalog = shared.catalog();
             if catalog.token.is_some() && catalog.token != token {
                 let text = "rpc error making call: ACL not found".to_owned();
-                return plain(StatusCode::FORBIDDEN, text);
+                return fake_server::answer(403, text);
             }
             (catalog.fault.clone(), catalog.answer(&path, &query))
         };
         if let Some(fault) = &fault
-            && let Some(response) = misbehave(fault, &path, answered.as_ref()).await
+            && let Some(response) = misbehave(fault, &line, answered.as_ref()).await
         {
             return response;
         }
         let Some((index, body)) = answered else {
-            return plain(
-                StatusCode::NOT_FOUND,
-                "Invalid URL path: not a recognized HTTP API endpoint".to_owned(),
-            );
+            let text = "Invalid URL path: not a recognized HTTP API endpoint";
+            return fake_server::answer(404, text);
         };
         let waits = query.index > 0 && index <= query.index && Instant::now() < deadline;
         if !waits || timeout_at(deadline, changed.changed()).await.is_err() {
@@ -341,6 +307,13 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
 }
 
 impl Catalog {
+    fn lose_indexes(&mut self) {
+        self.index = 20;
+        (self.services_index, self.checks_index, self.nodes_index) = (15, 15, 15);
+        self.extinction_index = 0;
+        self.service_indexes.values_mut().for_each(|index| *index = 15);
+    }
+
     fn register(&mut self, entry: Value) {
         let id = entry_id(&entry);
         let before = self.entries.get(&id);
@@ -404,7 +377,7 @@ impl Catalog {
             Some(Fault::HiddenInPart(part)) => Some(part.as_str()),
             _ => None,
         };
-        let namespace = query.namespace.clone();
+        let (namespace, datacenter) = (query.namespace.clone(), query.datacenter.clone());
         let mut all: Vec<&Value> = self.entries.values().collect();
         if self.reversed {
             all.reverse();
@@ -412,7 +385,8 @@ impl Catalog {
         all.into_iter().filter(move |entry| {
             let own = entry["Service"]["Namespace"].as_str().unwrap_or("default");
             let hidden = part.is_some_and(|part| service_name(entry).contains(part));
-            !hidden && namespace.as_deref().is_none_or(|asked| asked == own)
+            let is_here = datacenter.as_deref().is_none_or(|dc| entry["Node"]["Datacenter"] == dc);
+            !hidden && is_here && namespace.as_deref().is_none_or(|asked| asked == own)
         })
     }
 
@@ -474,55 +448,32 @@ impl Catalog {
     }
 }
 
-/// What the fault makes of an answer; `None` when it does not touch it.
+/// What the fault makes of the answer to the request `line`; `None` when it does not touch it.
 async fn misbehave(
     fault: &Fault,
-    path: &str,
+    line: &str,
     answer: Option<&(u64, Value)>,
 ) -> Option<Response<Body>> {
     let body = answer.map(|(_, body)| body.to_string()).unwrap_or_default();
     let index = answer.map_or(1, |(index, _)| *index);
     match fault {
-        Fault::Status(code, text) => {
-            let status = StatusCode::from_u16(*code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-            Some(plain(status, text.clone()))
+        Fault::Status(code, text) => Some(fake_server::answer(*code, text.clone())),
+        Fault::Only(part, code) if line.contains(part) => {
+            Some(fake_server::answer(*code, "rpc error: EOF"))
         }
-        Fault::OnlyPath(part, code) if path.contains(part) => {
-            let status = StatusCode::from_u16(*code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-            Some(plain(status, "rpc error: EOF".to_owned()))
-        }
-        Fault::SlowBodies => {
-            let bytes = stream::unfold((), |()| async {
-                sleep(Duration::from_millis(50)).await;
-                Some((Ok::<_, std::io::Error>(Bytes::from_static(b" ")), ()))
-            });
-            Some(with_index(index, Body::from_stream(bytes)))
-        }
-        Fault::Oversize(bytes) => {
-            let padded = format!("{body}{}", " ".repeat(*bytes));
-            Some(with_index(index, Body::from(padded)))
-        }
-        Fault::CutBodies => {
-            let half = Bytes::from(body[..body.len() / 2].to_owned());
-            let parts = [Ok(half), Err(std::io::Error::other("cut"))];
-            Some(with_index(index, Body::from_stream(stream::iter(parts))))
-        }
+        Fault::SlowBodies => Some(with_index(index, fake_server::endless())),
+        Fault::Oversize(bytes) => Some(with_index(index, fake_server::padded(&body, *bytes))),
+        Fault::CutBodies => Some(with_index(index, fake_server::cut(&body))),
         Fault::Silence => {
             std::future::pending::<()>().await;
             None
         }
-        Fault::OnlyPath(..)
+        Fault::Only(..)
         | Fault::HiddenByAcl
         | Fault::HiddenUnsaid
         | Fault::HiddenInPart(_)
         | Fault::NoLeader => None,
     }
-}
-
-fn plain(status: StatusCode, text: String) -> Response<Body> {
-    let mut response = Response::new(Body::from(text));
-    *response.status_mut() = status;
-    response
 }
 
 fn with_index(index: u64, body: Body) -> Response<Body> {
@@ -562,11 +513,13 @@ struct Query {
     index: u64,
     wait: Duration,
     namespace: Option<String>,
+    datacenter: Option<String>,
 }
 
 impl Query {
     fn parse(raw: &str) -> Self {
-        let mut query = Self { index: 0, wait: Duration::from_secs(300), namespace: None };
+        let wait = Duration::from_secs(300);
+        let mut query = Self { index: 0, wait, namespace: None, datacenter: None };
         for pair in raw.split('&') {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             match key {
@@ -576,6 +529,7 @@ impl Query {
                     query.wait = millis.map_or(query.wait, Duration::from_millis);
                 }
                 "ns" => query.namespace = Some(value.to_owned()),
+                "dc" => query.datacenter = Some(value.to_owned()),
                 _ => (),
             }
         }

@@ -2,28 +2,23 @@
 //!
 //! It has `/eureka/apps` and `/eureka/apps/delta` with the digest over all that is registered, and
 //! nothing else. Whoever registers or leaves is told of as a change until the fake starts anew.
-#![allow(clippy::expect_used, clippy::panic, reason = "part of tests: a failure is theirs")]
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Response, StatusCode};
-use futures_util::stream;
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep};
+
+use crate::fake_server::{self, FakeServer};
 
 /// The server; it listens on an address of its own until it is dropped.
 #[derive(Debug)]
 pub struct FakeEureka {
-    address: SocketAddr,
+    server: FakeServer,
     shared: Arc<Mutex<Registry>>,
-    // A runtime of its own: to shut it down is to cut every connection.
-    runtime: Option<tokio::runtime::Runtime>,
 }
 
 /// How it misbehaves.
@@ -85,30 +80,26 @@ impl FakeEureka {
     #[must_use]
     pub fn start() -> Self {
         let registry = Registry { clock_ms: 1_795_358_472_000, ..Registry::default() };
-        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let shared = Arc::new(Mutex::new(registry));
-        let mut fake = Self { address: any, shared, runtime: None };
-        fake.listen();
-        fake
+        let app = Router::new().fallback(answer).with_state(Arc::clone(&shared));
+        Self { server: FakeServer::start(app), shared }
     }
 
     /// Where it listens, with the path that Spring Cloud's servers have.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("http://{}/eureka", self.address)
+        format!("{}/eureka", self.server.url())
     }
 
     /// Cuts every connection and takes no more.
     pub fn stop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
+        self.server.stop();
     }
 
     /// Whether it takes connections.
     #[must_use]
     pub fn is_listening(&self) -> bool {
-        self.runtime.is_some()
+        self.server.is_listening()
     }
 
     /// Listens again after [`Self::stop`].
@@ -116,30 +107,7 @@ impl FakeEureka {
     /// # Panics
     /// The port was taken meanwhile.
     pub fn listen(&mut self) {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .expect("a runtime");
-        // Connections of the time before may still be closing.
-        let began = Instant::now();
-        let listener = loop {
-            match std::net::TcpListener::bind(self.address) {
-                Ok(listener) => break listener,
-                Err(error) if began.elapsed() > Duration::from_secs(10) => {
-                    panic!("a port to listen on: {error}")
-                }
-                Err(_) => std::thread::sleep(Duration::from_millis(20)),
-            }
-        };
-        listener.set_nonblocking(true).expect("a listener that does not block");
-        self.address = listener.local_addr().expect("an address");
-        let app = Router::new().fallback(answer).with_state(Arc::clone(&self.shared));
-        runtime.spawn(async move {
-            let listener = tokio::net::TcpListener::from_std(listener)?;
-            axum::serve(listener, app).await
-        });
-        self.runtime = Some(runtime);
+        self.server.listen();
     }
 
     fn registry(&self) -> MutexGuard<'_, Registry> {
@@ -170,6 +138,15 @@ impl FakeEureka {
         let mut registry = self.registry();
         registry.instances.clear();
         registry.changes.clear();
+    }
+
+    /// Starts anew, after one instance registered again.
+    pub fn restart_with(&self, app: &str, instance: Value) {
+        let mut registry = self.registry();
+        registry.instances.clear();
+        registry.changes.clear();
+        let now = registry.tick();
+        registry.register(app, instance, now);
     }
 
     /// Starts anew, after everybody registered again.
@@ -220,12 +197,6 @@ impl FakeEureka {
     }
 }
 
-impl Drop for FakeEureka {
-    fn drop(&mut self) {
-        self.stop();
-    }
-}
-
 /// An instance as Spring Cloud's clients register it.
 #[must_use]
 pub fn instance(id: &str, address: &str, port: u16) -> Value {
@@ -256,38 +227,18 @@ async fn answer(State(shared): State<Arc<Mutex<Registry>>>, request: Request) ->
     };
     let body = match answered {
         Ok(value) => value.to_string(),
-        Err(status) => return plain(status, Body::from("refused")),
+        Err(status) => return fake_server::answer(status.as_u16(), "refused"),
     };
-    let ok = |body| plain(StatusCode::OK, body);
     match fault {
-        Some(Fault::Status(code)) => {
-            let status = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-            plain(status, Body::from("misbehaving"))
-        }
-        Some(Fault::SlowBodies) => {
-            let bytes = stream::unfold((), |()| async {
-                sleep(Duration::from_millis(50)).await;
-                Some((Ok::<_, std::io::Error>(Bytes::from_static(b" ")), ()))
-            });
-            ok(Body::from_stream(bytes))
-        }
-        Some(Fault::Oversize(bytes)) => ok(Body::from(format!("{body}{}", " ".repeat(bytes)))),
-        Some(Fault::CutBodies) => {
-            let half = Bytes::from(body[..body.len() / 2].to_owned());
-            let parts = [Ok(half), Err(std::io::Error::other("cut"))];
-            ok(Body::from_stream(stream::iter(parts)))
-        }
+        Some(Fault::Status(code)) => fake_server::answer(code, "misbehaving"),
+        Some(Fault::SlowBodies) => fake_server::answer(200, fake_server::endless()),
+        Some(Fault::Oversize(bytes)) => fake_server::answer(200, fake_server::padded(&body, bytes)),
+        Some(Fault::CutBodies) => fake_server::answer(200, fake_server::cut(&body)),
         Some(Fault::Silence) => std::future::pending().await,
         Some(Fault::Empty | Fault::Lacking | Fault::WrongHash | Fault::NoHash) | None => {
-            ok(Body::from(body))
+            fake_server::answer(200, body)
         }
     }
-}
-
-fn plain(status: StatusCode, body: Body) -> Response<Body> {
-    let mut response = Response::new(body);
-    *response.status_mut() = status;
-    response
 }
 
 impl Registry {
@@ -301,6 +252,7 @@ impl Registry {
         instance["app"] = json!(app);
         instance["lastUpdatedTimestamp"] = json!(now.to_string());
         instance["lastDirtyTimestamp"] = json!(now.to_string());
+        instance["leaseInfo"]["registrationTimestamp"] = json!(now);
         instance["actionType"] = json!("ADDED");
         let key = (app, instance["instanceId"].as_str().unwrap_or_default().to_owned());
         self.instances.insert(key.clone(), instance.clone());

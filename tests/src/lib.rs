@@ -5,6 +5,7 @@ pub mod binary;
 pub mod conformance;
 pub mod fake_consul;
 pub mod fake_eureka;
+mod fake_server;
 pub mod fuzz;
 pub mod hostile;
 pub mod line;
@@ -12,4 +13,5 @@ pub mod markdown;
 pub mod repository;
 #[cfg(feature = "e2e")]
 pub mod servers;
+pub mod watchdog;
 pub mod world;

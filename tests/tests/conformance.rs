@@ -153,6 +153,10 @@ impl Registry for Files {
     fn restart(&mut self) -> bool {
         false
     }
+
+    fn restart_empty(&mut self) -> bool {
+        false
+    }
 }
 
 // === Consul ===
@@ -188,6 +192,8 @@ impl Registry for FakeRegistry {
             token_file: Some(self._token.path().to_owned()),
             wait: Duration::from_secs(2),
             timeout: Duration::from_millis(700),
+            // Longer than a case looks for something wrong to happen.
+            settle: Duration::from_secs(4),
             body_bytes_max: 64 << 10,
             ..ConsulSettings::new(vec![self.consul.url().parse().unwrap()])
         };
@@ -254,7 +260,7 @@ impl Registry for FakeRegistry {
             ServiceBreak::Limited => 429,
             ServiceBreak::Unavailable => 503,
         };
-        self.consul.set_fault(Some(Fault::OnlyPath(service.to_owned(), status)));
+        self.consul.set_fault(Some(Fault::Only(service.to_owned(), status)));
         true
     }
 
@@ -269,6 +275,13 @@ impl Registry for FakeRegistry {
     fn restart(&mut self) -> bool {
         self.consul.stop();
         self.consul.lose_indexes();
+        self.consul.listen();
+        true
+    }
+
+    fn restart_empty(&mut self) -> bool {
+        self.consul.stop();
+        self.consul.lose_everything();
         self.consul.listen();
         true
     }
@@ -318,6 +331,7 @@ impl Registry for FakeEurekaRegistry {
             poll_in_full: Duration::from_millis(50),
             // Longer than a case looks for something wrong to happen.
             settle: Duration::from_secs(4),
+            lease_max: Duration::from_secs(4),
             timeout: Duration::from_millis(700),
             body_bytes_max: 64 << 10,
             ..EurekaSettings::new(vec![self.eureka.url().parse().unwrap()])
@@ -399,6 +413,13 @@ impl Registry for FakeEurekaRegistry {
         self.eureka.listen();
         true
     }
+
+    fn restart_empty(&mut self) -> bool {
+        self.eureka.stop();
+        self.eureka.forget_everything();
+        self.eureka.listen();
+        true
+    }
 }
 
 // === The suite ===
@@ -476,9 +497,9 @@ macro_rules! suite {
             }
 
             #[tokio::test(flavor = "multi_thread")]
-            async fn nothing_is_listed_before_every_service_is() {
+            async fn a_start_with_a_broken_service_lists_the_others() {
                 let tried = tried(SERVICE_BREAKS, |how| async move {
-                    cases::nothing_is_listed_before_every_service_is(&mut $registry, how).await
+                    cases::a_start_with_a_broken_service_lists_the_others(&mut $registry, how).await
                 });
                 assert_eq!(tried.await, $able.service_breaks);
             }
@@ -486,6 +507,12 @@ macro_rules! suite {
             #[tokio::test(flavor = "multi_thread")]
             async fn a_restarted_registry_is_followed() {
                 let tried = cases::a_restarted_registry_is_followed(&mut $registry).await;
+                assert_eq!(tried, $able.restarts);
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn an_empty_restart_is_believed_when_it_lasts() {
+                let tried = cases::an_empty_restart_is_believed_when_it_lasts(&mut $registry).await;
                 assert_eq!(tried, $able.restarts);
             }
 

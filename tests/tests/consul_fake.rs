@@ -5,6 +5,7 @@
 use std::fs;
 use std::time::Duration;
 
+use landfall_core::registry::SourceState;
 use landfall_registry::consul::{Consul, ConsulSettings};
 use landfall_tests::conformance::Running;
 use landfall_tests::fake_consul::{FakeConsul, Fault, entry};
@@ -138,7 +139,8 @@ async fn the_output_of_checks_makes_nothing_be_read() {
 async fn indexes_that_went_back_unseen_are_noticed() {
     for connections_max in [4, 64] {
         let consul = filled(20);
-        let mut running = start(ConsulSettings { connections_max, ..settings(&consul) });
+        let settle = Duration::from_secs(1);
+        let mut running = start(ConsulSettings { connections_max, settle, ..settings(&consul) });
         until_services(&mut running, 20).await;
         until_quiet(&consul).await;
         // As behind a load balancer: no connection breaks.
@@ -238,6 +240,52 @@ async fn every_namespace_is_watched() {
     assert_eq!(keys, ["dc1/default/s0", "dc1/team/s1"]);
 }
 
+/// An instance in another datacenter.
+fn an_entry_in(datacenter: &str, service: usize) -> serde_json::Value {
+    let mut entry = an_entry(service, 0);
+    entry["Node"]["Datacenter"] = json!(datacenter);
+    entry
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_datacenter_that_is_lost_at_the_start_keeps_no_other_silent() {
+    let consul = FakeConsul::start();
+    consul.register_all([an_entry(0, 0), an_entry_in("dc2", 1)]);
+    consul.set_fault(Some(Fault::Only("dc=dc2".to_owned(), 500)));
+    let datacenters = vec!["dc1".to_owned(), "dc2".to_owned()];
+    let wait = Duration::from_millis(300);
+    let mut running = start(ConsulSettings { datacenters, wait, ..settings(&consul) });
+    for count in [1, 2] {
+        let what = format!("{count} services are listed");
+        let is_listed = |state: &SourceState| {
+            state.snapshot.as_ref().is_some_and(|snapshot| snapshot.services.len() == count)
+        };
+        running.until(&what, is_listed).await;
+        // Though the one that answers says again and again that it has nothing new.
+        sleep(4 * wait).await;
+        let doubt = running.state.borrow().doubt.clone();
+        assert_eq!(doubt.map(|doubt| doubt.code), Some("consul_status"), "{count}");
+        consul.register(an_entry(7, 0));
+    }
+    consul.set_fault(None);
+    until_services(&mut running, 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_datacenter_that_does_not_tell_its_namespaces_keeps_no_other_silent() {
+    let consul = FakeConsul::start();
+    consul.set_namespaces(&["default"]);
+    consul.register(an_entry(0, 0));
+    consul.set_fault(Some(Fault::Only("dc=dc2".to_owned(), 500)));
+    let datacenters = vec!["dc1".to_owned(), "dc2".to_owned()];
+    let namespaces = vec!["*".to_owned()];
+    let mut running = start(ConsulSettings { datacenters, namespaces, ..settings(&consul) });
+    running.until("one service is listed", |state| state.snapshot.is_some()).await;
+    let state = running.state.borrow().clone();
+    assert_eq!(state.snapshot.map(|snapshot| snapshot.services.len()), Some(1));
+    assert_eq!(state.doubt.map(|doubt| doubt.code), Some("consul_status"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registry_without_namespaces_says_so() {
     let consul = filled(1);
@@ -253,7 +301,7 @@ async fn a_dead_summary_falls_back_to_the_other_views() {
     let consul = filled(200);
     let mut running = start(settings(&consul));
     until_services(&mut running, 200).await;
-    consul.set_fault(Some(Fault::OnlyPath("internal".to_owned(), 500)));
+    consul.set_fault(Some(Fault::Only("internal".to_owned(), 500)));
     consul.register(an_entry(300, 0));
     until_services(&mut running, 201).await;
     consul.deregister("node-0", "s300-0");

@@ -37,6 +37,7 @@ fn settings(eureka: &[&FakeEureka]) -> EurekaSettings {
         poll: POLL,
         poll_in_full: 2 * POLL,
         settle: Duration::from_secs(3),
+        lease_max: Duration::from_secs(3),
         timeout: Duration::from_secs(5),
         ..EurekaSettings::new(eureka.iter().map(|one| one.url().parse().unwrap()).collect())
     }
@@ -112,15 +113,23 @@ async fn digests_that_always_differ_are_given_up() {
         let eureka = filled(3);
         let mut running = start(settings(&[&eureka]));
         until_instances(&mut running, 6, None).await;
+        let useful = eureka.requests().len();
         eureka.set_fault(Some(fault.clone()));
-        sleep(12 * POLL).await;
+        // Each that is of no use costs a full answer; two of those in a row are without any.
+        let is_given_up = |asked: &[String]| asked.ends_with(&[FULL.to_owned(), FULL.to_owned()]);
+        let given_up = async {
+            while !is_given_up(&eureka.requests()[useful..]) {
+                sleep(POLL / 4).await;
+            }
+        };
+        timeout(Duration::from_secs(30), given_up).await.unwrap();
         let asked = eureka.requests();
         let before = count(&asked, DELTA);
+        // Four of no use, and maybe one that was answered before the fault.
+        assert!(count(&asked[useful..], DELTA) <= 5, "{fault:?}: {asked:?}");
         put(&eureka, 3, 0, 8080);
         until_instances(&mut running, 7, None).await;
         assert_eq!(count(&eureka.requests(), DELTA), before, "{fault:?}: {asked:?}");
-        // Every time one was of no use, and at half the pace from then on.
-        assert!(count(&asked, FULL) < 11, "{fault:?}: {asked:?}");
         eureka.deregister("s3", "s3-0");
         until_instances(&mut running, 6, None).await;
     }
@@ -188,11 +197,72 @@ async fn a_server_that_started_empty_removes_nothing() {
     put(&eureka, 0, 1, 8080);
     (0..2).for_each(|n| put(&eureka, 2, n, 8080));
     until_instances(&mut running, 6, None).await;
-    // Whoever does not is gone when a lease is over.
+    // And again, with one of them back before anybody asked.
+    let began = Instant::now();
     eureka.forget_everything();
     put(&eureka, 0, 0, 8080);
     until_instances(&mut running, 6, Some("eureka_forgotten")).await;
+    // Whoever does not come is gone when a lease is over.
     until_instances(&mut running, 1, None).await;
+    assert!(began.elapsed() >= Duration::from_secs(3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_server_that_started_empty_tells_of_is_no_memory() {
+    let eureka = filled(3);
+    let mut running = start(settings(&[&eureka]));
+    until_instances(&mut running, 6, None).await;
+    // Its first answer is to what changed, and names one that has registered again.
+    eureka.restart_with("s0", instance("s0-0", "10.0.0.0", 8080));
+    until_instances(&mut running, 6, Some("eureka_forgotten")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_word_of_changes_a_lost_server_is_told_from_one_that_left() {
+    let eureka = filled(3);
+    eureka.set_no_delta(true);
+    let settings = EurekaSettings { settle: Duration::from_secs(60), ..settings(&[&eureka]) };
+    let mut running = start(settings);
+    until_instances(&mut running, 6, None).await;
+    // The server remembers the others, so nothing is waited for.
+    eureka.deregister("s0", "s0-0");
+    until_instances(&mut running, 5, None).await;
+    // It started anew, and everybody but two registered again.
+    eureka.forget_everything();
+    (0..2).for_each(|app| put(&eureka, app, 1, 8080));
+    put(&eureka, 1, 0, 8080);
+    until_instances(&mut running, 5, Some("eureka_forgotten")).await;
+    sleep(6 * POLL).await;
+    until_instances(&mut running, 5, Some("eureka_forgotten")).await;
+    // Whoever leaves from now on is remembered, and whoever comes back too.
+    eureka.deregister("s1", "s1-0");
+    (0..2).for_each(|n| put(&eureka, 2, n, 8080));
+    until_instances(&mut running, 4, None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn time_without_an_answer_does_not_settle_anything() {
+    let settle = Duration::from_secs(3);
+    let mut eureka = filled(3);
+    let mut running = start(settings(&[&eureka]));
+    until_instances(&mut running, 6, None).await;
+    eureka.forget_everything();
+    let mut fresh = start(settings(&[&eureka]));
+    until_instances(&mut running, 6, Some("eureka_empty")).await;
+    fresh.until_doubted().await;
+    eureka.stop();
+    sleep(settle).await;
+    let answers_from = Instant::now();
+    eureka.listen();
+    let again = async {
+        until_instances(&mut running, 0, None).await;
+        assert!(answers_from.elapsed() >= settle);
+    };
+    let first = async {
+        fresh.until("it is believed", |s| s.snapshot.is_some() && s.doubt.is_none()).await;
+        assert!(answers_from.elapsed() >= settle);
+    };
+    tokio::join!(again, first);
 }
 
 #[tokio::test(flavor = "multi_thread")]

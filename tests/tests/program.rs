@@ -129,7 +129,7 @@ fn a_host_is_explained_while_a_source_is_down() {
 fn what_is_registered_forges_no_line() {
     let scene = Scene::published();
     let (text, _) = scene.run(&["explain", "dc1/orders/orders-1"]);
-    assert!(text.contains("  meta      note=a\\u{a}finding: forged\n"), "{text}");
+    assert!(text.contains("  meta      note=a\\nfinding: forged\n"), "{text}");
     assert!(!text.lines().any(|line| line.starts_with("finding:")), "{text}");
 }
 

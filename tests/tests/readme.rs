@@ -79,7 +79,7 @@ enum Way {
     Start,
     /// Not run here, but this target of the Makefile must be there.
     Target(String),
-    /// Not run here, for it needs a cluster, but the files it names must be there.
+    /// Not run here, for it needs a cluster or a Docker, but the files it names must be there.
     Cluster,
     /// The copy is there already.
     Nothing,
@@ -99,7 +99,7 @@ fn way(command: &str) -> Option<Way> {
             Way::Run
         }
         ["landfall", "--help"] | ["landfall", _, "--help"] => Way::Run,
-        ["kubectl" | "helm", ..] => Way::Cluster,
+        ["kubectl" | "helm" | "docker", ..] => Way::Cluster,
         _ => return None,
     })
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::text::OneLine;
+
 /// Something a person should know: a conflict, an illegal name, a foreign object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Finding {
@@ -65,8 +67,23 @@ impl FindingCode {
     }
 }
 
+/// On one line: both parts are made of names that are anybody's.
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}: {}", self.code.as_str(), self.subject, self.message)
+        let (subject, message) = (OneLine(&self.subject), OneLine(&self.message));
+        write!(f, "{} {subject}: {message}", self.code.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_cannot_make_a_finding_look_like_two() {
+        let finding =
+            Finding::new(FindingCode::Refused, "a\nrefused b: c", "named \u{1b}[31ma; left out");
+        let shown = r"refused a\nrefused b: c: named \u{1b}[31ma; left out";
+        assert_eq!(finding.to_string(), shown);
     }
 }

@@ -14,7 +14,7 @@ use crate::mesh::{Body, Object, ObjectId, Tie};
 use crate::moved::{Judged, Moved, Places, Stay, Waits};
 use crate::plan::Step;
 use crate::registry::SourceName;
-use crate::text::Text;
+use crate::text::{OneLine, Text};
 use crate::time::Time;
 
 /// How far a configured source can be trusted.
@@ -22,7 +22,7 @@ use crate::time::Time;
 pub enum Trust {
     /// No complete listing in this process's life yet.
     Silent,
-    /// It has a complete listing, which may be out of date.
+    /// Its listing may be out of date, or lack what could not be read since it began.
     Doubtful,
     /// Its listing is current.
     Current,
@@ -197,7 +197,7 @@ fn takes_away<B: Body>(step: &Step<B>) -> bool {
 //  current and decided   pass     pass                   pass
 //
 // An object that names no source, or one that is not configured, may be of any source under an
-// earlier name. So it waits for the first listing of all.
+// earlier name. So it waits until all are current.
 fn unproven<B: Body>(step: &Step<B>, evidence: &Evidence) -> Option<HeldFor> {
     let from: &Arc<Object<B>> = step.from()?;
     if step.endpoint_change().1 == 0 && matches!(step, Step::Update { .. }) {
@@ -206,19 +206,30 @@ fn unproven<B: Body>(step: &Step<B>, evidence: &Evidence) -> Option<HeldFor> {
     let mut is_known = !from.sources.is_empty();
     for source in from.sources.iter() {
         match evidence.sources.get(source) {
-            Some(Trust::Silent) => return Some(HeldFor::FirstListing(source.clone())),
-            Some(Trust::Doubtful) => return Some(HeldFor::EndOfDoubt(source.clone())),
-            Some(Trust::Current) => {}
+            Some(trust) => {
+                if let Some(why) = unsure(source, *trust) {
+                    return Some(why);
+                }
+            }
             None => is_known = false,
         }
     }
     if !is_known {
-        let mut silent = evidence.sources.iter().filter(|(_, trust)| **trust == Trust::Silent);
-        if let Some((source, _)) = silent.next() {
-            return Some(HeldFor::FirstListing(source.clone()));
+        let mut all = evidence.sources.iter();
+        if let Some(why) = all.find_map(|(source, trust)| unsure(source, *trust)) {
+            return Some(why);
         }
     }
     undecided(from, evidence, is_known).map(HeldFor::Decision)
+}
+
+/// What a source lacks to prove that something is gone.
+fn unsure(source: &SourceName, trust: Trust) -> Option<HeldFor> {
+    match trust {
+        Trust::Silent => Some(HeldFor::FirstListing(source.clone())),
+        Trust::Doubtful => Some(HeldFor::EndOfDoubt(source.clone())),
+        Trust::Current => None,
+    }
 }
 
 /// A service that feeds `object`, or may, and is not decided.
@@ -382,12 +393,13 @@ impl fmt::Display for HeldFor {
                 write!(f, "source {source} has not delivered a complete listing yet")
             }
             Self::EndOfDoubt(source) => {
-                write!(f, "source {source} is in doubt, its listing may be out of date")
+                write!(f, "source {source} is in doubt, it may have more than it lists")
             }
             Self::Decision(service) => write!(
                 f,
-                "a policy has not decided every instance of {service} yet, so what is published \
-                 of it stays"
+                "a policy has not decided every instance of {} yet, so what is published of it \
+                 stays",
+                OneLine(service)
             ),
             Self::Grace { .. } => f.write_str(
                 "its endpoints moved to another host, and clients have the grace time to follow",

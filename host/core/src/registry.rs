@@ -111,7 +111,8 @@ pub enum Health {
 }
 
 /// A complete listing of one registry at one moment. A listing that failed half-way is an `Err`
-/// of the source, never a smaller `Snapshot`.
+/// of the source, never a smaller `Snapshot`. Only what could not be read even once may be missing,
+/// and a doubt stands beside the snapshot for as long as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
     /// All services. A source that saw one of them change shares all others with the snapshot
@@ -127,7 +128,8 @@ pub struct SourceState {
     pub snapshot: Option<Snapshot>,
     /// When `snapshot` was last known to be current.
     pub since: Time,
-    /// Why the snapshot may be out of date. While there is a doubt nothing is deleted.
+    /// Why the snapshot may be out of date, or lack what could not be read since the source began.
+    /// While there is a doubt nothing is deleted.
     pub doubt: Option<Doubt>,
     /// What was wrong with single services and instances of the listing.
     pub findings: Arc<[Finding]>,
@@ -138,7 +140,7 @@ pub struct SourceState {
 pub struct Doubt {
     /// One of the source's closed set of error codes; fit for a metric label.
     pub code: &'static str,
-    /// For a person: what was attempted, on what, and what to do.
+    /// For a person, on one line: what was attempted, on what, and what to do.
     pub message: String,
     /// When it began.
     pub since: Time,

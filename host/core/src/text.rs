@@ -1,6 +1,7 @@
 //! Shared strings. Facts of 100,000 instances repeat the same few words, so they are shared.
 
 use std::collections::HashSet;
+use std::fmt::{self, Write};
 use std::sync::Arc;
 
 /// An immutable string that is cheap to clone.
@@ -11,6 +12,26 @@ pub type Text = Arc<str>;
 #[derive(Debug, Default)]
 pub struct Interner {
     seen: HashSet<Text>,
+}
+
+/// Text of anybody's, for a person to read on one line. What would end the line, speak to a terminal
+/// or turn the order of what is shown around stands as an escape, such as `\n`.
+#[derive(Clone, Copy, Debug)]
+pub struct OneLine<'a>(pub &'a str);
+
+impl fmt::Display for OneLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for c in self.0.chars() {
+            // Separators of lines and paragraphs, and the controls of bidirectional text.
+            let misleads = matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+            if c.is_control() || misleads {
+                write!(f, "{}", c.escape_default())?;
+            } else {
+                f.write_char(c)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Interner {
@@ -24,5 +45,18 @@ impl Interner {
                 text
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_is_one_line() {
+        let shown = |raw: &str| OneLine(raw).to_string();
+        assert_eq!(shown("größe \\ \"a\" 中"), "größe \\ \"a\" 中");
+        assert_eq!(shown("a\nb\r\t\u{1b}[2J\0"), r"a\nb\r\t\u{1b}[2J\u{0}");
+        assert_eq!(shown("\u{85}\u{2028}\u{202e}\u{2067}"), r"\u{85}\u{2028}\u{202e}\u{2067}");
     }
 }

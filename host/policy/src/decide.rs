@@ -62,7 +62,7 @@ impl Workers {
     }
 
     /// The same, but what was decided of an instance before answers for it only if there was no
-    /// fault, or one that trying again does not mend, see [`is_transient`](crate::is_transient).
+    /// fault, or one that trying again does not mend, see [`is_transient`].
     /// What was not tried before is tried first, so that an instance that fails again and again
     /// keeps no other waiting.
     ///

@@ -34,6 +34,13 @@ impl Backoff {
         Self { first, most, failures: 0 }
     }
 
+    /// For attempts to reach a registry again: short enough at first to be back soon after it was
+    /// restarted, long enough at last to leave one alone that struggles.
+    #[must_use]
+    pub const fn of_registry() -> Self {
+        Self::new(Duration::from_millis(200), Duration::from_secs(30))
+    }
+
     /// Notes one more failure and returns how long to wait before the next attempt.
     pub fn after_failure(&mut self) -> Duration {
         let doubled = self.first.saturating_mul(1_u32 << self.failures.min(20));

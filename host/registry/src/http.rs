@@ -3,8 +3,10 @@
 
 use std::collections::hash_map::DefaultHasher;
 use std::error::Error;
+use std::fmt::Display;
 use std::fs;
 use std::hash::{Hash, Hasher};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,11 +24,16 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEPALIVE: Duration = Duration::from_secs(15);
 // Secrets change rarely, and reading a file for each of a thousand requests is waste.
 const SECRET_AGE_MAX: Duration = Duration::from_secs(1);
+// A hundred times what tokens and passwords have; the limit of headers is lower at most servers.
 const SECRET_BYTES_MAX: u64 = 64 << 10;
+// Four times the bundle that Debian has of all public authorities.
+const PEM_BYTES_MAX: u64 = 1 << 20;
 // Long enough for every limit that registries have, most of which look at seconds or a minute;
 // whoever names more, by mistake or otherwise, is asked again after this. It also keeps a number
 // of the registry's out of the arithmetic of time.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
+// Answers from this size on are parsed beside the threads that others wait for.
+const PARSE_ASIDE_BYTES: usize = 256 << 10;
 // How much of an error answer is told to a person.
 const TOLD_BYTES_MAX: usize = 300;
 
@@ -42,11 +49,11 @@ pub struct TlsFiles {
     pub client_key_file: Option<PathBuf>,
 }
 
-/// Why a request has no answer. The address in it carries no password.
+/// Why a request has no answer. The address in it carries neither a user nor a password.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HttpError {
     #[error("failed to read {}: {source}", path.display())]
-    File { path: PathBuf, source: std::io::Error },
+    File { path: PathBuf, source: io::Error },
     #[error("{what} in {} is not usable: {problem}", path.display())]
     Pem { what: &'static str, path: PathBuf, problem: String },
     #[error("failed to set up a client: {0}")]
@@ -208,7 +215,7 @@ impl Cluster {
         if let Some(Basic { user, password }) = &request.basic {
             builder = builder.basic_auth(user, Some(String::from_utf8_lossy(password.as_bytes())));
         }
-        let told_url = without_password(url);
+        let told_url = without_login(url);
         let failed = |error| HttpError::of(error, &told_url, request.timeout);
         let mut response = builder.headers(request.headers.clone()).send().await.map_err(failed)?;
         let status = response.status();
@@ -277,7 +284,7 @@ impl SecretFile {
         {
             return Ok(value.clone());
         }
-        let bytes = read_small(&self.path)?;
+        let bytes = read_small(&self.path, SECRET_BYTES_MAX)?;
         let value = self.parse(&bytes)?;
         *known = Some((Instant::now(), value.clone()));
         Ok(value)
@@ -310,7 +317,9 @@ struct Pems {
 
 impl Pems {
     fn read(files: &TlsFiles) -> Result<Self, HttpError> {
-        let read = |path: &Option<PathBuf>| path.as_deref().map(read_small).transpose();
+        let read = |path: &Option<PathBuf>| {
+            path.as_deref().map(|path| read_small(path, PEM_BYTES_MAX)).transpose()
+        };
         let identity = match (read(&files.client_cert_file)?, read(&files.client_key_file)?) {
             (Some(mut cert), Some(key)) => {
                 cert.push(b'\n');
@@ -361,18 +370,37 @@ impl Pems {
     }
 }
 
-fn read_small(path: &Path) -> Result<Vec<u8>, HttpError> {
-    use std::io::Read;
+/// What `parse` makes of a body of that many bytes, or what is wrong with it.
+pub(crate) async fn parsed<T: Send + 'static, E: Display + Send + 'static>(
+    bytes: usize,
+    parse: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, String> {
+    let parsed = if bytes < PARSE_ASIDE_BYTES {
+        parse()
+    } else {
+        // A reader that panics is a defect here; it is told as any other malformed answer.
+        tokio::task::spawn_blocking(parse).await.map_err(|error| error.to_string())?
+    };
+    parsed.map_err(|error| error.to_string())
+}
+
+/// All of a file, or an error: half a bundle is one that trusts fewer.
+fn read_small(path: &Path, bytes_max: u64) -> Result<Vec<u8>, HttpError> {
+    let failed = |source| HttpError::File { path: path.to_owned(), source };
     let mut bytes = Vec::new();
-    fs::File::open(path)
-        .and_then(|file| file.take(SECRET_BYTES_MAX).read_to_end(&mut bytes))
-        .map_err(|source| HttpError::File { path: path.to_owned(), source })?;
+    let file = fs::File::open(path).map_err(failed)?;
+    // One byte more than is allowed, to notice that there is more.
+    file.take(bytes_max + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > bytes_max {
+        let problem = format!("it has more than {bytes_max} bytes");
+        return Err(failed(io::Error::new(io::ErrorKind::FileTooLarge, problem)));
+    }
     Ok(bytes)
 }
 
-fn without_password(mut url: Url) -> String {
-    // Only addresses without a host refuse, and those have no password.
-    let _kept = url.set_password(None);
+fn without_login(mut url: Url) -> String {
+    // Only addresses without a host refuse, and those have neither.
+    let _kept = (url.set_username(""), url.set_password(None));
     url.into()
 }
 
@@ -402,6 +430,23 @@ pub(crate) fn flag(headers: &HeaderMap, name: &HeaderName) -> Option<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_are_read_whole_or_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bundle.pem");
+        fs::write(&path, vec![b'x'; 300_000]).unwrap();
+        assert_eq!(read_small(&path, PEM_BYTES_MAX).unwrap().len(), 300_000);
+        assert_eq!(read_small(&path, 300_000).unwrap().len(), 300_000);
+        let error = read_small(&path, SECRET_BYTES_MAX).unwrap_err().to_string();
+        assert!(error.ends_with("bundle.pem: it has more than 65536 bytes"), "{error}");
+    }
+
+    #[test]
+    fn no_login_is_told() {
+        let url = |raw: &str| without_login(raw.parse().unwrap());
+        assert_eq!(url("https://user:hush@consul:8500/v1"), "https://consul:8500/v1");
+    }
 
     #[test]
     fn no_registry_asks_to_be_left_alone_for_ever() {

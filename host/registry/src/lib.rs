@@ -5,8 +5,9 @@
 //!
 //! Invariant: a source publishes complete listings, or keeps its last one and says what is wrong.
 //! An error, a refusal, an answer that access rules made smaller, a cluster without a leader and
-//! half a listing are never deletions. A source neither filters nor decides: what it lists and
-//! what it leaves out is in its settings.
+//! half a listing are never deletions. What a source could not read even once is missing in its
+//! first listing, which is in doubt until it has it. A source neither filters nor decides: what it
+//! lists and what it leaves out is in its settings.
 
 #![allow(
     clippy::result_large_err,
@@ -22,7 +23,11 @@ pub mod publisher;
 
 mod findings;
 mod http;
+mod trouble;
 
+use std::convert::Infallible;
+
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use landfall_core::time::Time;
 use tokio_util::sync::CancellationToken;
@@ -32,6 +37,7 @@ pub use reqwest::Url;
 pub use crate::http::TlsFiles;
 pub use crate::metrics::SourceMetrics;
 pub use crate::publisher::Publisher;
+pub use crate::trouble::Trouble;
 
 /// The wall clock. The runtime gives it; nothing here reads another.
 pub type Clock = fn() -> Time;
@@ -41,7 +47,15 @@ pub trait Source: Send + 'static {
     /// What kind of registry it is, as policies see it: `consul`, `file`, ...
     fn registry(&self) -> &'static str;
 
-    /// Watches the registry until `stop`. It ends for no other reason: whatever goes wrong is
-    /// told through `out` and tried again.
-    fn run(self: Box<Self>, out: Publisher, stop: CancellationToken) -> BoxFuture<'static, ()>;
+    /// Watches the registry for ever: whatever goes wrong is told through `out` and tried again.
+    fn watch(self: Box<Self>, out: Publisher) -> BoxFuture<'static, Infallible>;
+
+    /// Watches the registry until `stop`.
+    fn run(self: Box<Self>, out: Publisher, stop: CancellationToken) -> BoxFuture<'static, ()> {
+        let watching = self.watch(out);
+        async move {
+            let _stopped = stop.run_until_cancelled(watching).await;
+        }
+        .boxed()
+    }
 }

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use landfall_core::finding::Finding;
 use landfall_core::registry::{Doubt, Snapshot, SourceName, SourceState};
+use landfall_core::text::OneLine;
 use landfall_core::time::Time;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::metrics::SourceMetrics;
+use crate::trouble::Trouble;
 use crate::{Clock, findings};
 
 /// Publishes the state of one source. Only the newest state is kept: a reader that is busy skips
@@ -59,24 +61,19 @@ impl Publisher {
         self.publish(snapshot, findings, None);
     }
 
-    /// `snapshot` is newer than the last one but part of it may be out of date, as `code` and
-    /// `message` say: some service could not be read and stands in it as it was. Never a smaller
-    /// listing than what is known.
-    pub fn complete_in_doubt(
-        &self,
-        snapshot: Snapshot,
-        findings: Vec<Finding>,
-        code: &'static str,
-        message: String,
-    ) {
-        self.publish(snapshot, findings, Some((code, message)));
+    /// `snapshot` is newer than the last one but part of it may be out of date, as `trouble`
+    /// says: some service could not be read and stands in it as it was, or is missing
+    /// where it never could. Never a smaller listing than what is known.
+    pub fn complete_in_doubt(&self, snapshot: Snapshot, findings: Vec<Finding>, trouble: Trouble) {
+        self.publish(snapshot, findings, Some(trouble));
     }
 
-    /// The last snapshot may be out of date, as `code` and `message` say. `message` is the same
-    /// for as long as the trouble is the same, or every attempt wakes the readers.
-    pub fn doubt(&self, code: &'static str, message: String) {
+    /// The last snapshot may be out of date, as `trouble` says. Readers find the newest message, but
+    /// only another code wakes them: what a registry says of an error may carry the time of day, and
+    /// each attempt would have everything looked at again.
+    pub fn doubt(&self, trouble: Trouble) {
         let now = (self.clock)();
-        self.state.send_if_modified(|state| self.set_doubt(state, Some((code, message)), now));
+        self.state.send_if_modified(|state| self.set_doubt(state, Some(trouble), now));
     }
 
     /// The last snapshot is current, now. Ends any doubt. Without a snapshot it says nothing.
@@ -91,12 +88,7 @@ impl Publisher {
         });
     }
 
-    fn publish(
-        &self,
-        snapshot: Snapshot,
-        findings: Vec<Finding>,
-        doubt: Option<(&'static str, String)>,
-    ) {
+    fn publish(&self, snapshot: Snapshot, findings: Vec<Finding>, trouble: Option<Trouble>) {
         let now = (self.clock)();
         let findings = findings::bounded(findings);
         self.state.send_if_modified(|state| {
@@ -106,7 +98,7 @@ impl Publisher {
                 .as_ref()
                 .is_none_or(|before| before.services.diff(&snapshot.services).next().is_some());
             let found = *state.findings != *findings;
-            if doubt.is_none() {
+            if trouble.is_none() {
                 state.since = now;
             }
             if differs {
@@ -117,33 +109,31 @@ impl Publisher {
                 FindingsChanged { source: &self.source, findings: &findings }.emit();
                 state.findings = findings.into();
             }
-            self.set_doubt(state, doubt, now) || differs || found
+            self.set_doubt(state, trouble, now) || differs || found
         });
     }
 
-    /// Whether anything changed. One trouble turning into another does not begin a new doubt.
-    fn set_doubt(
-        &self,
-        state: &mut SourceState,
-        doubt: Option<(&'static str, String)>,
-        now: Time,
-    ) -> bool {
+    /// Whether readers should look; the message may have changed all the same. One trouble turning
+    /// into another does not begin a new doubt.
+    fn set_doubt(&self, state: &mut SourceState, trouble: Option<Trouble>, now: Time) -> bool {
         let before = state.doubt.take();
-        match (before, doubt) {
+        match (before, trouble) {
             (None, None) => false,
             (Some(before), None) => {
                 DoubtEnded { source: &self.source, doubt: &before, now }.emit();
                 true
             }
-            (before, Some((code, message))) => {
+            (before, Some(Trouble { code, message })) => {
                 let since = before.as_ref().map_or(now, |before| before.since);
-                let doubt = Doubt { code, message, since };
-                let differs = before.as_ref() != Some(&doubt);
-                if before.is_none_or(|before| before.code != code) {
-                    Doubted { source: &self.source, doubt: &doubt }.emit();
+                // It names what is anybody's, and repeats what registries answer.
+                let doubt = Doubt { code, message: OneLine(&message).to_string(), since };
+                let is_other = before.is_none_or(|before| before.code != code);
+                if is_other {
+                    let is_listed = state.snapshot.is_some();
+                    Doubted { source: &self.source, doubt: &doubt, is_listed }.emit();
                 }
                 state.doubt = Some(doubt);
-                differs
+                is_other
             }
         }
     }
@@ -190,16 +180,27 @@ impl FindingsChanged<'_> {
 struct Doubted<'a> {
     source: &'a SourceName,
     doubt: &'a Doubt,
+    is_listed: bool,
 }
 
 impl Doubted<'_> {
     fn emit(&self) {
-        warn!(
-            source = %self.source,
-            code = self.doubt.code,
-            error = %self.doubt.message,
-            "Registry in doubt; keeping the last listing."
-        );
+        let Doubt { code, message, .. } = self.doubt;
+        if self.is_listed {
+            warn!(
+                source = %self.source,
+                code,
+                error = %message,
+                "Registry in doubt; nothing that it lacks is removed."
+            );
+        } else {
+            warn!(
+                source = %self.source,
+                code,
+                error = %message,
+                "Registry in doubt; nothing is listed yet."
+            );
+        }
     }
 }
 
@@ -232,6 +233,10 @@ mod tests {
         Publisher::new(SourceName::parse("dc1").unwrap(), || Time::from_millis(1000))
     }
 
+    fn trouble(code: &'static str, message: &str) -> Trouble {
+        Trouble { code, message: message.to_owned() }
+    }
+
     fn snapshot(names: &[&str]) -> Snapshot {
         let service = |name: &&str| {
             let key = ServiceKey { name: (*name).into(), ..ServiceKey::default() };
@@ -257,6 +262,14 @@ mod tests {
     }
 
     #[test]
+    fn a_doubt_is_told_on_one_line() {
+        let (out, reader) = publisher();
+        out.doubt(trouble("refused", "service a\nsource dc2 \u{1b}[2Jrefused"));
+        let message = reader.borrow().doubt.clone().unwrap().message;
+        assert_eq!(message, r"service a\nsource dc2 \u{1b}[2Jrefused");
+    }
+
+    #[test]
     fn an_empty_first_listing_is_a_listing() {
         let (out, reader) = publisher();
         out.confirmed();
@@ -269,11 +282,13 @@ mod tests {
     fn doubt_keeps_the_listing_and_its_own_beginning() {
         let (out, mut reader) = publisher();
         out.complete(snapshot(&["a"]), vec![]);
-        out.doubt("refused", "refused".to_owned());
+        out.doubt(trouble("refused", "refused"));
         reader.mark_unchanged();
-        out.doubt("refused", "refused".to_owned());
+        out.doubt(trouble("refused", "refused at noon"));
         assert!(!reader.has_changed().unwrap());
-        out.doubt("slow", "slow".to_owned());
+        let message = reader.borrow().doubt.as_ref().map(|doubt| doubt.message.clone());
+        assert_eq!(message.as_deref(), Some("refused at noon"));
+        out.doubt(trouble("slow", "slow"));
         assert!(reader.has_changed().unwrap());
         {
             let state = reader.borrow();

@@ -80,7 +80,8 @@ pub(crate) struct ConfigArgs {
 /// How long to wait for the registries.
 #[derive(Debug, Args)]
 pub(crate) struct WaitArgs {
-    /// How long to wait for each registry's complete listing, such as 30s.
+    /// How long to wait for each registry's complete listing, such as 30s. One that lists something
+    /// in doubt, as while it cannot read a service, is waited for less long.
     #[arg(long, value_name = "TIME", default_value = "30s")]
     pub(crate) timeout: Duration,
 }

@@ -31,6 +31,29 @@ pub(crate) struct Once {
     pub(crate) states: BTreeMap<SourceName, SourceState>,
 }
 
+// === impl Once ===
+
+impl Once {
+    /// Which sources are in doubt, and so may have more than is shown; a line each.
+    #[must_use]
+    pub(crate) fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        for (name, state) in &self.states {
+            let why = match &state.doubt {
+                Some(doubt) => format!("{}: {}", doubt.code, doubt.message),
+                None if state.snapshot.is_none() => "it has not answered yet".to_owned(),
+                None => continue,
+            };
+            let what = match state.snapshot {
+                Some(_) => "what it lists may be out of date or lack something",
+                None => "nothing of what it lists is shown",
+            };
+            notes.push(format!("note: source {name} is in doubt, so {what} ({why})"));
+        }
+        notes
+    }
+}
+
 /// How the line is set up for a configuration.
 #[must_use]
 pub(crate) fn line_options(config: &Configuration) -> LineOptions {
@@ -55,7 +78,7 @@ pub(crate) fn worker_count() -> usize {
 /// Reads every source and policy of `config` and runs one round.
 ///
 /// # Errors
-/// A needed source has no complete listing within `timeout`, or a policy cannot be loaded.
+/// A needed source has no listing within `timeout`, or a policy cannot be loaded.
 pub(crate) async fn gather(
     config: &Configuration,
     needed: &Needed,

@@ -114,6 +114,10 @@ pub(crate) fn start(configs: &[SourceConfig]) -> RunningSources {
         .collect()
 }
 
+/// How long a source that lists something in doubt is waited for: what passes by itself, such as a
+/// service that failed once, mostly does within the first few attempts again.
+const DOUBT_WAIT: Duration = Duration::from_secs(5);
+
 /// What every source offers now. One whose task ended, which is a defect of Landfall, is in doubt.
 #[must_use]
 pub(crate) fn states(sources: &RunningSources) -> BTreeMap<SourceName, SourceState> {
@@ -144,7 +148,7 @@ pub(crate) enum Needed {
     None,
 }
 
-/// Waits until the needed sources have a complete listing.
+/// Waits until the needed sources have a listing, and a little longer for one that is not in doubt.
 ///
 /// # Errors
 /// One had none in time; says why it is in doubt.
@@ -171,6 +175,12 @@ pub(crate) async fn wait_complete(
                 |doubt| format!("{}: {}", doubt.code, doubt.message),
             );
             anyhow::bail!("source {name} gave no complete listing within {timeout:?}: {why}");
+        }
+        if is_needed {
+            let until = deadline.min(tokio::time::Instant::now() + DOUBT_WAIT);
+            let sure = state.wait_for(|state| state.doubt.is_none());
+            // Whoever asked is told of the doubt, and judges.
+            let _in_doubt = tokio::time::timeout_at(until, sure).await;
         }
     }
     Ok(states(sources))

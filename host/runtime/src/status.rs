@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use landfall_core::guard::{HeldFor, Trust};
 use landfall_core::registry::{SourceName, SourceState};
-use landfall_core::text::Text;
+use landfall_core::text::{OneLine, Text};
 use landfall_core::time::Time;
 
 use crate::clock;
@@ -64,7 +64,8 @@ impl Status {
             report.push(format!(
                 "{} services are not wholly decided by a policy yet, the first of them {first}; \
                  what is published of them stays",
-                evidence.undecided.len()
+                evidence.undecided.len(),
+                first = OneLine(first),
             ));
         }
         for (code, count) in line.finding_counts().iter().filter(|(_, count)| **count > 0) {

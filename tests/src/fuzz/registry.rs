@@ -1,10 +1,12 @@
-//! Answers of registries: Consul's, and files.
+//! Answers of registries: Consul's, Eureka's, and files.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use landfall_core::pairs::Pairs;
 use landfall_core::registry::{Instance, Service, Snapshot};
 use landfall_registry::consul::testing as consul;
+use landfall_registry::eureka::testing::Known;
 use landfall_registry::file::{self, FileError};
 use serde_json::Value;
 
@@ -19,11 +21,17 @@ enum Asked {
     Summary,
     Checks,
     Namespaces,
+    EurekaFull,
+    EurekaChanges,
+    EurekaApplication,
     File,
 }
 
+/// What Eureka lists before and after the answer.
+const EUREKA: &str = include_str!("../../fixtures/eureka/full.json");
+
 /// Which body is a seed for which question.
-const SEEDS: [(Asked, &str); 11] = [
+const SEEDS: [(Asked, &str); 22] = [
     (Asked::File, include_str!("../../../examples/quickstart/registry.yaml")),
     (Asked::File, include_str!("listing.yaml")),
     (Asked::Service, include_str!("../../fixtures/consul/service-web.json")),
@@ -34,6 +42,17 @@ const SEEDS: [(Asked, &str); 11] = [
     (Asked::Summary, include_str!("../../fixtures/consul/summary.json")),
     (Asked::Checks, include_str!("../../fixtures/consul/checks.json")),
     (Asked::Namespaces, r#"[{"Name": "default"}, {"Name": "a", "DeletedAt": "2026-01-01"}]"#),
+    (Asked::EurekaFull, EUREKA),
+    (Asked::EurekaFull, include_str!("../../fixtures/eureka/full-after-delete.json")),
+    (Asked::EurekaFull, include_str!("../../fixtures/eureka/full-one-instance.json")),
+    (Asked::EurekaFull, include_str!("../../fixtures/eureka/empty-full.json")),
+    (Asked::EurekaApplication, include_str!("../../fixtures/eureka/quirks-app.json")),
+    (Asked::EurekaChanges, include_str!("../../fixtures/eureka/delta-after-add.json")),
+    (Asked::EurekaChanges, include_str!("../../fixtures/eureka/delta-after-delete.json")),
+    (Asked::EurekaChanges, include_str!("../../fixtures/eureka/delta-after-eviction.json")),
+    (Asked::EurekaChanges, include_str!("../../fixtures/eureka/delta-after-metadata.json")),
+    (Asked::EurekaChanges, include_str!("../../fixtures/eureka/delta-after-status.json")),
+    (Asked::EurekaChanges, include_str!("../../fixtures/eureka/delta-delete-readd.json")),
     // A file of another form, and an answer where a listing is expected.
     (Asked::File, include_str!("../../fixtures/consul/service-db.json")),
 ];
@@ -63,6 +82,12 @@ pub fn run(bytes: &[u8]) {
         Asked::Summary => in_order(consul::summary(&body)),
         Asked::Checks => in_order(consul::checks(&body)),
         Asked::Namespaces => drop(consul::namespaces(&body)),
+        Asked::EurekaFull => eureka(|known| known.full(&body, Duration::from_secs(45))),
+        Asked::EurekaChanges => eureka(|known| known.changes(&body)),
+        Asked::EurekaApplication => {
+            let body = [br#"{"applications":"#, body.as_slice(), b"}"].concat();
+            eureka(|known| known.full(&body, Duration::from_secs(45)));
+        }
         Asked::File => {
             let text = String::from_utf8_lossy(&body);
             match file::parse("fuzz.yaml", &text) {
@@ -92,6 +117,33 @@ fn answer(bytes: &[u8]) -> (Asked, Vec<u8>) {
     };
     mutate::bytes(&mut body, &mut draw);
     (asked, body)
+}
+
+/// Has `answer` come between answers of a server that lists the same all the time.
+///
+/// # Panics
+/// It does harm that stays.
+fn eureka(answer: impl FnOnce(&mut Known) -> Result<(), serde_json::Error>) {
+    let full = |known: &mut Known, after_secs| {
+        let taken = known.full(EUREKA.as_bytes(), Duration::from_secs(after_secs));
+        taken.expect("a recorded answer is an answer");
+    };
+    let mut known = Known::nothing();
+    full(&mut known, 0);
+    let before = (known.published().0.clone(), known.counted());
+    if answer(&mut known).is_err() {
+        assert_eq!((known.published().0, known.counted()), (&before.0, before.1));
+        return;
+    }
+    let (snapshot, _) = known.published();
+    check(snapshot);
+    let published: usize = snapshot.services.values().map(|s| s.instances().len()).sum();
+    let (counted, missing) = known.counted();
+    assert!(published <= counted + missing, "{published} > {counted} + {missing}");
+    // What is newer than a full answer outlives one; what that lacks, the longest lease.
+    [1, 1, 1, 3600].into_iter().for_each(|secs| full(&mut known, secs));
+    assert_eq!((known.published().0, known.counted()), (&before.0, before.1));
+    assert_eq!(known.published().1, []);
 }
 
 fn in_order<T: Ord>(names: Result<Vec<T>, serde_json::Error>) {

@@ -21,7 +21,7 @@ tok-admin,admin,1,\"system:masters\"
 tok-landfall,system:serviceaccount:landfall-system:landfall,2,\"system:serviceaccounts,system:serviceaccounts:landfall-system\"
 ";
 /// The CRDs without which there is nothing to write.
-const OUR_CRDS: [&str; 2] =
+pub const OUR_CRDS: [&str; 2] =
     ["serviceentries.networking.istio.io", "workloadentries.networking.istio.io"];
 const ESTABLISHED_MAX: Duration = Duration::from_secs(30);
 /// Requests under way at once where there are thousands of them.
@@ -283,7 +283,8 @@ impl Cluster {
     }
 }
 
-const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+/// Where CRDs are.
+pub const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const SERVICE_ENTRIES: &str = "/apis/networking.istio.io/v1/serviceentries";
 
 /// Where the ServiceEntries of a namespace are.

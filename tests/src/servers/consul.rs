@@ -11,9 +11,13 @@ use super::http::{Http, block};
 use super::process::{Server, free_port, program, started};
 
 /// May do everything, where there are access rules.
-const MANAGER: &str = "5f8e3f2c-0000-4000-8000-000000000001";
+pub const MANAGER: &str = "5f8e3f2c-0000-4000-8000-000000000001";
+/// The configuration of one with access rules.
+const CONFIG: &str = "consul.hcl";
+const CONFIG_MORE: &str = "consul-more.hcl";
 /// The name of the rules that the token for reading has.
 const READER_RULES: &str = "landfall";
+/// The rules that examples/consul asks for.
 const READ_ALL: &str =
     "node_prefix \"\" { policy = \"read\" } service_prefix \"\" { policy = \"read\" }";
 
@@ -22,8 +26,11 @@ const READ_ALL: &str =
 pub struct Consul {
     /// Its port.
     pub port: u16,
+    /// Its API, with every right.
+    pub http: Http,
     server: Server,
-    http: Http,
+    folder: PathBuf,
+    ports: Ports,
 }
 
 /// The token for reading of [`Consul::guarded`].
@@ -51,7 +58,7 @@ impl Consul {
                 command.args([option, &port.to_string()]);
             }
             command.args(["-node", "n1"]);
-            Self::ready(command, folder, &ports, Http::plain(ports.http))
+            Self::ready(command, folder, ports, Http::plain(ports.http))
         })
     }
 
@@ -61,25 +68,61 @@ impl Consul {
     /// It does not start.
     #[must_use]
     pub fn guarded(folder: &Path) -> Self {
+        Self::guarded_with(folder, "")
+    }
+
+    /// As [`Self::guarded`], with `more` in its configuration.
+    ///
+    /// # Panics
+    /// It does not start.
+    #[must_use]
+    pub fn guarded_with(folder: &Path, more: &str) -> Self {
         let consul = started("consul", || {
             let ports = Ports::free();
-            let config = folder.join("consul.hcl");
-            fs::write(&config, ports.guarded_config()).expect("Consul's configuration");
-            let mut command = Command::new(program("LANDFALL_CONSUL"));
-            command.args(["agent", "-config-file"]).arg(config);
-            command.arg("-data-dir").arg(data_folder(folder, ports.http));
-            let http = Http::plain(ports.http).with("x-consul-token", MANAGER);
-            Self::ready(command, folder, &ports, http)
+            // Two files, for Consul joins what both say of one thing, such as its ports.
+            let own = ports.guarded_config();
+            for (name, config) in [(CONFIG, own.as_str()), (CONFIG_MORE, more)] {
+                fs::write(folder.join(name), config).expect("Consul's configuration");
+            }
+            Self::serve_guarded(folder, ports)
         });
-        consul.set_reader_rules(READ_ALL);
-        consul.put(
-            "/v1/acl/token",
-            &json!({"SecretID": READER, "Policies": [{"Name": READER_RULES}]}),
-        );
+        consul.make_reader();
         consul
     }
 
-    fn ready(command: Command, folder: &Path, ports: &Ports, http: Http) -> Result<Self, String> {
+    /// Kills one with access rules and starts it anew, with nothing but those.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub fn lose_everything(&mut self) {
+        self.server.kill();
+        fs::remove_dir_all(data_folder(&self.folder, self.port)).expect("its folder");
+        *self = Self::serve_guarded(&self.folder, self.ports).expect("it starts again");
+        self.make_reader();
+    }
+
+    fn serve_guarded(folder: &Path, ports: Ports) -> Result<Self, String> {
+        let mut command = Command::new(program("LANDFALL_CONSUL"));
+        command.arg("agent");
+        for name in [CONFIG, CONFIG_MORE] {
+            command.arg("-config-file").arg(folder.join(name));
+        }
+        command.arg("-data-dir").arg(data_folder(folder, ports.http));
+        let http = Http::plain(ports.http).with("x-consul-token", MANAGER);
+        Self::ready(command, folder, ports, http)
+    }
+
+    /// Makes the token [`READER`], which may read everything.
+    ///
+    /// # Panics
+    /// It is refused.
+    pub fn make_reader(&self) {
+        self.grant();
+        let token = json!({"SecretID": READER, "Policies": [{"Name": READER_RULES}]});
+        self.put("/v1/acl/token", &token);
+    }
+
+    fn ready(command: Command, folder: &Path, ports: Ports, http: Http) -> Result<Self, String> {
         let answers = |path: &str, nothing: &str| {
             http.get(path).is_ok_and(|r| r.status == 200 && r.body.trim() != nothing)
         };
@@ -88,7 +131,7 @@ impl Consul {
             answers("/v1/status/leader", "\"\"")
                 && answers("/v1/health/service/consul?passing", "[]")
         })?;
-        Ok(Self { port: ports.http, server, http })
+        Ok(Self { port: ports.http, http, server, folder: folder.to_owned(), ports })
     }
 
     /// Registers an instance with the agent.
@@ -170,7 +213,11 @@ impl Consul {
         self.put(&path, &json!({"Name": READER_RULES, "Rules": rules}));
     }
 
-    fn put(&self, path: &str, body: &Value) {
+    /// Sends `body`.
+    ///
+    /// # Panics
+    /// It is refused.
+    pub fn put(&self, path: &str, body: &Value) {
         let body = if body.is_null() { String::new() } else { body.to_string() };
         let reply = self.http.send("PUT", path, &[], body).expect("an answer");
         assert_eq!(reply.status, 200, "{path}: {}", reply.body);
@@ -194,6 +241,7 @@ pub fn remote_instance(node: &str, id: &str, service: &str, address: &str, port:
 }
 
 /// Consul needs them for TCP and, for Serf, for UDP too.
+#[derive(Clone, Copy, Debug)]
 struct Ports {
     http: u16,
     server: u16,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::http::Http;
-use super::process::{forget_process, last_lines, wait, watch_process};
+use super::process::{last_lines, wait};
 use crate::binary::{Program, Running};
 
 /// A debug build compiles policies slowly.
@@ -22,7 +22,6 @@ const LISTENING: &str = "Serving health and metrics.";
 #[derive(Debug)]
 pub struct Landfall {
     running: Option<Running>,
-    id: u32,
     /// Health, readiness and metrics.
     pub admin: Http,
 }
@@ -73,8 +72,6 @@ impl Installation {
         let arguments = ["--log-format", "json", "--log", "info,landfall_runtime=debug"];
         let arguments = [&arguments[..], &["run", "-c", FILE]].concat();
         let running = self.program.start(&arguments).expect("the program starts");
-        let id = running.id();
-        watch_process(id);
         let port = wait(READY_MAX, || {
             let lines = lines(&running);
             let line = lines.iter().find(|line| line["message"] == LISTENING)?;
@@ -83,7 +80,7 @@ impl Installation {
         let Some(port) = port else {
             panic!("Landfall does not serve its health:\n{}", last_lines(&running.log()))
         };
-        Landfall { running: Some(running), id, admin: Http::plain(port) }
+        Landfall { running: Some(running), admin: Http::plain(port) }
     }
 }
 
@@ -143,7 +140,8 @@ impl Landfall {
     pub fn cpu_time(&self) -> Duration {
         // In hundredths of a second on Linux.
         const TICK: Duration = Duration::from_millis(10);
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.id)).expect("its status");
+        let id = self.running.as_ref().expect("it runs").id();
+        let stat = fs::read_to_string(format!("/proc/{id}/stat")).expect("its status");
         // The name, in brackets, may have anything in it; utime and stime are the 14th and 15th.
         let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
         let ticks = fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<u32>().ok());
@@ -157,7 +155,6 @@ impl Landfall {
     pub fn stop(mut self) {
         let running = self.running.take().expect("it runs");
         let status = running.stop().expect("it stops");
-        forget_process(self.id);
         assert!(status.success(), "Landfall stopped with {status}");
     }
 }
@@ -168,8 +165,6 @@ impl Drop for Landfall {
         if thread::panicking() {
             eprintln!("--- the end of Landfall's log\n{}", last_lines(&running.log()));
         }
-        drop(running);
-        forget_process(self.id);
     }
 }
 

@@ -1,6 +1,6 @@
 //! The real servers of the end-to-end tests: how each is started, when it is ready, how it ends.
 //!
-//! `tests/servers/RECIPES.md` says the same for people. Everything listens on loopback, on ports
+//! `tests/servers/RECIPES.md` has what is worth knowing besides. Everything listens on loopback, on ports
 //! that were free, and keeps its files in a folder that is thrown away. What goes wrong here ends
 //! the test: there is nothing to be tested then.
 

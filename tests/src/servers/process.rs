@@ -1,14 +1,14 @@
-//! Processes, ports and folders, and that nothing of them outlives the tests.
+//! Processes, ports and folders. Nothing of them outlives the tests.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{self, Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use crate::watchdog;
 
 /// A server that is not ready by then will not be.
 const READY_MAX: Duration = Duration::from_secs(60);
@@ -108,7 +108,7 @@ pub fn free_port() -> u16 {
 pub fn folder() -> PathBuf {
     let folder = tempfile::Builder::new().prefix("landfall-e2e-").tempdir();
     let folder = folder.expect("a temporary folder").keep();
-    tell_watchdog(&format!("folder {}", folder.display()));
+    watchdog::watch_folder(&folder);
     folder
 }
 
@@ -129,7 +129,7 @@ impl Server {
         let (stdout, stderr) = open().expect("a log file");
         command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
         let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        watch_process(child.id());
+        watchdog::watch_process(child.id());
         Self { name, child, log }
     }
 
@@ -162,7 +162,7 @@ impl Server {
         // It may have ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
-        forget_process(self.child.id());
+        watchdog::forget_process(self.child.id());
     }
 }
 
@@ -176,7 +176,7 @@ impl Drop for Server {
         if ended.is_none() {
             self.kill();
         }
-        forget_process(self.child.id());
+        watchdog::forget_process(self.child.id());
     }
 }
 
@@ -194,57 +194,4 @@ pub fn terminate(id: u32) {
     // The standard library knows no signals; the shell has `kill` built in.
     let kill = format!("kill -TERM {id}");
     let _ = Command::new("sh").args(["-c", &kill]).stderr(Stdio::null()).status();
-}
-
-// === the watchdog ===
-
-// The tests may end in any way, by an interrupt or by being killed, and no destructor runs then;
-// nor does one run for what is shared by all of them. The watchdog reads what to end from a
-// pipe, which the system closes when the tests are over.
-const WATCHDOG: &str = r#"
-trap '' INT TERM HUP
-processes=
-while read -r word rest; do
-    case $word in
-    start) processes="$processes $rest" ;;
-    end)
-        left=
-        for process in $processes; do
-            [ "$process" = "$rest" ] || left="$left $process"
-        done
-        processes=$left
-        ;;
-    folder) set -- "$@" "$rest" ;;
-    esac
-done
-if [ -n "$processes" ]; then
-    kill -TERM $processes
-    sleep 1
-    kill -KILL $processes
-fi
-[ $# -eq 0 ] || rm -rf -- "$@"
-"#;
-
-/// Ends the process with this id when the tests end.
-pub fn watch_process(id: u32) {
-    tell_watchdog(&format!("start {id}"));
-}
-
-/// The process ended; its id may become another's.
-pub fn forget_process(id: u32) {
-    tell_watchdog(&format!("end {id}"));
-}
-
-fn tell_watchdog(line: &str) {
-    static WATCHING: OnceLock<Mutex<Child>> = OnceLock::new();
-    let watching = WATCHING.get_or_init(|| {
-        let mut command = Command::new("sh");
-        command.args(["-c", WATCHDOG]).stdin(Stdio::piped());
-        // Whoever reads what the tests print need not wait for it.
-        command.stdout(Stdio::null()).stderr(Stdio::null());
-        Mutex::new(command.spawn().expect("sh"))
-    });
-    let watching = watching.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut pipe = watching.stdin.as_ref().expect("a pipe");
-    writeln!(pipe, "{line}").expect("the watchdog lives as long as the tests");
 }

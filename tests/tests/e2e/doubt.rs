@@ -98,10 +98,11 @@ fn doubt_deletes_nothing() {
 
     // While it runs.
     for (number, fault) in faults().iter().enumerate() {
+        let seen = counts(&watches);
         break_it(fault);
-        nothing_happens(&place, &watches, fault.name());
-        let doubted = landfall.says(TOLD_MAX, |report| report.contains("source dc1 in doubt"));
-        assert!(doubted, "{}: {}", fault.name(), landfall.readiness());
+        is_doubted(&landfall, fault.name());
+        thread::sleep(WATCHED);
+        nothing_happened(&place, &watches, &seen, fault.name());
         let began = Instant::now();
         mend_it();
         let seen = watches[0].count();
@@ -119,9 +120,12 @@ fn doubt_deletes_nothing() {
 
     // From the start.
     for fault in faults() {
+        let seen = counts(&watches);
         break_it(&fault);
         let landfall = place.installation.start();
-        nothing_happens(&place, &watches, fault.name());
+        is_doubted(&landfall, fault.name());
+        thread::sleep(WATCHED);
+        nothing_happened(&place, &watches, &seen, fault.name());
         drop(landfall);
         mend_it();
         place.print(format_args!("{} from the start: 0 writes", fault.name()));
@@ -217,11 +221,27 @@ fn until_written(landfall: Landfall, objects: usize) -> Landfall {
     landfall
 }
 
+/// Waits until Landfall says that it does not trust the registry.
+fn is_doubted(landfall: &Landfall, what: &str) {
+    let doubted = landfall.says(TOLD_MAX, |report| report.contains("source dc1 in doubt"));
+    assert!(doubted, "{what}: {}", landfall.readiness());
+}
+
 fn nothing_happens(place: &Place, watches: &[Watch], what: &str) {
-    let seen: Vec<usize> = watches.iter().map(Watch::count).collect();
+    let seen = counts(watches);
     thread::sleep(WATCHED);
+    nothing_happened(place, watches, &seen, what);
+}
+
+/// How many changes each has seen.
+fn counts(watches: &[Watch]) -> Vec<usize> {
+    watches.iter().map(Watch::count).collect()
+}
+
+/// Nothing was written since the watches had `seen` so many changes.
+fn nothing_happened(place: &Place, watches: &[Watch], seen: &[usize], what: &str) {
     for (watch, seen) in watches.iter().zip(seen) {
-        let changes = watch.changes().split_off(seen);
+        let changes = watch.changes().split_off(*seen);
         let told: Vec<_> = changes.iter().map(|c| (&c.verb, &c.name)).take(5).collect();
         assert!(
             changes.is_empty(),

@@ -232,7 +232,7 @@ fn manifest(object: &MeshObject) -> Value {
     to_json(object, &owner, ApiVersion::V1).expect("a manifest")
 }
 
-/// The object in the test's own namespace, unless its namespace is illegal.
+/// The object in the test's own namespace, for the one that it names exists in no test.
 fn moved_to(object: &Value, place: &Place) -> Value {
     let mut object = object.clone();
     object["metadata"]["namespace"] = place.namespace.clone().into();

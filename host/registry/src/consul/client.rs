@@ -11,6 +11,7 @@ use super::convert::{self, ServiceRead, View, is_listed_name};
 use super::{ConsulSettings, Scope};
 use crate::http::{self, Answer, Cluster, HttpError, Request, SecretFile};
 use crate::metrics::SourceMetrics;
+use crate::trouble::Trouble;
 
 const INDEX: HeaderName = HeaderName::from_static("x-consul-index");
 const KNOWN_LEADER: HeaderName = HeaderName::from_static("x-consul-knownleader");
@@ -21,9 +22,6 @@ const TOKEN: HeaderName = HeaderName::from_static("x-consul-token");
 
 /// The namespace that every partition has and nobody can delete.
 const DEFAULT_NAMESPACE: &str = "default";
-
-// Answers from this size on are parsed beside the threads that others wait for.
-const PARSE_ASIDE_BYTES: usize = 256 << 10;
 
 /// Why Consul gave no answer that may be relied on.
 #[derive(Debug, thiserror::Error)]
@@ -124,6 +122,21 @@ pub enum ConsulError {
     Filtered {
         /// What was asked for.
         attempt: String,
+    },
+    /// The registry lost its past, and lacks what was listed before.
+    #[error(
+        "failed to {attempt} in full: Consul's indexes went back, so it lost its data or was \
+         restored, and {services} services lack what was listed before. That is gone when it has \
+         been missing for {} s. Check what became of Consul's servers",
+        after.as_secs()
+    )]
+    Reset {
+        /// What was asked for.
+        attempt: String,
+        /// How many services.
+        services: usize,
+        /// For how long it may be missing.
+        after: Duration,
     },
     /// Not even Consul's own servers are listed, which they always are. Who asks without a token
     /// is not told what access rules hide.
@@ -254,16 +267,8 @@ impl Client {
             ViewKind::Summary => convert::summary_view(&answer.body, kinds),
             ViewKind::Checks => convert::checks_view(&answer.body),
         };
-        let parsed = if bytes < PARSE_ASIDE_BYTES {
-            parse()
-        } else {
-            // A reader that panics is a defect here; it is told as any other malformed answer.
-            match tokio::task::spawn_blocking(parse).await {
-                Ok(parsed) => parsed,
-                Err(error) => return Err(malformed(attempt(), error)),
-            }
-        };
-        let shown = parsed.map_err(|error| malformed(attempt(), error))?;
+        let parsed = http::parsed(bytes, parse).await;
+        let shown = parsed.map_err(|problem| malformed(attempt(), problem))?;
         if shown.is_empty() && !filtered && view.lists_services() && scope.lists_consul() {
             return Err(ConsulError::NothingListed { attempt: attempt() });
         }
@@ -493,6 +498,7 @@ impl ConsulError {
             Self::TooLarge { .. } => "consul_too_large",
             Self::Malformed { .. } => "consul_malformed",
             Self::Filtered { .. } => "consul_filtered",
+            Self::Reset { .. } => "consul_reset",
             Self::NothingListed { .. } => "consul_nothing_listed",
         }
     }
@@ -511,8 +517,15 @@ impl ConsulError {
             | Self::Status { .. }
             | Self::TooLarge { .. }
             | Self::Malformed { .. }
-            | Self::Filtered { .. } => false,
+            | Self::Filtered { .. }
+            | Self::Reset { .. } => false,
         }
+    }
+}
+
+impl From<&ConsulError> for Trouble {
+    fn from(error: &ConsulError) -> Self {
+        Self { code: error.code(), message: error.to_string() }
     }
 }
 

@@ -22,10 +22,11 @@
 //! time). Else a check wrote its output, which does not matter, or two instances of one service
 //! traded their health, which leaves the counts as they are. Services of which every check passes
 //! before and after cannot hide that; the others are read, at most a fifth of the time and once a
-//! second. If it wakes and something differs, an edit or a trade may hide behind that, so all
-//! services are read one after another (a slow sweep, 50 a second, a fifth of the time at most
-//! too). So an edit in place takes about the time to read all services until it is seen, and one
-//! in the very moment of another change may take a hundred times that.
+//! second. If it wakes and something differs, a trade may hide behind that, so those are read then
+//! too; and so may an edit, so all services are read one after another (a slow sweep, 50 a second, a
+//! fifth of the time at most too). So a trade takes about a second at most until it is seen where
+//! few checks fail, an edit in place about the time to read all services, and an edit in the very
+//! moment of another change may take a hundred times that.
 //!
 //! The summary is internal to Consul. Where it is refused (403, 404, or too large), or fails three
 //! times in a row, the list of names and the state of all checks (`/v1/health/state/any`) stand
@@ -47,10 +48,19 @@
 //! rules hide a part is a doubt too, unless `partial_view` says that it is meant so: after a
 //! restart nobody would miss what a narrowed token no longer shows.
 //!
-//! A read that fails is tried again by itself. When Consul asks for fewer requests (429, 503),
-//! nothing is asked for a while, longer each time until a minute was calm; what is known and what
-//! waits stands. Only when a view fails, or three services one after another without an answer
-//! between, all is given up and listed anew, from whichever address answers.
+//! Servers that lost their data or were restored answer with indexes below those of before, and what
+//! they lack may only not have registered again yet. So where a view goes back, or a service that
+//! lost instances, whether or not anybody was connected meanwhile, what is missing is kept for three
+//! minutes or until it is listed again, in doubt; what is new is listed. Whoever starts after the
+//! loss has no index to compare with, and believes what it sees.
+//!
+//! A read that fails is tried again by itself; the service stands as it was, in doubt. One that
+//! could not be read since the source began is missing in the first listing, and so is a datacenter,
+//! partition or namespace among several, which does not keep what can be read from being told: in
+//! doubt nothing is removed. When Consul asks for fewer requests (429, 503), nothing is asked for a
+//! while, longer each time until a minute was calm; what is known and what waits stands. Only when a
+//! view fails, or three services one after another without an answer between, all is given up and
+//! listed anew, from whichever address answers.
 
 mod client;
 mod convert;
@@ -66,16 +76,14 @@ mod tracked;
 mod watch;
 mod wire;
 
-use std::time::Duration;
+use std::convert::Infallible;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tokio_util::sync::CancellationToken;
 
 pub use self::client::ConsulError;
 use self::settings::Scope;
 pub use self::settings::{CONNECTIONS_MIN, ConsulSettings, Kinds, RESYNC_MIN};
-use crate::backoff::Backoff;
 use crate::{Publisher, Source};
 
 /// The name under which Consul's servers register themselves, in the default namespace of the
@@ -103,16 +111,7 @@ impl Source for Consul {
         "consul"
     }
 
-    fn run(self: Box<Self>, out: Publisher, stop: CancellationToken) -> BoxFuture<'static, ()> {
-        async move {
-            let _stopped = stop.run_until_cancelled(watch::run(self.settings, &out)).await;
-        }
-        .boxed()
+    fn watch(self: Box<Self>, out: Publisher) -> BoxFuture<'static, Infallible> {
+        async move { watch::run(self.settings, &out).await }.boxed()
     }
-}
-
-/// Short enough to be back soon after a restart of an agent, long enough at last to leave a
-/// cluster alone that struggles.
-fn failure_backoff() -> Backoff {
-    Backoff::new(Duration::from_millis(200), Duration::from_secs(30))
 }

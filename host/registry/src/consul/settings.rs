@@ -39,6 +39,9 @@ pub struct ConsulSettings {
     /// How often every service is read again although nothing said that it changed. At least
     /// [`RESYNC_MIN`] makes sense.
     pub resync: Duration,
+    /// How long what a Consul lacks that lost its data is kept: by then it has registered again if it
+    /// is there.
+    pub settle: Duration,
     /// The largest answer that is read, after decompression.
     pub body_bytes_max: usize,
     /// Whether any server may answer, not the leader alone: less load on the leader, and answers
@@ -95,6 +98,10 @@ impl ConsulSettings {
             wait: Duration::from_secs(55),
             timeout: Duration::from_secs(30),
             resync: Duration::from_secs(600),
+            // Agents bring what they have to a server that returns within seconds, and compare it once
+            // in a minute or two anyway (anti-entropy, up to 128 of them); Nomad and Kubernetes do so
+            // every 30 s.
+            settle: Duration::from_secs(180),
             body_bytes_max: 64 << 20,
             stale: false,
             stale_max: Duration::from_secs(30),

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::client::{ConsulError, Trust};
 use super::convert::ServiceRead;
 use super::pace::Pace;
-use crate::backoff::Backoff;
+use crate::trouble::Failure;
 
 /// One service.
 #[derive(Debug)]
@@ -23,7 +23,8 @@ pub(super) struct Tracked {
     pub(super) index: u64,
     /// How many questions had been asked when that answer was taken.
     pub(super) taken: u64,
-    /// Of the last answer that was taken, to skip equal ones.
+    /// Of the last answer that was taken, to skip equal ones. `None` too for one that lacked
+    /// instances which are kept: the same answer may mean more later.
     pub(super) digest: Option<u64>,
     /// When the last read that succeeded was begun.
     pub(super) read_at: Option<Instant>,
@@ -38,6 +39,7 @@ pub(super) struct Tracked {
     /// When it last changed, other than by being read for the first time.
     pub(super) changed_at: Option<Instant>,
     pub(super) pace: Pace,
+    /// Why the last read was not good.
     pub(super) failure: Option<Failure>,
 }
 
@@ -49,13 +51,13 @@ pub(super) struct Begun {
     pub(super) number: u64,
 }
 
-/// Why the last read of a service was not good.
-#[derive(Debug)]
-pub(super) struct Failure {
-    pub(super) code: &'static str,
-    pub(super) message: String,
-    pub(super) retry_at: Instant,
-    backoff: Backoff,
+/// What it means that instances are not in an answer that is to be trusted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Absence {
+    /// They are gone.
+    Counts,
+    /// They may not have registered again yet.
+    ProvesNothing,
 }
 
 /// What an answer did.
@@ -64,7 +66,8 @@ pub(super) enum Applied {
     /// Nothing differs.
     Same,
     /// What it was before is replaced.
-    Changed { before: Option<Arc<Service>>, findings: Vec<Finding> },
+    /// With `keeps`, instances are kept that the answer lacks.
+    Changed { before: Option<Arc<Service>>, findings: Vec<Finding>, keeps: bool },
     /// Instances are missing in it, and it is no proof that they are gone. Ask again.
     Unproven,
     /// As `Unproven`, and asking again will not help.
@@ -127,7 +130,7 @@ impl Tracked {
     /// ```text
     /// instances missing   trust      then
     /// no                  any        taken
-    /// yes                 full       taken: they are gone
+    /// yes                 full       taken: they are gone, or kept where `absence` proves nothing
     /// yes                 streamed   not taken; read again without waiting, which is not streamed
     /// yes                 filtered   not taken: access rules may hide them
     /// ```
@@ -137,34 +140,47 @@ impl Tracked {
         digest: u64,
         read: Option<ServiceRead>,
         trust: Trust,
+        absence: Absence,
     ) -> Applied {
         let Some(read) = read else {
             self.index = index;
             return Applied::Same;
         };
-        if trust != Trust::Full && self.loses_instances(read.service.as_deref()) {
+        let loses = self.loses_instances(read.service.as_deref());
+        if trust != Trust::Full && loses {
             return if trust == Trust::Streamed { Applied::Unproven } else { Applied::Hidden };
         }
+        let keeps = loses && absence == Absence::ProvesNothing;
         self.index = index;
-        self.digest = Some(digest);
+        self.digest = (!keeps).then_some(digest);
         self.entries = read.entries;
-        let now = match (read.service, &self.service) {
+        let listed = if keeps { self.with_missing(read.service) } else { read.service };
+        let now = match (listed, &self.service) {
             (Some(service), Some(known)) => Some(Arc::unwrap_or_clone(service).sharing(known)),
             (service, _) => service,
         };
         let before = std::mem::replace(&mut self.service, now);
-        Applied::Changed { before, findings: read.findings }
+        Applied::Changed { before, findings: read.findings, keeps }
     }
 
     /// Notes a failure; the next attempt is its to time.
     pub(super) fn failed(&mut self, error: &ConsulError, now: Instant) {
-        let mut backoff = self.failure.take().map_or_else(super::failure_backoff, |f| f.backoff);
-        let retry_at = now + backoff.after_failure();
-        let (code, message) = (error.code(), error.to_string());
-        self.failure = Some(Failure { code, message, retry_at, backoff });
+        self.failure = Some(Failure::after(self.failure.take(), error.into(), now));
     }
 
-    fn loses_instances(&self, now: Option<&Service>) -> bool {
+    /// What is listed `now`, with the known instances that it lacks.
+    fn with_missing(&self, now: Option<Arc<Service>>) -> Option<Arc<Service>> {
+        let (Some(known), Some(now)) = (&self.service, &now) else {
+            return now.or_else(|| self.service.clone());
+        };
+        let missing = known.instances().iter().filter(|known| now.instance(&known.id).is_none());
+        let all = now.instances().iter().chain(missing).cloned().collect();
+        // Their identifiers differ, so there is nothing to find.
+        let (all, _none) = Service::new(now.key.clone(), now.meta.clone(), now.ext.clone(), all);
+        Some(Arc::new(all))
+    }
+
+    pub(super) fn loses_instances(&self, now: Option<&Service>) -> bool {
         let Some(known) = &self.service else { return false };
         let stays = |id: &Text| now.is_some_and(|now| now.instance(id).is_some());
         !known.instances().iter().all(|instance| stays(&instance.id))

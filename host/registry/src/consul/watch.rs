@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -15,12 +16,12 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::client::{Ask, Client, ConsulError, Reply};
-use super::scope::{Limits, ScopeWatch, Trouble};
+use super::scope::{Limits, ScopeWatch};
 use super::{ConsulSettings, Scope};
-use crate::Publisher;
+use crate::{Publisher, Trouble};
 
 // Namespaces come and go rarely, and Consul does not let us wait for them together with others.
-const NAMESPACES_EVERY: std::time::Duration = std::time::Duration::from_secs(30);
+const NAMESPACES_EVERY: Duration = Duration::from_secs(30);
 
 /// Watches for ever.
 pub(super) async fn run(settings: ConsulSettings, out: &Publisher) -> Infallible {
@@ -41,6 +42,7 @@ struct Watch<'a> {
     scopes: BTreeMap<Scope, Running>,
     /// Failure to learn which scopes there are.
     roster_trouble: Option<Trouble>,
+    /// Whether every place has told its scopes at least once.
     roster_known: bool,
     roster_at: Option<Instant>,
     in_flight: FuturesUnordered<BoxFuture<'static, Heard>>,
@@ -49,6 +51,8 @@ struct Watch<'a> {
     scopes_went: bool,
     told: Option<Trouble>,
     published: bool,
+    /// Why the first listing lacks scopes, until it has all of them.
+    lacking: Option<Trouble>,
 }
 
 /// The requests that may be under way, over all scopes: each scope alone keeps to its share, but
@@ -75,8 +79,11 @@ struct Epoch {
 enum Heard {
     Answer { scope: Scope, epoch: u64, ask: Ask, answer: Result<Reply, ConsulError> },
     GivenUp,
-    Roster(Result<Vec<(Scope, Vec<String>)>, ConsulError>),
+    Roster(Roster),
 }
+
+/// The namespaces of each place that is configured.
+type Roster = Vec<(Scope, Result<Vec<String>, ConsulError>)>;
 
 // === impl Watch ===
 
@@ -96,10 +103,12 @@ impl<'a> Watch<'a> {
             scopes_went: false,
             told: None,
             published: false,
+            lacking: None,
         };
         if watch.settings.wants_all_namespaces() {
             watch.roster_at = Some(Instant::now());
         } else {
+            watch.roster_known = true;
             watch.set_scopes(watch.settings.scopes(|_| Vec::new()));
         }
         watch
@@ -108,7 +117,6 @@ impl<'a> Watch<'a> {
     /// Watches exactly `scopes` from now on.
     fn set_scopes(&mut self, scopes: Vec<Scope>) {
         let now = Instant::now();
-        self.roster_known = true;
         let gone: Vec<Scope> =
             self.scopes.keys().filter(|known| !scopes.contains(known)).cloned().collect();
         for scope in gone {
@@ -121,9 +129,8 @@ impl<'a> Watch<'a> {
         }
         let in_flight = self.settings.connections_max / scopes.len().max(1);
         for scope in scopes {
-            let resync = self.settings.resync;
             let running = self.scopes.entry(scope).or_insert_with_key(|scope| Running {
-                watch: ScopeWatch::new(scope, in_flight, resync, now),
+                watch: ScopeWatch::new(scope, in_flight, &self.settings, now),
                 epoch: Epoch::new(0),
             });
             running.watch.set_in_flight(in_flight);
@@ -209,45 +216,58 @@ impl<'a> Watch<'a> {
                     self.scopes.values_mut().for_each(|other| other.watch.hold_until(until));
                 }
             }
-            Heard::Roster(answer) => {
-                let pause = match &answer {
-                    Err(ConsulError::RateLimited { retry_after: Some(asked_for), .. }) => {
-                        NAMESPACES_EVERY.max(*asked_for)
-                    }
-                    _ => NAMESPACES_EVERY,
-                };
-                self.roster_at = Some(Instant::now() + pause);
-                match answer {
-                    Ok(namespaces) => {
-                        self.roster_trouble = None;
-                        let scopes = self.settings.scopes(|place| {
-                            let found = namespaces.iter().find(|(known, _)| known == place);
-                            found.map(|(_, names)| names.clone()).unwrap_or_default()
-                        });
-                        self.set_scopes(scopes);
-                    }
-                    Err(error) => {
-                        self.roster_trouble = Some(Trouble::of(&error));
-                    }
-                }
-            }
+            Heard::Roster(roster) => self.take_roster(&roster),
         }
+    }
+
+    fn take_roster(&mut self, roster: &Roster) {
+        let errors = || roster.iter().filter_map(|(_, names)| names.as_ref().err());
+        let pauses = errors().filter_map(|error| match error {
+            ConsulError::RateLimited { retry_after, .. } => *retry_after,
+            _ => None,
+        });
+        self.roster_at = Some(Instant::now() + pauses.fold(NAMESPACES_EVERY, Duration::max));
+        self.roster_trouble = errors().next().map(Trouble::from);
+        self.roster_known |= self.roster_trouble.is_none();
+        let scopes = self.settings.scopes(|place| {
+            match roster.iter().find(|(known, _)| known == place) {
+                Some((_, Ok(names))) => names.clone(),
+                // What is known of a place that does not tell stands.
+                _ => self.namespaces_of(place),
+            }
+        });
+        self.set_scopes(scopes);
+    }
+
+    /// The namespaces of `place` that are watched.
+    fn namespaces_of(&self, place: &Scope) -> Vec<String> {
+        let is_there = |scope: &&Scope| {
+            scope.datacenter == place.datacenter && scope.partition == place.partition
+        };
+        self.scopes.keys().filter(is_there).filter_map(|scope| scope.namespace.clone()).collect()
     }
 
     /// Tells what is known now, if it differs from what was told.
     fn publish(&mut self) {
-        let trouble = self.trouble();
-        let is_listed =
-            self.roster_known && self.scopes.values().all(|running| running.watch.is_listed());
-        if !self.published && !is_listed {
-            // A part of the first listing is no listing.
-            if let Some(Trouble { code, message }) = &trouble
-                && self.told != trouble
-            {
-                self.out.doubt(code, message.clone());
+        let is_listed = |running: &Running| running.watch.is_listed();
+        let is_whole = self.roster_known && self.scopes.values().all(is_listed);
+        if is_whole {
+            self.lacking = None;
+        }
+        let trouble = self.trouble().or_else(|| self.lacking.clone());
+        if !self.published && !is_whole {
+            // A part of the first listing is told, in doubt, once nothing is missing in it but
+            // what cannot be read just now: one lost datacenter must not keep the others silent.
+            let fails = |running: &Running| running.watch.trouble().is_some();
+            let mut scopes = self.scopes.values();
+            if !scopes.clone().any(is_listed) || !scopes.all(|one| is_listed(one) || fails(one)) {
+                if let Some(trouble) = trouble.clone().filter(|_| self.told != trouble) {
+                    self.out.doubt(trouble);
+                }
+                self.told = trouble;
+                return;
             }
-            self.told = trouble;
-            return;
+            self.lacking.clone_from(&trouble);
         }
         let mut changed = !self.published || self.told != trouble || self.scopes_went;
         let mut confirmed = true;
@@ -271,13 +291,11 @@ impl<'a> Watch<'a> {
                 .cloned()
                 .collect();
             let snapshot = self.snapshot.clone();
-            match &trouble {
+            match trouble.clone() {
                 None => self.out.complete(snapshot, findings),
-                Some(Trouble { code, message }) => {
-                    self.out.complete_in_doubt(snapshot, findings, code, message.clone());
-                }
+                Some(trouble) => self.out.complete_in_doubt(snapshot, findings, trouble),
             }
-        } else if confirmed {
+        } else if confirmed && trouble.is_none() {
             self.out.confirmed();
         }
         self.scopes_went = false;
@@ -318,17 +336,14 @@ impl Epoch {
     }
 }
 
-/// The namespaces of each place that is configured.
-async fn roster(
-    settings: &ConsulSettings,
-    client: &Client,
-) -> Result<Vec<(Scope, Vec<String>)>, ConsulError> {
+/// Asks every place for its namespaces.
+async fn roster(settings: &ConsulSettings, client: &Client) -> Roster {
     let mut places = settings.clone();
     places.namespaces.clear();
     let mut found = Vec::new();
     for place in places.scopes(|_| Vec::new()) {
-        let names = client.namespaces(&place).await?;
+        let names = client.namespaces(&place).await;
         found.push((place, names));
     }
-    Ok(found)
+    found
 }

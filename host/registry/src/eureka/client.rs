@@ -6,13 +6,11 @@ use std::time::Duration;
 use reqwest::StatusCode;
 use reqwest::header::{ACCEPT, HeaderMap, HeaderValue};
 
-use super::EurekaSettings;
 use super::convert::{self, Entry, Key, Reading};
-use crate::http::{Answer, Basic, Cluster, HttpError, Request, SecretFile};
+use super::settings::EurekaSettings;
+use crate::http::{self, Answer, Basic, Cluster, HttpError, Request, SecretFile};
 use crate::metrics::SourceMetrics;
-
-// Answers from this size on are parsed beside the threads that others wait for.
-const PARSE_ASIDE_BYTES: usize = 256 << 10;
+use crate::trouble::Trouble;
 
 /// What is attempted.
 const FULL: &str = "list all applications";
@@ -256,15 +254,8 @@ impl Client {
         let Answer { address, body, .. } = self.cluster.get(&request).await.map_err(failed)?;
         let (digest, bytes) = (convert::digest(&body), body.len());
         let parse = move || convert::answer(&body, reading);
-        let malformed = |problem: String| EurekaError::Malformed { attempt, problem };
-        let read = if bytes < PARSE_ASIDE_BYTES {
-            parse()
-        } else {
-            // A reader that panics is a defect here; it is told as any other malformed answer.
-            let parsed = tokio::task::spawn_blocking(parse).await;
-            parsed.map_err(|error| malformed(error.to_string()))?
-        };
-        let read = read.map_err(|error| malformed(error.to_string()))?;
+        let read = http::parsed(bytes, parse).await;
+        let read = read.map_err(|problem| EurekaError::Malformed { attempt, problem })?;
         Ok((address, digest, read))
     }
 }
@@ -350,5 +341,11 @@ impl EurekaError {
             Self::RateLimited { retry_after, .. } => *retry_after,
             _ => None,
         }
+    }
+}
+
+impl From<&EurekaError> for Trouble {
+    fn from(error: &EurekaError) -> Self {
+        Self { code: error.code(), message: error.to_string() }
     }
 }

@@ -17,6 +17,7 @@
 
 use std::cmp::Reverse;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
 
 use landfall_core::pairs::Pairs;
 use landfall_core::registry::{Health, Instance, InstancePort, Locality};
@@ -45,6 +46,7 @@ pub(super) struct Entry {
     pub(super) key: Key,
     pub(super) stamp: Stamp,
     pub(super) status: Status,
+    pub(super) lease: Lease,
     /// In an answer to what changed: whether it is gone.
     pub(super) is_deleted: bool,
     /// The instance, or what is wrong with it.
@@ -56,6 +58,15 @@ pub(super) struct Entry {
 pub(super) struct Stamp {
     updated_ms: u64,
     dirty_ms: u64,
+}
+
+/// How a server keeps an instance. Zero where it does not say.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Lease {
+    /// When this server took the instance up, by its clock.
+    registered_ms: u64,
+    /// How long it is kept without being renewed.
+    pub(super) duration: Duration,
 }
 
 /// The states that Eureka has, in the order of their names, which is that of its digest.
@@ -120,6 +131,7 @@ fn entry(raw: &str, app: &Text, reading: Reading, texts: &mut Interner) -> Entry
                     dirty_ms: wire.last_dirty_timestamp,
                 },
                 status: Status::parse(&wire.status),
+                lease: Lease::of(&wire.lease_info),
                 is_deleted: is_deleted(&wire.action_type),
                 facts: if app.is_empty() {
                     Err("its application has no name".to_owned())
@@ -138,6 +150,7 @@ fn entry(raw: &str, app: &Text, reading: Reading, texts: &mut Interner) -> Entry
                     dirty_ms: known.last_dirty_timestamp,
                 },
                 status: Status::parse(&known.status),
+                lease: Lease::of(&known.lease_info),
                 is_deleted: is_deleted(&known.action_type),
                 facts: Err(problem),
             }
@@ -265,6 +278,24 @@ impl Stamp {
     /// Whether anybody said when.
     pub(super) fn is_said(self) -> bool {
         self != Self::default()
+    }
+}
+
+// === impl Lease ===
+
+impl Lease {
+    fn of(wire: &wire::Lease) -> Self {
+        Self {
+            registered_ms: wire.registered.unwrap_or_default(),
+            duration: Duration::from_secs(wire.duration_secs.unwrap_or_default()),
+        }
+    }
+
+    /// Whether the server remembers the lease that it spoke of `before`. One that started anew
+    /// makes new ones for everybody, for what it hears from other servers too
+    /// (`AbstractInstanceRegistry.register`).
+    pub(super) fn is_remembered(self, before: Self) -> bool {
+        self.registered_ms != 0 && self.registered_ms == before.registered_ms
     }
 }
 

@@ -1,8 +1,9 @@
 //! What is known of the registry between two answers.
 //!
 //! Invariant: nothing goes back, and nothing is gone without evidence. What is older than what is
-//! known changes nothing; an instance is gone when the server says that it was deleted, or when it
-//! is not listed and its absence counts ([`Absence`]).
+//! known changes nothing. An instance is gone when the server says that it was deleted, when a
+//! server that evidently remembers ([`Lease::is_remembered`]) lists it no more, or when no answer
+//! has listed it for as long as its lease.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as Place;
@@ -15,17 +16,7 @@ use landfall_core::registry::{Instance, Service, ServiceKey, Snapshot};
 use landfall_core::text::Text;
 use tokio::time::Instant;
 
-use super::convert::{Counts, Entry, Key, Stamp, Status};
-
-/// What it means that an instance is not in a full answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Absence {
-    /// It was deregistered or evicted: this is the way in which this server tells.
-    Counts,
-    /// It may be: a server that remembers tells of what it deletes, and has not. One that started
-    /// anew knows nobody until they register again. So it counts when it has lasted for this long.
-    CountsAfter(Duration),
-}
+use super::convert::{Counts, Entry, Key, Lease, Stamp, Status};
 
 /// Whether a full answer is of the server that what is known came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +27,13 @@ pub(super) enum Server {
     Another,
 }
 
+/// How long an instance is kept that a server may have forgotten: for its lease, within bounds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Keep {
+    pub(super) least: Duration,
+    pub(super) most: Duration,
+}
+
 /// What is known.
 #[derive(Debug, Default)]
 pub(super) struct Listing {
@@ -43,8 +41,8 @@ pub(super) struct Listing {
     snapshot: Snapshot,
     /// By application; none without any.
     findings: BTreeMap<Text, Vec<Finding>>,
-    /// Instances that are kept although the last full answer lacks them, and since when.
-    missing: BTreeMap<Key, Instant>,
+    /// Instances that are kept although the last full answer lacks them.
+    missing: BTreeMap<Key, Missing>,
     /// Of all but the missing ones.
     counts: Counts,
 }
@@ -57,8 +55,17 @@ struct Known {
     status: Status,
     /// Whether it is newer than the last full answer.
     is_fresh: bool,
-    /// The instance, or what is wrong with it.
-    facts: Result<Arc<Instance>, String>,
+    lease: Lease,
+    /// As it was last when it could be read, if ever.
+    instance: Option<Arc<Instance>>,
+    /// What is wrong with it now.
+    problem: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Missing {
+    since: Instant,
+    kept_for: Duration,
 }
 
 // === impl Listing ===
@@ -82,9 +89,14 @@ impl Listing {
         self.missing.len()
     }
 
-    /// Since when the first of those has been missing.
-    pub(super) fn missing_since(&self) -> Option<Instant> {
-        self.missing.values().min().copied()
+    /// When the first of those is gone.
+    pub(super) fn missing_until(&self) -> Option<Instant> {
+        self.missing.values().map(|missing| missing.since + missing.kept_for).min()
+    }
+
+    /// Nobody answered until `now`, and whoever is missing could tell nobody that it is there.
+    pub(super) fn nobody_answered(&mut self, now: Instant) {
+        self.missing.values_mut().for_each(|missing| missing.since = now);
     }
 
     /// Whether the last answer listed nothing at all.
@@ -97,7 +109,7 @@ impl Listing {
         &mut self,
         entries: Vec<Entry>,
         twice: &[Key],
-        absence: Absence,
+        keep: Keep,
         server: Server,
         now: Instant,
     ) {
@@ -105,9 +117,21 @@ impl Listing {
         let missing_before = std::mem::take(&mut self.missing);
         self.counts = Counts::default();
         self.findings.clear();
+        // Of those that this full answer and the one before list. What was told as a change in
+        // between proves nothing: a server that started anew tells so of whoever it takes up.
+        let (mut remembered, mut new) = (0_usize, 0_usize);
         for entry in entries {
             let (app, id) = entry.key.clone();
             let known = before.get_mut(&app).and_then(|known| known.remove(&id));
+            if let Some(known) = &known
+                && !known.is_fresh
+                && !missing_before.contains_key(&entry.key)
+            {
+                match entry.lease.is_remembered(known.lease) {
+                    true => remembered += 1,
+                    false => new += 1,
+                }
+            }
             let known = match known {
                 // The server's own cache of full answers may be older than that of changes.
                 Some(known)
@@ -120,14 +144,20 @@ impl Listing {
             self.counts.add(known.status);
             self.apps.entry(app).or_default().insert(id, known);
         }
+        // Most of them, not one: two servers behind one address may have taken up one instance in
+        // the same millisecond.
+        let remembers = server == Server::Same && remembered > new;
         for (app, rest) in before {
             for (id, known) in rest {
                 let key = (Text::clone(&app), Text::clone(&id));
-                let since = missing_before.get(&key).copied().unwrap_or(now);
-                if let Absence::CountsAfter(least) = absence
-                    && now.saturating_duration_since(since) < least
-                {
-                    self.missing.insert(key, since);
+                let missing = match missing_before.get(&key) {
+                    Some(missing) => *missing,
+                    // The cache of full answers may be older than that of changes.
+                    None if remembers && !known.is_fresh => continue,
+                    None => Missing { since: now, kept_for: keep.time(known.lease) },
+                };
+                if now.saturating_duration_since(missing.since) < missing.kept_for {
+                    self.missing.insert(key, missing);
                     self.apps.entry(Text::clone(&app)).or_default().insert(id, known);
                 }
             }
@@ -207,13 +237,17 @@ impl Listing {
         let mut findings = Vec::new();
         let mut instances = Vec::with_capacity(known.map_or(0, App::len));
         for (id, known) in known.into_iter().flatten() {
-            match &known.facts {
-                Ok(instance) => instances.push(Arc::clone(instance)),
-                Err(problem) => findings.push(Finding::new(
+            instances.extend(known.instance.clone());
+            if let Some(problem) = &known.problem {
+                let so = match known.instance {
+                    Some(_) => "its last legal registration stands",
+                    None => "it is left out",
+                };
+                findings.push(Finding::new(
                     FindingCode::MalformedInstance,
                     format_args!("{app}/{id}"),
-                    format!("{problem}; it is left out. Register it again as Eureka documents"),
-                )),
+                    format!("{problem}; {so}. Register it again as Eureka documents"),
+                ));
             }
         }
         if findings.is_empty() {
@@ -243,16 +277,29 @@ impl Listing {
     }
 }
 
+// === impl Keep ===
+
+impl Keep {
+    fn time(self, lease: Lease) -> Duration {
+        lease.duration.min(self.most).max(self.least)
+    }
+}
+
 // === impl Known ===
 
 impl Known {
-    /// What `entry` says, sharing what was known `before`.
+    /// What `entry` says, sharing what was known `before`. Where it cannot be read that stands:
+    /// an upgrade that writes one field otherwise must not empty the registry.
     fn of(entry: Entry, before: Option<&Self>, is_fresh: bool) -> Self {
-        let Entry { stamp, status, facts, .. } = entry;
-        let facts = facts.map(|instance| match before.map(|before| &before.facts) {
-            Some(Ok(known)) if **known == instance => Arc::clone(known),
-            _ => Arc::new(instance),
-        });
-        Self { stamp, status, is_fresh, facts }
+        let Entry { stamp, status, lease, facts, .. } = entry;
+        let known = before.and_then(|before| before.instance.as_ref());
+        let (instance, problem) = match facts {
+            Ok(instance) => match known {
+                Some(known) if **known == instance => (Some(Arc::clone(known)), None),
+                _ => (Some(Arc::new(instance)), None),
+            },
+            Err(problem) => (known.cloned(), Some(problem)),
+        };
+        Self { stamp, status, is_fresh, lease, instance, problem }
     }
 }

@@ -20,11 +20,17 @@
 //! An instance is gone when a server says that it was deleted, which it does of those that
 //! deregister and of those whose lease ends. One that is merely not listed any more may have been
 //! forgotten: a server that starts without another to ask knows nobody, says so with status 200,
-//! and learns within 30 s of whoever is there. So such an instance is kept for 90 s, the length of
-//! a lease, and there is a doubt meanwhile; so is everything when nothing at all is listed, and a
-//! first listing without anything is none for as long. Where a server does not tell of changes an
-//! instance that is not listed is gone, for nothing else says so, unless there is a doubt already.
-//! An answer that lists fewer instances than its own digest counts is no answer.
+//! and learns within 30 s of whoever is there. But a server says of each instance when it took it
+//! up. Where it says so of most instances as it did in its last full answer, it has not started
+//! since, and what it does not list any more has left. This tells deregistrations also where a
+//! server does not tell of changes (`disable-delta`), or told while nobody listened.
+//!
+//! Without that evidence such an instance is kept for 90 s, the length of a lease, or for its own
+//! lease where that is longer, and there is a doubt meanwhile; so is everything when nothing at all
+//! is listed, which is no evidence of anything, and a first listing without anything is none for as
+//! long. These times begin anew when nobody answers in between. An answer that lists fewer
+//! instances than its own digest counts is no answer, and an instance that cannot be read any more
+//! stands as it was.
 //!
 //! Eureka keeps instances that died when many do at once (self preservation). `stale_after` is for
 //! those: by its lease an instance that is `UP` and dead is critical and says `eureka.stale`; it is
@@ -35,20 +41,20 @@ mod client;
 mod convert;
 mod listing;
 mod settings;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 #[cfg(test)]
 mod tests;
 mod watch;
 mod wire;
 
-use std::time::Duration;
+use std::convert::Infallible;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tokio_util::sync::CancellationToken;
 
 pub use self::client::EurekaError;
 pub use self::settings::{EurekaLogin, EurekaSettings, POLL_MIN, RESYNC_MIN, STALE_AFTER_MIN};
-use crate::backoff::Backoff;
 use crate::{Publisher, Source};
 
 /// The source.
@@ -72,16 +78,7 @@ impl Source for Eureka {
         "eureka"
     }
 
-    fn run(self: Box<Self>, out: Publisher, stop: CancellationToken) -> BoxFuture<'static, ()> {
-        async move {
-            let _stopped = stop.run_until_cancelled(watch::run(self.settings, &out)).await;
-        }
-        .boxed()
+    fn watch(self: Box<Self>, out: Publisher) -> BoxFuture<'static, Infallible> {
+        async move { watch::run(self.settings, &out).await }.boxed()
     }
-}
-
-/// Short enough to be back soon after a restart of a server, long enough at last to leave a
-/// server alone that struggles.
-fn failure_backoff() -> Backoff {
-    Backoff::new(Duration::from_millis(200), Duration::from_secs(30))
 }

@@ -37,9 +37,11 @@ pub struct EurekaSettings {
     /// How often to read everything although nothing seems to have been missed. At least
     /// [`RESYNC_MIN`] makes sense.
     pub resync: Duration,
-    /// How long an instance that a server forgot is kept: by then it has registered again if it
-    /// is there.
+    /// How long an instance that a server may have forgotten is kept, or for its own lease where
+    /// that is longer: by then it has registered again if it is there.
     pub settle: Duration,
+    /// What a longer lease counts as: anybody registers any.
+    pub lease_max: Duration,
     /// Whether the name of the host goes before its IP address.
     pub prefer_hostname: bool,
     /// How long after the last renewal of its lease an instance is taken to be dead, whatever its
@@ -79,6 +81,7 @@ impl EurekaSettings {
             // An instance that is there tries to renew it three times in that time, is told that it
             // is not known, and registers again.
             settle: Duration::from_secs(90),
+            lease_max: Duration::from_secs(600),
             prefer_hostname: false,
             stale_after: None,
             timeout: Duration::from_secs(30),

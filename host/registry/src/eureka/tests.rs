@@ -1,5 +1,7 @@
 //! What Eureka's answers mean. The fixtures were recorded from Spring Cloud's server 2025.1.2.
 
+use std::time::Duration;
+
 use expect_test::{Expect, expect};
 use landfall_core::registry::{Health, Snapshot};
 use landfall_core::time::Time;
@@ -8,8 +10,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::convert::{Reading, answer, counted};
-use super::listing::{Absence, Listing, Server};
-use super::*;
+use super::listing::{Keep, Listing, Server};
 
 const EMPTY: &[u8] = include_bytes!("../../../../tests/fixtures/eureka/empty-full.json");
 const ONE: &[u8] = include_bytes!("../../../../tests/fixtures/eureka/full-one-instance.json");
@@ -26,19 +27,20 @@ const READDED: &[u8] = include_bytes!("../../../../tests/fixtures/eureka/delta-d
 const EVICTED: &[u8] =
     include_bytes!("../../../../tests/fixtures/eureka/delta-after-eviction.json");
 
+/// As in the fixtures.
 const LEASE: Duration = Duration::from_secs(90);
-const KEPT: Absence = Absence::CountsAfter(LEASE);
+const KEEP: Keep = Keep { least: LEASE, most: Duration::from_secs(600) };
 
 impl Listing {
     fn of(body: &[u8]) -> Self {
         let mut listing = Self::default();
-        listing.read_full(body, KEPT, Server::Another, Instant::now());
+        listing.read_full(body, Server::Another, Instant::now());
         listing
     }
 
-    fn read_full(&mut self, body: &[u8], absence: Absence, server: Server, now: Instant) {
+    fn read_full(&mut self, body: &[u8], server: Server, now: Instant) {
         let read = answer(body, Reading::default()).unwrap();
-        self.full(read.entries, &read.twice, absence, server, now);
+        self.full(read.entries, &read.twice, KEEP, server, now);
     }
 
     /// Returns the server's digest.
@@ -360,7 +362,7 @@ fn changes_lead_to_what_the_server_has() {
 fn services_that_did_not_change_are_shared() {
     let mut listing = Listing::of(FULL);
     let before = listing.snapshot().clone();
-    listing.read_full(FULL, KEPT, Server::Same, Instant::now());
+    listing.read_full(FULL, Server::Same, Instant::now());
     assert!(before.services.ptr_eq(&listing.snapshot().services));
     listing.read_changes(STATUS);
     let changed: Vec<_> = before.services.diff(&listing.snapshot().services).collect();
@@ -377,53 +379,133 @@ fn nothing_goes_back() {
     listing.read_changes(ADDED);
     assert_eq!(listing.snapshot(), &newest);
     // A full answer from an older cache, once; another of the same is what the server has.
-    listing.read_full(FULL, KEPT, Server::Same, Instant::now());
+    listing.read_full(FULL, Server::Same, Instant::now());
     assert_eq!(listing.snapshot(), &newest);
-    listing.read_full(FULL, KEPT, Server::Same, Instant::now());
+    listing.read_full(FULL, Server::Same, Instant::now());
     assert_eq!(listing.snapshot(), Listing::of(FULL).snapshot());
     // Another server's clock says nothing of this one's.
     listing.read_changes(METADATA);
-    listing.read_full(FULL, KEPT, Server::Another, Instant::now());
+    listing.read_full(FULL, Server::Another, Instant::now());
     assert_eq!(listing.snapshot(), Listing::of(FULL).snapshot());
 }
 
+/// `ONE` as a server lists it that started anew and took it up again.
+fn one_taken_up_anew() -> Vec<u8> {
+    of_orders(changed(|instance| {
+        instance["lastUpdatedTimestamp"] = json!("1795358999000");
+        instance["leaseInfo"]["registrationTimestamp"] = json!(1_795_358_999_000_u64);
+    }))
+}
+
+fn of_orders(instance: Value) -> Vec<u8> {
+    let application = json!([{"name": "ORDERS", "instance": [instance]}]);
+    json!({"applications": {"application": application}}).to_string().into_bytes()
+}
+
 #[test]
-fn what_is_not_listed_is_kept_for_a_lease() {
+fn what_a_new_server_does_not_list_is_kept_for_a_lease() {
     let mut listing = Listing::of(FULL);
     let now = Instant::now();
     for seconds in [0, 60, 89] {
-        listing.read_full(EMPTY, KEPT, Server::Same, now + Duration::from_secs(seconds));
+        listing.read_full(EMPTY, Server::Same, now + Duration::from_secs(seconds));
         assert_eq!((listing.ids().len(), listing.missing(), listing.hash()), (4, 4, String::new()));
         assert!(listing.is_empty());
     }
-    assert_eq!(listing.missing_since(), Some(now));
+    assert_eq!(listing.missing_until(), Some(now + LEASE));
     // One registers again, and one is heard of as a change.
-    listing.read_full(ONE, KEPT, Server::Same, now + Duration::from_secs(89));
+    listing.read_full(&one_taken_up_anew(), Server::Same, now + Duration::from_secs(89));
     assert_eq!((listing.missing(), listing.hash()), (3, "UP_1_".to_owned()));
     let mut second = listing.read_changes(STATUS);
     assert_eq!((listing.missing(), listing.hash()), (0, std::mem::take(&mut second)));
-    // From now on for as long again.
-    listing.read_full(ONE, KEPT, Server::Same, now + LEASE);
+    // From now on for as long again, for another server.
+    listing.read_full(ONE, Server::Another, now + LEASE);
     assert_eq!(listing.missing(), 3);
-    listing.read_full(ONE, KEPT, Server::Same, now + LEASE + LEASE);
+    listing.read_full(ONE, Server::Same, now + LEASE + LEASE);
     assert_eq!((listing.missing(), listing.ids().len()), (0, 1));
+}
+
+#[test]
+fn what_a_server_that_remembers_does_not_list_has_left() {
+    for (server, missing) in [(Server::Same, 0), (Server::Another, 1)] {
+        let mut listing = Listing::of(FULL);
+        listing.read_full(FULL_DELETED, server, Instant::now());
+        assert_eq!((listing.missing(), listing.ids().len()), (missing, 3 + missing));
+    }
+}
+
+#[test]
+fn what_a_new_server_remembers_is_only_since_it_began() {
+    let mut listing = Listing::of(FULL);
+    let now = Instant::now();
+    for seconds in [0, 30] {
+        let at = now + Duration::from_secs(seconds);
+        listing.read_full(&one_taken_up_anew(), Server::Same, at);
+        assert_eq!((listing.missing(), listing.ids().len()), (3, 4), "after {seconds} s");
+    }
+}
+
+#[test]
+fn what_a_new_server_told_as_a_change_is_no_memory() {
+    let mut listing = Listing::of(FULL);
+    let read = answer(&one_taken_up_anew(), Reading::default()).unwrap();
+    listing.changes(read.entries);
+    listing.read_full(&one_taken_up_anew(), Server::Same, Instant::now());
+    assert_eq!((listing.missing(), listing.ids().len()), (3, 4));
+}
+
+#[test]
+fn time_in_which_nobody_answers_is_no_evidence() {
+    let mut listing = Listing::of(FULL);
+    let now = Instant::now();
+    listing.read_full(EMPTY, Server::Same, now);
+    listing.nobody_answered(now + LEASE);
+    listing.read_full(EMPTY, Server::Same, now + LEASE);
+    assert_eq!(listing.missing(), 4);
+    listing.read_full(EMPTY, Server::Same, now + LEASE + LEASE);
+    assert_eq!((listing.missing(), listing.ids().len()), (0, 0));
+}
+
+#[test]
+fn a_longer_lease_is_waited_for_within_bounds() {
+    for (lease_secs, kept_secs) in [(30_u64, 90), (360, 360), (86_400, 600)] {
+        let mut listing = Listing::of(&of_orders(changed(|instance| {
+            instance["leaseInfo"]["durationInSecs"] = json!(lease_secs);
+        })));
+        let now = Instant::now();
+        listing.read_full(EMPTY, Server::Same, now);
+        assert_eq!(listing.missing_until(), Some(now + Duration::from_secs(kept_secs)));
+    }
+}
+
+#[test]
+fn what_cannot_be_read_any_more_stands_as_it_was() {
+    let mut listing = Listing::of(ONE);
+    let before = listing.snapshot().clone();
+    let unreadable = |at: &str| {
+        changed(|instance| {
+            instance["lastUpdatedTimestamp"] = json!(at);
+            instance["ipAddr"] = json!({"v4": "10.0.0.1"});
+        })
+    };
+    listing.read_full(&of_orders(unreadable("1795358999000")), Server::Same, Instant::now());
+    assert_eq!((listing.snapshot(), listing.findings().len()), (&before, 1));
+    let found = listing.findings()[0].to_string();
+    assert!(found.contains("its last legal registration stands"), "{found}");
+    let read = answer(&of_orders(unreadable("1795358999001")), Reading::default()).unwrap();
+    listing.changes(read.entries);
+    assert_eq!((listing.snapshot(), listing.findings().len()), (&before, 1));
+    listing.read_full(&one_taken_up_anew(), Server::Another, Instant::now());
+    assert_eq!((listing.snapshot(), listing.findings().len()), (&before, 0));
 }
 
 #[test]
 fn what_is_missing_and_told_to_be_deleted_is_gone() {
     let mut listing = Listing::of(FULL);
-    listing.read_full(ONE, KEPT, Server::Same, Instant::now());
+    listing.read_full(ONE, Server::Another, Instant::now());
     assert_eq!(listing.missing(), 3);
     listing.read_changes(READDED);
     assert_eq!(listing.ids(), ["orders/10.0.0.1:orders:8080", "orders/10.0.0.2:orders:8080"]);
     assert_eq!((listing.missing(), listing.hash()), (0, "UP_2_".to_owned()));
-}
-
-#[test]
-fn where_nobody_tells_of_changes_absence_counts() {
-    let mut listing = Listing::of(FULL);
-    listing.read_full(ONE, Absence::Counts, Server::Same, Instant::now());
-    assert_eq!((listing.missing(), listing.ids().len()), (0, 1));
 }
 
 #[test]
@@ -482,7 +564,7 @@ proptest! {
             let body = [EMPTY, ONE, FULL, FULL_DELETED, STATUS, DELETED, READDED][which];
             if full && which < 4 {
                 let now = now + Duration::from_secs(step as u64 * 40);
-                listing.read_full(body, KEPT, Server::Same, now);
+                listing.read_full(body, Server::Same, now);
             } else {
                 listing.read_changes(body);
             }

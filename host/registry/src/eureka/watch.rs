@@ -7,12 +7,12 @@ use std::time::Duration;
 use landfall_core::registry::SourceName;
 use tokio::time::{Instant, sleep};
 
-use super::EurekaSettings;
 use super::client::{Client, Delta, EurekaError};
 use super::convert::Reading;
-use super::listing::{Absence, Listing, Server};
-use crate::Publisher;
+use super::listing::{Keep, Listing, Server};
+use super::settings::EurekaSettings;
 use crate::backoff::{Backoff, jittered};
+use crate::{Publisher, Trouble};
 
 // Servers answer from a cache of 30 s, and what they say of changes may be that much older than what
 // they listed. With pauses of 10, 20 and 30 s between this many answers in a row it has been renewed
@@ -44,6 +44,8 @@ struct Watch<'a> {
     full_at: Instant,
     /// Since when nothing has been listed, before anything was.
     empty_since: Option<Instant>,
+    /// Whether the last question had no answer.
+    is_unanswered: bool,
     backoff: Backoff,
 }
 
@@ -71,7 +73,8 @@ impl<'a> Watch<'a> {
             known: None,
             full_at: Instant::now(),
             empty_since: None,
-            backoff: super::failure_backoff(),
+            is_unanswered: false,
+            backoff: Backoff::of_registry(),
         }
     }
 
@@ -139,9 +142,14 @@ impl<'a> Watch<'a> {
         };
         let now = Instant::now();
         self.backoff.succeeded();
+        if std::mem::take(&mut self.is_unanswered) {
+            // Only a server that is there can be registered with. What lasted before says nothing.
+            self.listing.nobody_answered(now);
+            self.empty_since = None;
+        }
         let is_empty = full.entries.is_empty();
         if is_empty && !self.is_listed && !self.is_settled(now) {
-            self.out.doubt(EMPTY, self.empty());
+            self.out.doubt(self.empty());
             self.client.begin_with_next();
             return jittered(self.settings.poll);
         }
@@ -152,17 +160,14 @@ impl<'a> Watch<'a> {
             self.deltas = Deltas::Asked { in_vain: 0 };
             Server::Another
         };
-        let absence = match self.deltas {
-            Deltas::Off { .. } if !is_empty && self.listing.missing() == 0 => Absence::Counts,
-            _ => Absence::CountsAfter(self.settings.settle),
-        };
         let missing_before = self.listing.missing();
-        self.listing.full(full.entries, &full.twice, absence, server, now);
+        let keep = Keep { least: self.settings.settle, most: self.settings.lease_max };
+        self.listing.full(full.entries, &full.twice, keep, server, now);
         self.server = Some(full.address);
         self.known = None;
         self.full_at = now + jittered(self.full_every());
-        if let Some(since) = self.listing.missing_since() {
-            self.full_at = self.full_at.min(since + self.settings.settle);
+        if let Some(until) = self.listing.missing_until() {
+            self.full_at = self.full_at.min(until);
             if missing_before == 0 {
                 self.out.metrics().count_error(if is_empty { EMPTY } else { FORGOTTEN });
             }
@@ -207,7 +212,8 @@ impl<'a> Watch<'a> {
 
     /// Keeps what is known, and says why. Everything is asked for next.
     fn failed(&mut self, error: &EurekaError) -> Duration {
-        self.out.doubt(error.code(), error.to_string());
+        self.out.doubt(error.into());
+        self.is_unanswered = true;
         self.client.renew();
         if error.is_of_one_server() {
             self.client.begin_with_next();
@@ -221,30 +227,32 @@ impl<'a> Watch<'a> {
         self.is_listed = true;
         let snapshot = self.listing.snapshot().clone();
         let findings = self.listing.findings();
-        let (code, message) = match self.listing.missing() {
+        let trouble = match self.listing.missing() {
             0 => return self.out.complete(snapshot, findings),
-            _ if self.listing.is_empty() => (EMPTY, self.empty()),
-            missing => (FORGOTTEN, self.forgotten(missing)),
+            _ if self.listing.is_empty() => self.empty(),
+            missing => self.forgotten(missing),
         };
-        self.out.complete_in_doubt(snapshot, findings, code, message);
+        self.out.complete_in_doubt(snapshot, findings, trouble);
     }
 
-    fn empty(&self) -> String {
-        format!(
-            "failed to believe that nothing is registered: so says every server of Eureka that \
-             has just started. It is believed when it has been so for {} s. Check whether Eureka \
-             restarted",
+    fn empty(&self) -> Trouble {
+        let message = format!(
+            "Eureka lists no instances, as a server does that has just started; {} for {} s or \
+             their own lease. If this is intended, wait; otherwise check whether Eureka restarted",
+            if self.is_listed { "keeping the last ones" } else { "waiting for some" },
             self.settings.settle.as_secs()
-        )
+        );
+        Trouble { code: EMPTY, message }
     }
 
-    fn forgotten(&self, missing: usize) -> String {
-        format!(
-            "failed to find {missing} instances that were listed before and that nobody \
-             deregistered. They are gone when they have been missing for {} s. Check whether a \
+    fn forgotten(&self, missing: usize) -> Trouble {
+        let message = format!(
+            "Eureka lists {missing} instances less and does not say that they left; keeping them \
+             for {} s or their own lease. If this is intended, wait; otherwise check whether a \
              server of Eureka restarted or lost touch with the others",
             self.settings.settle.as_secs()
-        )
+        );
+        Trouble { code: FORGOTTEN, message }
     }
 }
 

@@ -85,6 +85,7 @@ pub(super) struct InstanceName {
     pub(super) last_updated_timestamp: u64,
     #[serde(deserialize_with = "lenient_millis")]
     pub(super) last_dirty_timestamp: u64,
+    pub(super) lease_info: Lease,
 }
 
 /// `{"$": 8080, "@enabled": "true"}`, or the number alone.
@@ -104,6 +105,9 @@ pub(super) struct DataCenter {
 pub(super) struct Lease {
     /// In milliseconds since the Unix epoch.
     pub(super) last_renewal: Option<u64>,
+    /// In milliseconds since the Unix epoch.
+    pub(super) registered: Option<u64>,
+    pub(super) duration_secs: Option<u64>,
 }
 
 // === Lists ===
@@ -204,7 +208,12 @@ impl<'de> Deserialize<'de> for DataCenter {
 impl<'de> Deserialize<'de> for Lease {
     fn deserialize<D: Deserializer<'de>>(de: D) -> Result<Self, D::Error> {
         let value = Value::deserialize(de)?;
-        Ok(Self { last_renewal: value.get("lastRenewalTimestamp").and_then(unsigned) })
+        let number = |key| value.get(key).and_then(unsigned);
+        Ok(Self {
+            last_renewal: number("lastRenewalTimestamp"),
+            registered: number("registrationTimestamp"),
+            duration_secs: number("durationInSecs"),
+        })
     }
 }
 

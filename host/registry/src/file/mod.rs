@@ -8,9 +8,10 @@
 //!
 //! A file that was cut at the end of a line is a smaller listing, and nothing in it says so. So a
 //! file is read only when nobody writes it: as the operating system tells, or, where it did not
-//! tell and when the source begins, as two looks at the file a moment apart do. A file that is
-//! renamed into place needs neither.
+//! tell and when the source begins, as two looks at the file a moment apart do. What was read is
+//! published only if that was so until the end. A file that is renamed into place needs neither.
 
+mod aside;
 mod convert;
 mod read;
 #[cfg(test)]
@@ -19,6 +20,7 @@ mod watch;
 mod wire;
 mod write;
 
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -27,14 +29,15 @@ use futures_util::future::BoxFuture;
 use landfall_core::finding::Finding;
 use landfall_core::registry::Snapshot;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
-use tokio_util::sync::CancellationToken;
 
-pub use self::read::{FILE_BYTES_MAX, FILES_MAX, FileError};
+use self::aside::aside;
+pub use self::read::{FILES_MAX, FileError};
 use self::read::{Files, Stamp};
 use self::watch::Watch;
+pub use self::wire::BYTES_MAX;
 pub use self::write::write;
 use crate::backoff::jittered;
-use crate::{Publisher, Source};
+use crate::{Publisher, Source, Trouble};
 
 // Several events come with one edit. Long enough to read once, short beside the 100 ms within
 // which an edit should be seen.
@@ -44,6 +47,8 @@ const WRITER_WAIT_MAX: Duration = Duration::from_secs(2);
 // Between two looks at a file that may be being written. Whoever writes a listing hands over its
 // pieces within microseconds of each other, and the start must not take long.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+// Listings that somebody began to write while they were read, in a row, until that is a doubt.
+const READS_MAX: usize = 3;
 
 /// Where the files are.
 #[derive(Clone, Debug)]
@@ -103,39 +108,45 @@ impl Source for File {
         "file"
     }
 
-    fn run(self: Box<Self>, out: Publisher, stop: CancellationToken) -> BoxFuture<'static, ()> {
-        async move {
-            let watch = Watch::new(&self.settings.path);
-            let _stopped = stop.run_until_cancelled(self.watch(watch, &out)).await;
-        }
-        .boxed()
+    fn watch(self: Box<Self>, out: Publisher) -> BoxFuture<'static, Infallible> {
+        async move { self.follow(Watch::new(&self.settings.path), &out).await }.boxed()
     }
 }
 
 impl File {
-    async fn watch(&self, mut watch: Watch, out: &Publisher) {
+    async fn follow(&self, mut watch: Watch, out: &Publisher) -> Infallible {
         let mut state = State::default();
         // Before the first reading, or a change between the two would wait for the poll.
-        watch.renew(std::iter::empty());
+        watch.renew(std::iter::empty()).await;
         let mut noticed = Noticed::Found;
+        let mut in_vain = 0_usize;
         loop {
-            self.settle(&watch, noticed, out).await;
-            state = self.load(state, out).await;
-            noticed = self.changed(&mut watch, &state, out).await;
+            let settled = self.settle(&watch, noticed, out).await;
+            let was_at_rest;
+            (state, was_at_rest) = self.load(state, settled, &watch, out).await;
+            if was_at_rest {
+                in_vain = 0;
+                noticed = self.changed(&mut watch, &state, out).await;
+                continue;
+            }
+            in_vain += 1;
+            if in_vain >= READS_MAX {
+                self.unsettled(out);
+            }
+            noticed = Noticed::Found;
         }
     }
 
     /// Waits until the files should be read again: having been told of a change, for that may
     /// leave their stamp as it is, or having found another stamp.
     async fn changed(&self, watch: &mut Watch, state: &State, out: &Publisher) -> Noticed {
-        let path = &self.settings.path;
         let mut stamp = state.stamp.clone();
         loop {
-            let renewed = watch.renew(stamp.iter().flat_map(Stamp::targets));
+            let renewed = watch.renew(stamp.iter().flat_map(Stamp::targets)).await;
             if !renewed && timeout(jittered(self.settings.poll), watch.changed()).await.is_ok() {
                 return if watch.tells_all() { Noticed::Told } else { Noticed::Found };
             }
-            stamp = Stamp::take(path).ok();
+            stamp = self.look().await;
             if stamp != state.stamp {
                 return Noticed::Found;
             }
@@ -145,34 +156,45 @@ impl File {
         }
     }
 
-    /// Waits until nobody writes. Whoever takes long puts the listing in doubt.
-    async fn settle(&self, watch: &Watch, noticed: Noticed, out: &Publisher) {
-        let path = &self.settings.path;
+    /// The files as they are now. What is not there is not being written; the reading will say so.
+    async fn look(&self) -> Option<Stamp> {
+        let path = self.settings.path.clone();
+        aside(move || Stamp::take(&path).ok()).await
+    }
+
+    fn unsettled(&self, out: &Publisher) {
+        let error = FileError::Unsettled { path: self.settings.path.clone() };
+        out.metrics().count_error(error.code());
+        out.doubt((&error).into());
+    }
+
+    /// Waits until nobody writes, and returns how the files were then where that was found by
+    /// looking. Whoever takes long puts the listing in doubt.
+    async fn settle(&self, watch: &Watch, noticed: Noticed, out: &Publisher) -> Option<Stamp> {
         let deadline = Instant::now() + WRITER_WAIT_MAX;
         let pause = match noticed {
             Noticed::Told => QUIET,
             Noticed::Found => LOOK_AGAIN,
         };
         let mut told = false;
-        // What is not there is not being written; the reading will say so.
-        let look = || Stamp::take(path).ok();
-        let mut before = if noticed == Noticed::Found { look() } else { None };
+        let mut before = if noticed == Noticed::Found { self.look().await } else { None };
         loop {
             sleep(pause).await;
             if noticed == Noticed::Told && watch.hears_no_writer() {
-                return;
+                return None;
             }
-            let now = look();
-            let written = now.as_ref().is_some_and(|now| watch.is_being_written(now));
+            let now = self.look().await;
+            let written = match &now {
+                Some(now) => watch.is_being_written(now).await,
+                None => false,
+            };
             if !written && (noticed == Noticed::Told || before == now) {
-                return;
+                return now;
             }
             before = now;
             if Instant::now() >= deadline && !told {
                 told = true;
-                let error = FileError::Unsettled { path: path.clone() };
-                out.metrics().count_error(error.code());
-                out.doubt(error.code(), error.to_string());
+                self.unsettled(out);
             }
             if written {
                 // Until something happens or there is something to say.
@@ -182,27 +204,41 @@ impl File {
         }
     }
 
-    /// Reads and publishes.
-    async fn load(&self, state: State, out: &Publisher) -> State {
+    /// Reads and publishes, if the files are still as `settled` says and nobody writes them;
+    /// returns whether that was so. Where it was not, part of a listing may have been read.
+    async fn load(
+        &self,
+        state: State,
+        settled: Option<Stamp>,
+        watch: &Watch,
+        out: &Publisher,
+    ) -> (State, bool) {
         out.metrics().count_request();
         let path = self.settings.path.clone();
         // Parsing 30 MB takes a second; not on a thread that others wait for.
         let loaded = tokio::task::spawn_blocking(move || state.read(path)).await;
         // A panic of the reader is the only way to an error; it would be a defect here.
         let (mut state, read) = loaded.unwrap_or_else(|error| {
-            (State::default(), Err(("file_read", format!("the reader of files failed: {error}"))))
+            let message = format!("the reader of files failed: {error}");
+            (State::default(), Err(Trouble { code: "file_read", message }))
         });
         match read {
             Ok((snapshot, findings)) => {
+                if let Some(stamp) = &state.stamp
+                    && (settled.is_some_and(|settled| settled != *stamp)
+                        || watch.is_being_written(stamp).await)
+                {
+                    return (state, false);
+                }
                 state.snapshot = Some(snapshot.clone());
                 out.complete(snapshot, findings);
             }
-            Err((code, message)) => {
-                out.metrics().count_error(code);
-                out.doubt(code, message);
+            Err(trouble) => {
+                out.metrics().count_error(trouble.code);
+                out.doubt(trouble);
             }
         }
-        state
+        (state, true)
     }
 }
 
@@ -225,7 +261,7 @@ struct State {
     failed: bool,
 }
 
-type Loaded = Result<(Snapshot, Vec<Finding>), (&'static str, String)>;
+type Loaded = Result<(Snapshot, Vec<Finding>), Trouble>;
 
 impl State {
     fn is_good(&self) -> bool {
@@ -242,6 +278,7 @@ impl State {
                 (self, Ok((snapshot, findings)))
             }
             Err(error) => {
+                let trouble = Trouble::from(&error);
                 // A file that is no listing is worth another attempt once it differs; anything
                 // else with the next look.
                 self.stamp = match error {
@@ -249,7 +286,7 @@ impl State {
                     _ => None,
                 };
                 self.failed = true;
-                (self, Err((error.code(), error.to_string())))
+                (self, Err(trouble))
             }
         }
     }

@@ -12,10 +12,8 @@ use landfall_core::finding::Finding;
 use landfall_core::registry::Snapshot;
 
 use super::convert::{self, Listing, Reader};
-use super::wire::{self, Duplicates};
-
-/// The largest file that is read. 100,000 instances take about 30 MB.
-pub const FILE_BYTES_MAX: u64 = 256 << 20;
+use super::wire::{self, BYTES_MAX, Duplicates};
+use crate::Trouble;
 
 /// How many files of a folder are read.
 pub const FILES_MAX: usize = 10_000;
@@ -30,8 +28,8 @@ const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
 pub enum FileError {
     /// Nothing is at the path.
     #[error(
-        "nothing is at {}; its last listing stands. Restore it, or write `services: []` into it \
-         if the registry is empty", path.display()
+        "nothing is at {}. Restore it, or write `services: []` into it if the registry is empty",
+        path.display()
     )]
     Missing {
         /// As configured.
@@ -39,8 +37,8 @@ pub enum FileError {
     },
     /// The folder holds no listing.
     #[error(
-        "no *.yaml, *.yml or *.json is in the folder {}; its last listing stands. Restore the \
-         files, or write one with `services: []` if the registry is empty", path.display()
+        "no *.yaml, *.yml or *.json is in the folder {}. Restore the files, or write one with \
+         `services: []` if the registry is empty", path.display()
     )]
     NoFiles {
         /// As configured.
@@ -54,7 +52,8 @@ pub enum FileError {
         /// What the operating system said.
         source: io::Error,
     },
-    /// A file has more than [`FILE_BYTES_MAX`] bytes, or the folder more than [`FILES_MAX`] files.
+    /// All files together have more than [`BYTES_MAX`] bytes, or the folder more than
+    /// [`FILES_MAX`] files.
     #[error("{} has {what}; split it over several sources", path.display())]
     TooLarge {
         /// The file or folder.
@@ -63,15 +62,13 @@ pub enum FileError {
         what: &'static str,
     },
     /// Reading it might never end.
-    #[error(
-        "{} is neither a file nor a folder; its last listing stands. Put a file there", path.display()
-    )]
+    #[error("{} is neither a file nor a folder. Put a file there", path.display())]
     NotRegular {
         /// The pipe, socket or device.
         path: PathBuf,
     },
     /// A file is no listing.
-    #[error("{}:{line}:{column}: {problem}. The last good listing stands", path.display())]
+    #[error("{}:{line}:{column}: {problem}. Correct the file", path.display())]
     Syntax {
         /// The file.
         path: PathBuf,
@@ -85,8 +82,8 @@ pub enum FileError {
     /// A file is written for longer than is waited for, or the files changed each time they were
     /// read. What is there may be a part of a listing, and a part of one is mostly one too.
     #[error(
-        "{} is being written all the time; its last listing stands. Write beside it and rename, \
-         which is seen as a whole", path.display()
+        "{} is being written all the time. Write beside it and rename, which is seen as a whole",
+        path.display()
     )]
     Unsettled {
         /// As configured.
@@ -129,6 +126,12 @@ impl FileError {
             Self::Syntax { .. } => "file_syntax",
             Self::Unsettled { .. } => "file_unsettled",
         }
+    }
+}
+
+impl From<&FileError> for Trouble {
+    fn from(error: &FileError) -> Self {
+        Self { code: error.code(), message: error.to_string() }
     }
 }
 
@@ -178,10 +181,16 @@ impl Files {
     ) -> Result<(Stamp, Snapshot, Vec<Finding>), FileError> {
         for _ in 0..READS_MAX {
             let before = Stamp::take(path)?;
+            let mut bytes_left = BYTES_MAX;
             let mut listings = Vec::with_capacity(before.0.len());
             let mut parsed = BTreeMap::new();
             for (file, _) in &before.0 {
-                let (hash, listing) = self.file(file)?;
+                let text = read_text(file, bytes_left)?.ok_or_else(|| FileError::TooLarge {
+                    path: path.to_owned(),
+                    what: "more than 256 MiB",
+                })?;
+                bytes_left = bytes_left.saturating_sub(text.len() as u64);
+                let (hash, listing) = self.listing(file, &text)?;
                 listings.push((file.display().to_string(), Arc::clone(&listing)));
                 parsed.insert(file.clone(), (hash, listing));
             }
@@ -194,8 +203,7 @@ impl Files {
         Err(FileError::Unsettled { path: path.to_owned() })
     }
 
-    fn file(&self, path: &Path) -> Result<(u64, Arc<Listing>), FileError> {
-        let text = read_text(path)?;
+    fn listing(&self, path: &Path, text: &str) -> Result<(u64, Arc<Listing>), FileError> {
         let mut hasher = DefaultHasher::new();
         text.hash(&mut hasher);
         let hash = hasher.finish();
@@ -204,7 +212,7 @@ impl Files {
         {
             return Ok((hash, Arc::clone(listing)));
         }
-        Ok((hash, Arc::new(parse(path, &text)?)))
+        Ok((hash, Arc::new(parse(path, text)?)))
     }
 }
 
@@ -268,7 +276,8 @@ fn list(path: &Path) -> Result<Vec<PathBuf>, FileError> {
     Ok(files)
 }
 
-fn read_text(path: &Path) -> Result<String, FileError> {
+/// All of a file; nothing if it has more than `bytes_max`.
+fn read_text(path: &Path, bytes_max: u64) -> Result<Option<String>, FileError> {
     let failed = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => FileError::Missing { path: path.to_owned() },
         io::ErrorKind::InvalidData => FileError::Syntax {
@@ -281,13 +290,10 @@ fn read_text(path: &Path) -> Result<String, FileError> {
     };
     let file = fs::File::open(path).map_err(failed)?;
     let len = file.metadata().map_err(failed)?.len();
-    let mut text = String::with_capacity(usize::try_from(len.min(FILE_BYTES_MAX)).unwrap_or(0));
+    let mut text = String::with_capacity(usize::try_from(len.min(bytes_max)).unwrap_or(0));
     // One byte more than is allowed, to notice that there is more.
-    file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(failed)?;
-    if text.len() as u64 > FILE_BYTES_MAX {
-        return Err(FileError::TooLarge { path: path.to_owned(), what: "more than 256 MiB" });
-    }
-    Ok(text)
+    file.take(bytes_max + 1).read_to_string(&mut text).map_err(failed)?;
+    Ok(Some(text).filter(|text| text.len() as u64 <= bytes_max))
 }
 
 /// Device, number on it, and when it was last changed, in seconds and nanoseconds.

@@ -2,6 +2,7 @@
 
 mod watching;
 
+use std::fs;
 use std::sync::Arc;
 
 use expect_test::{Expect, expect};
@@ -148,19 +149,19 @@ fn empty_listings_are_written_out() {
     check(
         "",
         expect![[r#"
-            file_syntax: r.yaml:1:1: the file ends too early. The last good listing stands
+            file_syntax: r.yaml:1:1: the file ends too early. Correct the file
         "#]],
     );
     check(
         "services:\n",
         expect![[r#"
-            file_syntax: r.yaml:1:9: a list is expected. The last good listing stands
+            file_syntax: r.yaml:1:9: a list is expected. Correct the file
         "#]],
     );
     check(
         "{}",
         expect![[r#"
-        file_syntax: r.yaml:1:1: missing field `services`. The last good listing stands
+        file_syntax: r.yaml:1:1: missing field `services`. Correct the file
     "#]],
     );
     check(
@@ -234,67 +235,67 @@ fn what_is_refused() {
     check(
         "services:\n  - nam: a\n",
         expect![[r#"
-        file_syntax: r.yaml:2:5: unknown key `nam` (did you mean `name`?). The last good listing stands
+        file_syntax: r.yaml:2:5: unknown key `nam` (did you mean `name`?). Correct the file
     "#]],
     );
     check(
         "services:\n  - name: a\n    instances:\n      - adress: x\n",
         expect![[r#"
-        file_syntax: r.yaml:4:9: unknown key `adress` (did you mean `address`?). The last good listing stands
+        file_syntax: r.yaml:4:9: unknown key `adress` (did you mean `address`?). Correct the file
     "#]],
     );
     check(
         "servces: []\n",
         expect![[r#"
-        file_syntax: r.yaml:1:1: unknown key `servces` (did you mean `services`?). The last good listing stands
+        file_syntax: r.yaml:1:1: unknown key `servces` (did you mean `services`?). Correct the file
     "#]],
     );
     check(
         "services:\n  - name: a\n    zzzzzzz: 1\n",
         expect![[r#"
-        file_syntax: r.yaml:3:5: unknown key `zzzzzzz` (known are name, datacenter, partition, group, meta, ext, instances). The last good listing stands
+        file_syntax: r.yaml:3:5: unknown key `zzzzzzz` (known are name, datacenter, partition, group, meta, ext, instances). Correct the file
     "#]],
     );
     check(
         "services:\n  - name: a\n    instances: [{address: x, port: http}]\n",
         expect![[r#"
-            file_syntax: r.yaml:3:36: this is not a whole number. The last good listing stands
+            file_syntax: r.yaml:3:36: this is not a whole number. Correct the file
         "#]],
     );
     check(
         "services:\n  - name: a\n    instances: [{port: 80}]\n",
         expect![[r#"
-        file_syntax: r.yaml:3:18: missing field `address`. The last good listing stands
+        file_syntax: r.yaml:3:18: missing field `address`. Correct the file
     "#]],
     );
     check(
         "services: [\n",
         expect![[r#"
-        file_syntax: r.yaml:1:11: unclosed bracket '['. The last good listing stands
+        file_syntax: r.yaml:1:11: unclosed bracket '['. Correct the file
     "#]],
     );
     check(
         "services: []\n---\nservices: []\n",
         expect![[r#"
-            file_syntax: r.yaml:3:1: a second document begins; one file is one. The last good listing stands
+            file_syntax: r.yaml:3:1: a second document begins; one file is one. Correct the file
         "#]],
     );
     check(
         "services: []\nservices: []\n",
         expect![[r#"
-            file_syntax: r.yaml:2:1: the key `services` is given twice. The last good listing stands
+            file_syntax: r.yaml:2:1: the key `services` is given twice. Correct the file
         "#]],
     );
     check(
         "services:\n  - name: a\n    meta: {x: 1, x: 2}\n",
         expect![[r#"
-            file_syntax: r.yaml:3:18: the key `x` is given twice. The last good listing stands
+            file_syntax: r.yaml:3:18: the key `x` is given twice. Correct the file
         "#]],
     );
     check(
         "a: &a [*a]\n",
         expect![[r#"
-        file_syntax: r.yaml:1:1: unknown key `a` (known are services). The last good listing stands
+        file_syntax: r.yaml:1:1: unknown key `a` (known are services). Correct the file
     "#]],
     );
 }
@@ -456,4 +457,17 @@ fn a_large_listing() {
     let snapshot = Snapshot { services: services.collect() };
     let (read, findings) = parse("r.yaml", &written(&snapshot)).unwrap();
     assert!(read == snapshot && findings.is_empty());
+}
+
+#[test]
+fn all_files_together_have_a_bound() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "services: []\n";
+    fs::write(folder.path().join("a.yaml"), text).unwrap();
+    let last = fs::File::create(folder.path().join("b.yaml")).unwrap();
+    // Each of them is smaller than the bound. Nothing is stored of what was never written.
+    last.set_len(BYTES_MAX - text.len() as u64 + 1).unwrap();
+    let error = super::read(folder.path()).unwrap_err();
+    let what = "has more than 256 MiB; split it over several sources";
+    assert!(error.to_string().ends_with(what), "{error}");
 }

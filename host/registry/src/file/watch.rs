@@ -10,6 +10,7 @@ use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::Notify;
 
+use super::aside::aside;
 use super::read::{Stamp, is_listing};
 
 // Only Linux tells when a file that was written is closed. Elsewhere a write counts as done.
@@ -70,28 +71,27 @@ impl Watch {
     /// of the `targets` that its links lead to. Returns whether more is watched than before, and
     /// with it that a change may have been missed. What the operating system refuses to watch is
     /// no change: it is tried again with the next call, and left to polling until then.
-    pub(super) fn renew<'a>(&mut self, targets: impl Iterator<Item = &'a Path>) -> bool {
-        let path = &self.shared.path;
-        let parents = targets.filter_map(Path::parent).map(Path::to_owned);
-        let own = path.is_dir().then(|| path.clone());
-        let parent = path.parent().map(|parent| match parent.as_os_str().is_empty() {
-            true => PathBuf::from("."),
-            false => parent.to_owned(),
-        });
-        let folders: BTreeSet<Folder> = parents
-            .chain(own)
-            .chain(parent)
-            .filter_map(|folder| Some((folder.clone(), folder.canonicalize().ok()?)))
-            .collect();
+    pub(super) async fn renew<'a>(&mut self, targets: impl Iterator<Item = &'a Path>) -> bool {
+        // Thousands of files have one parent.
+        let parents: BTreeSet<&Path> = targets.filter_map(Path::parent).collect();
+        let parents: Vec<PathBuf> = parents.into_iter().map(Path::to_owned).collect();
+        let shared = Arc::clone(&self.shared);
+        let folders = aside(move || folders(&shared.path, parents)).await;
         if self.whole && folders == self.folders {
             return false;
         }
-        let mut watcher = (self.begin)(Arc::clone(&self.shared));
-        // One folder that must not be watched costs only its own notifications.
-        let whole = watcher.as_mut().is_some_and(|watcher| {
-            let watch = |(folder, _): &Folder| watcher.watch(folder, RecursiveMode::NonRecursive);
-            folders.iter().map(watch).filter(Result::is_err).count() == 0
-        });
+        let (begin, shared) = (self.begin, Arc::clone(&self.shared));
+        let (watcher, whole, folders) = aside(move || {
+            let mut watcher = begin(shared);
+            // One folder that must not be watched costs only its own notifications.
+            let whole = watcher.as_mut().is_some_and(|watcher| {
+                let watch =
+                    |(folder, _): &Folder| watcher.watch(folder, RecursiveMode::NonRecursive);
+                folders.iter().map(watch).filter(Result::is_err).count() == 0
+            });
+            (watcher, whole, folders)
+        })
+        .await;
         // The end of a writing may have been told to the watcher that is replaced.
         self.shared.open().clear();
         let renewed = folders != self.folders || whole != self.whole;
@@ -111,17 +111,31 @@ impl Watch {
 
     /// Whether one of the files of `stamp` is being written, so that reading it would see a part.
     /// Others that are written beside them do not matter.
-    pub(super) fn is_being_written(&self, stamp: &Stamp) -> bool {
+    pub(super) async fn is_being_written(&self, stamp: &Stamp) -> bool {
         let open: Vec<PathBuf> = self.shared.open().iter().cloned().collect();
-        open.iter()
-            .filter_map(|path| path.canonicalize().ok())
-            .any(|path| stamp.targets().any(|target| target == path))
+        if open.is_empty() {
+            return false;
+        }
+        let open: BTreeSet<PathBuf> =
+            aside(move || open.iter().filter_map(|path| path.canonicalize().ok()).collect()).await;
+        stamp.targets().any(|target| open.contains(target))
     }
 
     /// Whether a change is noticed by being told of it, and the end of a writing too.
     pub(super) fn tells_all(&self) -> bool {
         self.whole && CLOSE_IS_TOLD
     }
+}
+
+/// The folders to watch for `path` and for files in `parents`.
+fn folders(path: &Path, parents: Vec<PathBuf>) -> BTreeSet<Folder> {
+    let own = path.is_dir().then(|| path.to_owned());
+    let parent = path.parent().map(|parent| match parent.as_os_str().is_empty() {
+        true => PathBuf::from("."),
+        false => parent.to_owned(),
+    });
+    let all = parents.into_iter().chain(own).chain(parent);
+    all.filter_map(|folder| Some((folder.clone(), folder.canonicalize().ok()?))).collect()
 }
 
 // === impl Shared ===

@@ -4,6 +4,9 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::{Location, Spanned};
 
+/// How much is read of a source, over all of its files. 100,000 instances take about 30 MB.
+pub const BYTES_MAX: u64 = 256 << 20;
+
 /// One entry of `services`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -92,11 +95,11 @@ pub(super) fn read(
     duplicates: Duplicates,
 ) -> Result<(), serde_saphyr::Error> {
     let options = serde_saphyr::options! {
-        // Bounds for a file of FILE_BYTES_MAX; an instance takes about 40 events.
+        // Bounds for a file of BYTES_MAX; an instance takes about 40 events.
         budget: serde_saphyr::budget! {
             max_events: 500_000_000,
             max_nodes: 500_000_000,
-            max_total_scalar_bytes: usize::try_from(super::FILE_BYTES_MAX).unwrap_or(usize::MAX),
+            max_total_scalar_bytes: usize::try_from(BYTES_MAX).unwrap_or(usize::MAX),
             // A listing is flat; depth is what an attacker would use.
             max_depth: 16,
         },

@@ -79,6 +79,23 @@ pub(super) fn resolve(
     }
 }
 
+/// What the addresses of a registry are like.
+struct Addresses {
+    such_as: &'static str,
+    /// The key for what must not stand in an address.
+    secret_key: &'static str,
+    may_name_user: bool,
+}
+
+const CONSUL: Addresses =
+    Addresses { such_as: "http://127.0.0.1:8500", secret_key: "tokenFile", may_name_user: false };
+
+const EUREKA: Addresses = Addresses {
+    such_as: "http://127.0.0.1:8761/eureka",
+    secret_key: "passwordFile",
+    may_name_user: true,
+};
+
 struct Resolver<'a> {
     document: &'a Document,
     folder: &'a Path,
@@ -161,7 +178,7 @@ impl Resolver<'_> {
     }
 
     fn consul(&mut self, at: &str, consul: &wire::ConsulSource) -> ConsulConfig {
-        let urls = self.urls(at, &consul.url, &consul.urls, "http://127.0.0.1:8500");
+        let urls = self.urls(at, &consul.url, &consul.urls, &CONSUL);
         self.pair(at, &consul.cert_file, &consul.key_file);
         let why = "reading all anew takes a registry seconds";
         self.at_least(at, "resync", consul.resync, consul::RESYNC_MIN, why);
@@ -182,7 +199,7 @@ impl Resolver<'_> {
     }
 
     fn eureka(&mut self, at: &str, eureka: &wire::EurekaSource) -> EurekaConfig {
-        let mut urls = self.urls(at, &eureka.url, &eureka.urls, "http://127.0.0.1:8761/eureka");
+        let mut urls = self.urls(at, &eureka.url, &eureka.urls, &EUREKA);
         self.pair(at, &eureka.cert_file, &eureka.key_file);
         let bounds = [
             ("poll", eureka.poll, eureka::POLL_MIN, "what a server tells is older than that"),
@@ -211,12 +228,8 @@ impl Resolver<'_> {
             if !in_url.is_empty() && user.get_or_insert_with(|| in_url.clone()) != &in_url {
                 self.problem(at, "the addresses and user name different users; name one");
             }
-            if url.password().is_some() {
-                // It is not repeated: messages are kept and shown.
-                self.problem(at, "an address has a password in it; put it into passwordFile");
-            }
-            // Only addresses without a host refuse, and those have neither.
-            let _taken = (url.set_username(""), url.set_password(None));
+            // Only addresses without a host refuse, and those have none.
+            let _taken = url.set_username("");
         }
         if user.as_ref().is_some_and(|user| user.contains(':')) {
             self.problem(at, "user has a colon, which HTTP takes for the end of the user's name");
@@ -242,31 +255,47 @@ impl Resolver<'_> {
         }
     }
 
-    /// The addresses of a registry; `such_as` is what one looks like.
+    /// The addresses of a registry. None is repeated in what is said of it: messages are kept and
+    /// shown, and a secret may stand in any part, most of all in one that is written wrongly.
     fn urls(
         &mut self,
         at: &str,
         one: &Option<String>,
         several: &[String],
-        such_as: &str,
+        like: &Addresses,
     ) -> Vec<Url> {
         let mut urls = Vec::new();
         let of_one = one.iter().map(|raw| (child(at, "url"), raw));
         let list = several.iter().enumerate();
         let of_several = list.map(|(index, raw)| (format!("{at}/urls/{index}"), raw));
         for (pointer, raw) in of_one.chain(of_several) {
-            match raw.parse::<Url>() {
-                Ok(url) if matches!(url.scheme(), "http" | "https") => urls.push(url),
-                Ok(_) | Err(_) => {
-                    let key = if pointer.ends_with("/url") { "url" } else { "urls" };
-                    let message =
-                        format!("{key} has {raw:?}, which is not an http:// or https:// address");
-                    self.problem(&pointer, message);
-                }
+            let key = if pointer.ends_with("/url") { "url" } else { "urls" };
+            let url = raw.parse::<Url>().ok();
+            let Some(url) = url.filter(|url| matches!(url.scheme(), "http" | "https")) else {
+                let message = format!(
+                    "{key} is not an http:// or https:// address, such as {}",
+                    like.such_as
+                );
+                self.problem(&pointer, message);
+                continue;
+            };
+            let has_user = !url.username().is_empty() && !like.may_name_user;
+            if has_user || url.password().is_some() {
+                let what = if like.may_name_user { "a password" } else { "a user or a password" };
+                let message = format!("{key} has {what} in it; use {}", like.secret_key);
+                self.problem(&pointer, message);
             }
+            if url.query().is_some() || url.fragment().is_some() {
+                let message = format!(
+                    "{key} has a query or a fragment; take it out, and use {} if it is a secret",
+                    like.secret_key
+                );
+                self.problem(&pointer, message);
+            }
+            urls.push(url);
         }
         if one.is_none() && several.is_empty() {
-            self.missing(at, format!("url is missing, such as {such_as}"));
+            self.missing(at, format!("url is missing, such as {}", like.such_as));
         }
         urls
     }

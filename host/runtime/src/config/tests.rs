@@ -114,11 +114,11 @@ fn a_login_of_eureka_is_whole_and_its_password_is_not_told() {
     check(
         &of("urls: [\"http://u:hush@a/eureka\", \"ftp://b\"], user: w, certFile: c"),
         expect![[r#"
-            3:5: an address has a password in it; put it into passwordFile
             3:5: certFile and keyFile go together; set both or none
             3:5: the addresses and user name different users; name one
             3:5: user and passwordFile go together; set both or none
-            3:47: urls has "ftp://b", which is not an http:// or https:// address"#]],
+            3:21: urls has a password in it; use passwordFile
+            3:47: urls is not an http:// or https:// address, such as http://127.0.0.1:8761/eureka"#]],
     );
     check(
         &of("passwordFile: p, resync: 1s, staleAfter: 30s"),
@@ -136,6 +136,38 @@ fn a_login_of_eureka_is_whole_and_its_password_is_not_told() {
         3:5: user and passwordFile go together; set both or none
         3:5: user has a colon, which HTTP takes for the end of the user's name"#]],
     );
+}
+
+#[test]
+fn no_address_of_a_registry_carries_a_secret_and_none_is_repeated() {
+    let all = [
+        ("consul", "htps://user:hush@consul:8500"),
+        ("consul", "hush"),
+        ("consul", "https://hush@consul:8500"),
+        ("consul", "https://:hush@consul:8500"),
+        ("consul", "https://consul:8500/?token=hush"),
+        ("consul", "https://consul:8500/#hush"),
+        ("eureka", "htps://user:hush@eureka/eureka"),
+        ("eureka", "https://user:hush@eureka/eureka"),
+        ("eureka", "https://eureka/eureka?password=hush"),
+        ("eureka", "https://eureka/eureka#hush"),
+    ];
+    let mut seen = String::new();
+    for (kind, url) in all {
+        for key in [format!("url: {url:?}"), format!("urls: [{url:?}]")] {
+            let text = format!("sources:\n  - {{name: a, {kind}: {{{key}}}}}\n");
+            let problems = parse(&text, Path::new("")).unwrap_err();
+            let told: Vec<_> = problems.iter().map(ToString::to_string).collect();
+            let told = told.join("; ");
+            assert!(!told.contains("hush"), "{told}");
+            seen.push_str(&format!("{told}\n"));
+        }
+    }
+    for way in
+        ["is not an http:// or https:// address", "a query or a fragment", "a password in it"]
+    {
+        assert!(seen.contains(way), "{way} is not in {seen}");
+    }
 }
 
 #[test]
@@ -179,7 +211,7 @@ sinks:
             4:24: unknown key "ulr"; did you mean "urls"?
             5:6: source name: "C" is not a legal DNS label: it has upper-case letters
             5:24: "url" must be of type string, but is 5
-            5:39: urls has "x:1", which is not an http:// or https:// address
+            5:39: urls is not an http:// or https:// address, such as http://127.0.0.1:8500
             7:5: key "name" is missing
             7:17: "file" must be of type string, but is 5
             8:14: time is 1h, but must be 5s or less: everything waits for the call, which decides at most 256 instances

@@ -40,9 +40,11 @@ pub(crate) async fn plan(args: &PlanArgs) -> anyhow::Result<Ending> {
     }
 }
 
-/// Every desired resource as a YAML stream, in the order of their identifiers.
+/// Every desired resource as a YAML stream, in the order of their identifiers. Comments say which
+/// sources may have more.
 fn manifests(once: &Once, owner: &Owner) -> anyhow::Result<String> {
     let mut report = Report::default();
+    once.notes().iter().for_each(|note| tell!(report, "# {note}"));
     for object in once.line.desired().values() {
         report.document(&api::to_yaml(object, owner, ApiVersion::V1)?);
     }
@@ -57,6 +59,7 @@ async fn steps(
     timeout: Duration,
 ) -> anyhow::Result<(String, usize)> {
     let mut report = Report::default();
+    once.notes().iter().for_each(|note| tell!(report, "{note}"));
     let mut count = 0;
     if config.sinks.is_empty() {
         tell!(report, "no sinks are configured; --output yaml prints the resources");

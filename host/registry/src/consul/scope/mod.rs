@@ -1,6 +1,7 @@
 //! Watches one scope: decides what to ask next and what the answers mean. It asks nothing itself,
 //! so that every order of answers can be tested without a network.
 
+mod reset;
 mod services;
 #[cfg(test)]
 mod tests;
@@ -17,12 +18,13 @@ use landfall_core::text::Text;
 use tokio::time::Instant;
 
 use self::views::ViewWatch;
-use super::Scope;
 use super::client::{Ask, ConsulError, Reply, ViewKind};
 use super::pace::Pace;
 use super::sweep::{Cause, Speed, Sweep};
 use super::tracked::Tracked;
-use crate::backoff::{Hold, jittered};
+use super::{ConsulSettings, Scope};
+use crate::backoff::{Backoff, Hold, jittered};
+use crate::trouble::Trouble;
 
 /// How many requests a scope may have under way.
 #[derive(Clone, Copy, Debug)]
@@ -35,13 +37,6 @@ pub(super) struct Limits {
     pub(super) reads: usize,
 }
 
-/// Why the scope is in doubt.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Trouble {
-    pub(super) code: &'static str,
-    pub(super) message: String,
-}
-
 /// The state of the watch over one scope.
 #[derive(Debug)]
 pub(super) struct ScopeWatch {
@@ -49,6 +44,8 @@ pub(super) struct ScopeWatch {
     place: String,
     limits: Limits,
     resync: Duration,
+    /// How long what is missing is kept once the registry lost its past.
+    settle: Duration,
     width: Width,
     views: Vec<ViewWatch>,
     refused: BTreeSet<ViewKind>,
@@ -57,12 +54,17 @@ pub(super) struct ScopeWatch {
     tracked: BTreeMap<Text, Tracked>,
     /// Services to read now; `wanted` is set on each.
     urgent: VecDeque<Text>,
-    /// Services that must be read before the listing is complete.
+    /// Services that must be read, or be tried in vain, before there is a listing.
     unread: BTreeSet<Text>,
     /// Services whose last read failed.
     failing: BTreeSet<Text>,
     /// Services whose last read failed as if it were about Consul, since Consul last answered.
     suspects: BTreeSet<Text>,
+    /// The index that each view had last.
+    indexes: BTreeMap<ViewKind, u64>,
+    past_lost_until: Option<Instant>,
+    /// Services that keep instances which the registry lacks since then.
+    kept: BTreeSet<Text>,
     /// Services that changed lately, the latest last; at most as many as there are long polls.
     hot: VecDeque<Text>,
     sweep: Sweep,
@@ -122,11 +124,18 @@ enum RevisionUse {
 
 impl ScopeWatch {
     /// A watch with at most `in_flight` requests under way.
-    pub(super) fn new(scope: &Scope, in_flight: usize, resync: Duration, now: Instant) -> Self {
+    pub(super) fn new(
+        scope: &Scope,
+        in_flight: usize,
+        settings: &ConsulSettings,
+        now: Instant,
+    ) -> Self {
+        let ConsulSettings { resync, settle, .. } = *settings;
         Self {
             place: scope.to_string(),
             limits: Limits::of(in_flight),
             resync,
+            settle,
             width: Width::Unknown,
             views: Vec::new(),
             refused: BTreeSet::new(),
@@ -136,6 +145,9 @@ impl ScopeWatch {
             unread: BTreeSet::new(),
             failing: BTreeSet::new(),
             suspects: BTreeSet::new(),
+            indexes: BTreeMap::new(),
+            past_lost_until: None,
+            kept: BTreeSet::new(),
             hot: VecDeque::new(),
             sweep: Sweep::new(Cause::Change),
             health_sweep: Sweep::new(Cause::Suspicion),
@@ -146,9 +158,9 @@ impl ScopeWatch {
             polls: 0,
             in_flight: 0,
             asked: 0,
-            down: Hold::new(super::failure_backoff()),
+            down: Hold::new(Backoff::of_registry()),
             general: None,
-            limited: Hold::new(super::failure_backoff()),
+            limited: Hold::new(Backoff::of_registry()),
             limited_by: None,
             resync_at: now + jittered(resync),
             epoch: 0,
@@ -171,7 +183,8 @@ impl ScopeWatch {
         self.epoch
     }
 
-    /// Whether every service has been read at least once.
+    /// Whether every service that can be read has been read at least once; there is a doubt for as
+    /// long as there are others.
     pub(super) fn is_listed(&self) -> bool {
         self.listed_once
     }
@@ -184,13 +197,9 @@ impl ScopeWatch {
         if let Some(trouble) = self.view_troubles.values().next() {
             return Some(trouble.clone());
         }
-        let name = self.failing.first()?;
+        let Some(name) = self.failing.first() else { return self.absence_trouble() };
         let failure = self.tracked.get(name)?.failure.as_ref()?;
-        let message = match self.failing.len() - 1 {
-            0 => failure.message.clone(),
-            more => format!("{} ({more} more services are in doubt)", failure.message),
-        };
-        Some(Trouble { code: failure.code, message })
+        Some(failure.trouble.with_more(self.failing.len() - 1, "services"))
     }
 
     /// The services that changed since the last call; `None` for those that are gone.
@@ -258,6 +267,7 @@ impl ScopeWatch {
             }
         }
         self.later(self.resync_at);
+        self.end_absence(now);
         self.suspect_health(now);
         if self.in_flight >= self.limits.in_flight {
             return None;
@@ -281,7 +291,9 @@ impl ScopeWatch {
             Ask::Service { name, index, .. } => self.service_answered(&name, index, answer, now),
         }
         if self.unread.is_empty() && self.width != Width::Unknown && self.has_baselines() {
-            self.listed_once = true;
+            // Where not a single one could be read there is nothing to tell.
+            let mut all = self.tracked.values();
+            self.listed_once |= self.tracked.is_empty() || all.any(|one| one.digest.is_some());
             self.general = None;
             let views = &self.views;
             self.view_troubles.retain(|kind, _| views.iter().any(|view| view.kind() == *kind));
@@ -305,7 +317,7 @@ impl ScopeWatch {
         self.list_again();
         self.refused.clear();
         self.down.again(now, Duration::ZERO);
-        self.general = Some(Trouble::of(error));
+        self.general = Some(error.into());
     }
 
     /// Asks nothing for a while, as Consul wants. What is known and what is under way stands.
@@ -343,14 +355,6 @@ impl ScopeWatch {
             (tracked.wanted, tracked.reading, tracked.polling) = (false, None, None);
             tracked.pace = Pace::new();
         }
-    }
-}
-
-// === impl Trouble ===
-
-impl Trouble {
-    pub(super) fn of(error: &ConsulError) -> Self {
-        Self { code: error.code(), message: error.to_string() }
     }
 }
 

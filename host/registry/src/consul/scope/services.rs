@@ -169,7 +169,6 @@ impl ScopeWatch {
                 tracked.pace.cost(now, bytes);
                 if asked_index.is_some_and(|asked_index| index < asked_index) {
                     // The service's past was lost or restored; what holds now is read anew.
-                    tracked.index = 0;
                     self.want(name);
                 } else {
                     if polled {
@@ -213,13 +212,7 @@ impl ScopeWatch {
         if let Some(tracked) = self.tracked.get_mut(name) {
             tracked.failed(error, now);
             self.failing.insert(Text::clone(name));
-            self.unread_in_vain(name);
-        }
-    }
-
-    /// A service that is known from before does not keep the others waiting.
-    fn unread_in_vain(&mut self, name: &Text) {
-        if self.listed_once {
+            // It does not keep the others waiting; there is a doubt for as long as it fails.
             self.unread.remove(name);
         }
     }
@@ -243,9 +236,18 @@ impl ScopeWatch {
         trust: Trust,
         now: Instant,
     ) {
+        let absence = self.absence(now);
         let Some(tracked) = self.tracked.get_mut(name) else { return };
+        // What is gone went at an index that is above all that were seen while it was there. (An
+        // answer that lacks nothing may well go back: a stream has indexes of its own.)
+        let loses = |read: &ServiceRead| tracked.loses_instances(read.service.as_deref());
+        let goes_back = index < tracked.index && read.as_ref().is_some_and(loses);
+        if goes_back && trust == Trust::Full {
+            self.lost_its_past(now);
+            return;
+        }
         let first = tracked.digest.is_none();
-        let applied = tracked.apply(index, digest, read, trust);
+        let applied = tracked.apply(index, digest, read, trust, absence);
         if matches!(applied, Applied::Same | Applied::Changed { .. }) {
             tracked.taken = self.asked;
         }
@@ -263,8 +265,13 @@ impl ScopeWatch {
             self.failing.remove(name);
         }
         self.unread.remove(name);
-        if let Applied::Changed { before, findings } = applied {
+        if let Applied::Changed { before, findings, keeps } = applied {
             let now_is = tracked.service.clone();
+            if keeps {
+                self.kept.insert(Text::clone(name));
+            } else {
+                self.kept.remove(name);
+            }
             if !first {
                 tracked.changed_at = Some(now);
                 self.make_hot(name);

@@ -4,7 +4,7 @@ mod sim;
 
 use proptest::prelude::*;
 
-use self::sim::{Answered, Failing, Op, Sim, World};
+use self::sim::{Answered, Failing, Op, SETTLE, Sim, World};
 use super::*;
 use crate::consul::client::Trust;
 use crate::consul::convert::ServiceRead;
@@ -30,6 +30,7 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(service, instance, well)| Op::Check { service, instance, well }),
         1 => Just(Op::Noise),
         1 => Just(Op::Restore),
+        1 => (0..12_u8).prop_map(|service| Op::Lose { service }),
         12 => which.clone().prop_map(|which| Op::Answer { which }),
         2 => which.clone().prop_map(|which| Op::Find { which }),
         1 => (which, failing()).prop_map(|(which, how)| Op::Fail { which, how }),
@@ -111,6 +112,29 @@ fn nothing_is_known_before_all_is() {
         world.ask();
     }
     world.check();
+}
+
+#[test]
+fn what_cannot_be_read_keeps_nothing_else_waiting() {
+    for readable in [0_u8, 1, 9] {
+        let mut world = World::new(filled(10), 8);
+        let fails = |ask: &Ask| (readable..10).any(|service| is_read(ask, &Sim::name(service)));
+        for _ in 0..30 {
+            world.ask();
+            let Some(at) = world.answerable().first().copied() else { break };
+            let (attempt, told) = ("read".to_owned(), "no".to_owned());
+            let answer = match fails(&world.asked[at]) {
+                true => Err(ConsulError::Status { attempt, status: 500, told }),
+                false => world.answer_to(at).unwrap(),
+            };
+            world.answer(at, answer);
+        }
+        // Where nothing can be read there is no listing.
+        assert_eq!(world.watch.is_listed(), readable > 0);
+        assert_eq!(world.listed.len(), usize::from(readable));
+        assert_eq!(world.watch.trouble().map(|t| t.code), Some("consul_status"));
+        world.check();
+    }
 }
 
 #[test]
@@ -225,6 +249,25 @@ fn two_instances_that_trade_their_health_are_found_at_once() {
         world.now += Duration::from_millis(20);
     }
     assert!((2..=25).contains(&reads), "{reads}");
+}
+
+#[test]
+fn a_trade_in_the_moment_of_another_change_is_found_at_once() {
+    let mut sim = filled(200);
+    for service in [150, 151] {
+        sim.put(service, 1, 0);
+        sim.check(service, 0, false);
+    }
+    let mut world = World::new(sim, 64);
+    world.check();
+    world.count = 0;
+    world.sim.check(150, 0, true);
+    world.sim.check(150, 1, false);
+    world.sim.put(77, 1, 0);
+    assert!(until_listed(&mut world) < Duration::from_secs(1));
+    // What changed, the two services of which not all checks pass, and around them the summary
+    // and the long polls that follow.
+    assert!(world.count <= 6, "{}", world.count);
 }
 
 #[test]
@@ -378,6 +421,108 @@ fn access_rules_that_hide_instances_remove_nothing() {
     assert_eq!(world.listed, before);
     assert_eq!(world.watch.trouble().map(|t| t.code), Some("consul_filtered"));
     world.check();
+}
+
+/// Answers what can be answered at once, without time passing.
+fn answer_all(world: &mut World) {
+    world.ask();
+    while let Some(at) = world.answerable().first() {
+        let answer = world.answer_to(*at).unwrap();
+        world.answer(*at, answer);
+        world.ask();
+    }
+}
+
+/// As [`answer_all`], for a while.
+fn drive(world: &mut World, time: Duration) {
+    let end = world.now + time;
+    while world.now < end {
+        answer_all(world);
+        world.now = world.watch.wake_at().map_or(end, |at| at.min(end));
+    }
+    answer_all(world);
+}
+
+/// A registry that lost its data, and what is still listed then. It is found out by an answer that
+/// `first` chooses, or by who was cut off.
+fn lose_all(world: &mut World, first: impl Fn(&Ask) -> bool) {
+    world.sim.services.clear();
+    world.sim.restore();
+    let at = world.asked.iter().position(first).unwrap();
+    let mut without_index = world.asked[at].clone();
+    if let Ask::View { index, .. } | Ask::Service { index, .. } = &mut without_index {
+        *index = None;
+    }
+    let answer = world.sim.answer(&without_index).unwrap();
+    world.answer(at, answer);
+}
+
+fn is_view(ask: &Ask) -> bool {
+    matches!(ask, Ask::View { .. })
+}
+
+#[test]
+fn what_a_registry_lost_is_kept_for_a_while_and_what_it_gets_is_listed() {
+    // In both ways to watch, whoever is the first to learn of it.
+    for (in_flight, by_view) in [(64, true), (64, false), (4, true)] {
+        let mut sim = filled(10);
+        sim.put(3, 1, 0);
+        let mut world = World::new(sim, in_flight);
+        world.check();
+        let before = world.listed.clone();
+        let is_poll_of_3 = |ask: &Ask| is_poll(ask, &Sim::name(3));
+        lose_all(&mut world, |ask| if by_view { is_view(ask) } else { is_poll_of_3(ask) });
+        // What that has asked is answered before the views wake.
+        world.ask();
+        if let Some(read) = world.asked.iter().position(|ask| is_read(ask, &Sim::name(3))) {
+            let answer = world.answer_to(read).unwrap();
+            world.answer(read, answer);
+        }
+        drive(&mut world, SETTLE / 2);
+        assert_eq!(world.listed, before);
+        let trouble = world.watch.trouble().unwrap();
+        assert_eq!(trouble.code, "consul_reset");
+        assert!(trouble.message.contains("10 services lack"), "{}", trouble.message);
+        // One instance of two is back, elsewhere; one service is new.
+        world.sim.put(3, 0, 7);
+        world.sim.put(50, 0, 0);
+        drive(&mut world, SETTLE / 4);
+        let instances = [(0, (7, true)), (1, (0, true))].into();
+        let merged = Sim::service(3, &instances);
+        assert_eq!(world.listed.get(&merged.key), Some(&merged));
+        assert_eq!(world.listed.len(), 11);
+        assert!(world.watch.trouble().unwrap().message.contains("10 services lack"));
+        world.sim.put(3, 1, 0);
+        drive(&mut world, SETTLE / 8);
+        assert!(world.watch.trouble().unwrap().message.contains("9 services lack"));
+        // What did not come back is gone at last.
+        drive(&mut world, SETTLE / 4);
+        assert_eq!(world.listed, world.sim.listed());
+        world.check();
+    }
+}
+
+#[test]
+fn a_loss_while_nobody_is_there_is_noticed_afterwards() {
+    for in_flight in [64, 4] {
+        let mut world = World::new(filled(10), in_flight);
+        world.check();
+        let before = world.listed.clone();
+        // The connection breaks, and nobody answers for a while.
+        for _ in 0..2 {
+            let at = world.asked.iter().position(is_view).unwrap();
+            world.answer(at, Err(ConsulError::NoLeader { attempt: "read".to_owned() }));
+            world.now = world.watch.wake_at().unwrap_or(world.now);
+            world.ask();
+        }
+        assert_eq!(world.watch.trouble().map(|t| t.code), Some("consul_no_leader"));
+        world.sim.services.clear();
+        world.sim.restore();
+        drive(&mut world, SETTLE / 2);
+        assert_eq!(world.listed, before);
+        assert_eq!(world.watch.trouble().map(|t| t.code), Some("consul_reset"));
+        world.check();
+    }
 }
 
 fn rate_limited(retry_after: Option<u64>) -> Answered {

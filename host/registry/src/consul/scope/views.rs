@@ -6,12 +6,13 @@ use std::time::Duration;
 use landfall_core::text::Text;
 use tokio::time::Instant;
 
-use super::{RevisionUse, ScopeWatch, Trouble, Width};
+use super::{RevisionUse, ScopeWatch, Width};
 use crate::consul::client::{Ask, ConsulError, Reply, ViewKind};
 use crate::consul::convert::{View, is_listed_name};
 use crate::consul::pace::Pace;
 use crate::consul::sweep::Speed;
 use crate::consul::tracked::Tracked;
+use crate::trouble::Trouble;
 
 // A changed service is read before the view is asked for again: Consul works 45 ms on the summary
 // of 1,000 services, and the two would share its cores.
@@ -66,11 +67,11 @@ impl ScopeWatch {
         let asked = watch.asked.take().unwrap_or(now);
         match answer {
             Ok(Reply::View { index, view, bytes, filtered }) => {
-                if asked_index.is_some_and(|asked_index| index < asked_index) {
-                    // The registry lost or restored its state: no index means anything any more.
-                    self.list_again();
+                if !self.goes_on(kind, index) {
+                    self.lost_its_past(now);
                     return;
                 }
+                let watch = &mut self.views[at];
                 let names = view.keys().filter(|name| is_listed_name(name)).count();
                 if filtered && names == 0 && kind != ViewKind::Checks {
                     let attempt = format!("list the services of {}", self.place);
@@ -80,8 +81,8 @@ impl ScopeWatch {
                 self.suspects.clear();
                 if filtered {
                     let attempt = format!("list the services of {}", self.place);
-                    let trouble = Trouble::of(&ConsulError::Filtered { attempt });
-                    self.view_troubles.insert(kind, trouble);
+                    let error = ConsulError::Filtered { attempt };
+                    self.view_troubles.insert(kind, Trouble::from(&error));
                 } else {
                     self.view_troubles.remove(&kind);
                 }
@@ -102,7 +103,7 @@ impl ScopeWatch {
             Err(ref error @ ConsulError::RateLimited { retry_after, .. }) => {
                 // What it showed stands, to be compared with what it shows next.
                 watch.index = None;
-                self.view_troubles.insert(kind, Trouble::of(error));
+                self.view_troubles.insert(kind, error.into());
                 self.limit(None, retry_after, now);
             }
             Err(_) if asked_index.is_some() => {
@@ -121,7 +122,7 @@ impl ScopeWatch {
                     self.list_again();
                 } else {
                     watch.pace.pause(now);
-                    self.view_troubles.insert(kind, Trouble::of(&error));
+                    self.view_troubles.insert(kind, Trouble::from(&error));
                 }
             }
             Err(error) => self.go_down(&error, now),
@@ -160,9 +161,11 @@ impl ScopeWatch {
             (Width::Wide, ViewKind::Checks) if of_nodes => self.sweep.want(Speed::Brisk, now),
             (Width::Wide, ViewKind::Checks) => (),
             (Width::Wide, _) if !moved => (),
-            // Beside what is shown something may have changed that is not.
+            // Beside what is shown something may have changed that is not: an edit in place, or a trade
+            // of health, for which few services are to be read, mostly none.
             (Width::Wide, ViewKind::Summary) if !changed.is_empty() => {
                 self.sweep.want(Speed::Slow, now);
+                self.health_sweep.want(Speed::Brisk, now);
             }
             (Width::Wide, ViewKind::Summary) => self.compare_revision(),
             (Width::Wide, ViewKind::Names) => self.sweep.want(Speed::Brisk, now),
@@ -197,8 +200,10 @@ impl ScopeWatch {
         let mut again = Vec::new();
         for (name, tracked) in &mut self.tracked {
             tracked.listed = view.contains_key(name);
+            let may_be_gone = !tracked.listed && !self.kept.contains(name);
             // One that came back between two answers may look as if it had always been there.
-            if !tracked.listed || tracked.entries == 0 {
+            let may_be_back = tracked.listed && tracked.entries == 0;
+            if may_be_gone || may_be_back {
                 again.push(Text::clone(name));
             }
         }
@@ -259,11 +264,11 @@ impl ScopeWatch {
             shown.and_then(|shown| shown.get(name)).is_some_and(|shown| shown.hides_health)
         };
         // Of which all is well as far as it was read, and all is well as far as is shown, it is.
-        // One that is waited for tells by itself.
+        // One that is waited for tells by itself, and one that is wanted is read anyway.
         let names: Vec<Text> = self
             .tracked
             .iter()
-            .filter(|(_, tracked)| tracked.polling.is_none())
+            .filter(|(_, tracked)| tracked.polling.is_none() && !tracked.wanted)
             .filter(|(name, tracked)| blind || hides_health(name) || !tracked.is_well())
             .map(|(name, _)| Text::clone(name))
             .collect();
@@ -310,6 +315,10 @@ impl ScopeWatch {
     pub(super) fn revision_answered(&mut self, answer: Result<Reply, ConsulError>, now: Instant) {
         let used = mem::replace(&mut self.revision_use, RevisionUse::None);
         let revision = match answer {
+            Ok(Reply::Revision { services, .. }) if !self.goes_on(ViewKind::Names, services) => {
+                self.lost_its_past(now);
+                return;
+            }
             Ok(Reply::Revision { services, nodes }) => Some((services, nodes)),
             Err(ConsulError::RateLimited { retry_after, .. }) => {
                 self.revision_use = used.unasked();

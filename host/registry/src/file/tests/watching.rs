@@ -197,7 +197,7 @@ async fn polling_goes_on_where_the_operating_system_refuses_to_tell() {
     let poll = Duration::from_millis(300);
     let source = File::new(FileSettings { path: path.clone(), poll });
     tokio::spawn(async move {
-        let _stopped = stop.run_until_cancelled(source.watch(refused, &out)).await;
+        let _stopped = stop.run_until_cancelled(source.follow(refused, &out)).await;
     });
     watched.until(&["a"], None).await;
     fs::write(&path, listing(&["a", "b"])).unwrap();
@@ -277,6 +277,26 @@ async fn two_looks_must_agree_where_nobody_tells() {
         assert!(settled > written, "{lines}");
         assert_eq!(state.borrow().doubt.as_ref().map(|d| d.code), doubt);
     }
+}
+
+#[tokio::test]
+async fn what_changed_after_it_was_at_rest_is_not_published() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("r.yaml");
+    fs::write(&path, listing(&["a", "b"])).unwrap();
+    let (out, state) = Publisher::new(SourceName::parse("file").unwrap(), || Time::from_millis(1));
+    let source = File::new(FileSettings::new(&path));
+    let refused = Watch::refused(&path);
+    let settled = source.settle(&refused, Noticed::Found, &out).await;
+    // Somebody begins to write, and makes a pause at the end of a line.
+    fs::write(&path, listing(&["a"])).unwrap();
+    let (read, was_at_rest) = source.load(State::default(), settled, &refused, &out).await;
+    assert_eq!((was_at_rest, &state.borrow().snapshot), (false, &None));
+    fs::write(&path, listing(&["a", "b", "c"])).unwrap();
+    let settled = source.settle(&refused, Noticed::Found, &out).await;
+    let (_, was_at_rest) = source.load(read, settled, &refused, &out).await;
+    let listed = state.borrow().snapshot.as_ref().map(|snapshot| snapshot.services.len());
+    assert_eq!((was_at_rest, listed), (true, Some(3)));
 }
 
 #[cfg(unix)]

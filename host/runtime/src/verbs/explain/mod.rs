@@ -39,7 +39,7 @@ pub(crate) async fn explain(args: &ExplainArgs) -> anyhow::Result<()> {
     let timeout = args.wait.timeout.0;
     let once = gather(&config, &needed(&config, &args.subject), timeout).await?;
     let mut report = Report::default();
-    write_notes(&mut report, &once);
+    once.notes().iter().for_each(|note| tell!(report, "{note}"));
     let mut sinks = Vec::new();
     for sink in &config.sinks {
         match sighted(sink, &config, &once, timeout.min(SINK_WAIT)).await {
@@ -68,22 +68,6 @@ fn needed(config: &Configuration, subject: &str) -> Needed {
     let configured = config.sources.iter().map(|source| &source.name);
     let named = configured.into_iter().find(|name| Some(name.as_str()) == source);
     named.map_or(Needed::None, |name| Needed::One(name.clone()))
-}
-
-/// Which sources are in doubt, and so may have more than is shown.
-fn write_notes(report: &mut Report, once: &Once) {
-    for (name, state) in &once.states {
-        let why = match &state.doubt {
-            Some(doubt) => format!("{}: {}", doubt.code, doubt.message),
-            None if state.snapshot.is_none() => "it has not answered yet".to_owned(),
-            None => continue,
-        };
-        let what = match state.snapshot {
-            Some(_) => "what it lists may be out of date",
-            None => "nothing of what it lists is shown",
-        };
-        tell!(report, "note: source {name} is in doubt, so {what} ({why})");
-    }
 }
 
 /// An instance with what was decided of it.

@@ -7,6 +7,9 @@ use super::super::*;
 use crate::consul::client::Trust;
 use crate::consul::convert::{ServiceRead, Shown, View, digest};
 
+/// How long what is missing after a loss is kept.
+pub(super) const SETTLE: Duration = Duration::from_secs(20);
+
 /// What an edit in place changes, and whether it is well.
 pub(super) type Fact = (u32, bool);
 /// The instances of a service, and its index.
@@ -46,6 +49,10 @@ pub(super) enum Op {
     Noise,
     /// The servers lose their data and get it back, with lower indexes.
     Restore,
+    /// As [`Self::Restore`], but for what they had of a service.
+    Lose {
+        service: u8,
+    },
     /// Answers the so manieth of the questions that can be answered.
     Answer {
         which: usize,
@@ -229,8 +236,12 @@ impl Sim {
 impl World {
     pub(super) fn new(sim: Sim, in_flight: usize) -> Self {
         let now = Instant::now();
-        let day = Duration::from_secs(86_400);
-        let watch = ScopeWatch::new(&Scope::default(), in_flight, day, now);
+        let settings = ConsulSettings {
+            resync: Duration::from_secs(86_400),
+            settle: SETTLE,
+            ..ConsulSettings::new(vec![])
+        };
+        let watch = ScopeWatch::new(&Scope::default(), in_flight, &settings, now);
         let (asked, found, listed) = (Vec::new(), Vec::new(), BTreeMap::new());
         Self { sim, watch, now, epoch: 0, asked, found, listed, count: 0 }
     }
@@ -297,6 +308,10 @@ impl World {
             Op::Check { service, instance, well } => self.sim.check(service, instance, well),
             Op::Noise => self.sim.index += 1,
             Op::Restore => self.restore(),
+            Op::Lose { service } => {
+                self.sim.services.remove(&service);
+                self.restore();
+            }
             Op::Pass { millis } => self.now += Duration::from_millis(millis),
             Op::Answer { which } => {
                 let answerable = self.answerable();

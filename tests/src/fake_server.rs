@@ -1,0 +1,115 @@
+//! What the fakes of registries share: how they listen and stop, and bodies that are not as they
+//! should be.
+#![allow(clippy::expect_used, clippy::panic, reason = "part of tests: a failure is theirs")]
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::http::{Response, StatusCode};
+use futures_util::stream;
+use tokio::runtime::Runtime;
+use tokio::time::{Instant, sleep};
+
+// Connections of the time before may still be closing when a port is to be listened on again.
+const PORT_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// A server at an address of its own, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct FakeServer {
+    address: SocketAddr,
+    app: Router,
+    // A runtime of its own: to shut it down is to cut every connection.
+    runtime: Option<Runtime>,
+}
+
+// === impl FakeServer ===
+
+impl FakeServer {
+    /// Serves `app`.
+    pub(crate) fn start(app: Router) -> Self {
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let mut server = Self { address: any, app, runtime: None };
+        server.listen();
+        server
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Cuts every connection and takes no more.
+    pub(crate) fn stop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+
+    pub(crate) fn is_listening(&self) -> bool {
+        self.runtime.is_some()
+    }
+
+    /// Listens, at the same address as before.
+    pub(crate) fn listen(&mut self) {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let began = Instant::now();
+        let listener = loop {
+            match std::net::TcpListener::bind(self.address) {
+                Ok(listener) => break listener,
+                Err(error) if began.elapsed() > PORT_WAIT_MAX => {
+                    panic!("a port to listen on: {error}")
+                }
+                Err(_) => std::thread::sleep(Duration::from_millis(20)),
+            }
+        };
+        listener.set_nonblocking(true).expect("a listener that does not block");
+        self.address = listener.local_addr().expect("an address");
+        let app = self.app.clone();
+        runtime.spawn(async move {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            axum::serve(listener, app).await
+        });
+        self.runtime = Some(runtime);
+    }
+}
+
+impl Drop for FakeServer {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+// === Answers ===
+
+/// An answer with this status, or with 500 where that is none.
+pub(crate) fn answer(status: u16, body: impl Into<Body>) -> Response<Body> {
+    let mut response = Response::new(body.into());
+    *response.status_mut() =
+        StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response
+}
+
+/// A body that comes a byte at a time, for ever.
+pub(crate) fn endless() -> Body {
+    let bytes = stream::unfold((), |()| async {
+        sleep(Duration::from_millis(50)).await;
+        Some((Ok::<_, std::io::Error>(Bytes::from_static(b" ")), ()))
+    });
+    Body::from_stream(bytes)
+}
+
+/// `body` with this many bytes more, which mean nothing in JSON.
+pub(crate) fn padded(body: &str, bytes: usize) -> Body {
+    Body::from(format!("{body}{}", " ".repeat(bytes)))
+}
+
+/// The first half of `body`; then the connection breaks.
+pub(crate) fn cut(body: &str) -> Body {
+    let half = Bytes::copy_from_slice(&body.as_bytes()[..body.len() / 2]);
+    Body::from_stream(stream::iter([Ok(half), Err(std::io::Error::other("cut"))]))
+}
