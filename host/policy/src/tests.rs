@@ -236,14 +236,16 @@ fn neither_does_one_that_fails_here_and_there() {
     assert!(elapsed < Duration::from_millis(5 * 160 * 6), "{elapsed:?}");
     let tried = decided.iter().filter(|service| service.decisions[0].fault.is_none()).count();
     // On a busy machine they take longer, and so cost more.
-    assert!((5..100).contains(&tried), "{tried}");
+    assert!((1..100).contains(&tried), "{tried}");
     assert_eq!(summary(&decided[0]), "1 (nothing) [deadline]; 1 pay.dc1.mesh");
     assert_eq!(summary(&decided[2999]), "2 (nothing) [untried]");
 }
 
 #[test]
 fn what_may_go_better_is_tried_again_on_request() {
-    let policy = admit_within(&hostile("loop-on-poison"), quick()).unwrap();
+    // On a busy machine an instance that is none may take long, too.
+    let limits = Limits { time_max: Duration::from_millis(100), ..Limits::default() };
+    let policy = admit_within(&hostile("loop-on-poison"), limits).unwrap();
     let rules = rules(&[&policy]);
     let workers = workers();
     // Poison comes first, and keeps much of what is behind it from being tried.
@@ -266,12 +268,11 @@ fn what_may_go_better_is_tried_again_on_request() {
     take(&mut services, decided);
     assert_eq!(codes(&services), first, "nobody asked for it");
     // Each turn is wary and finds at least one that loops, which waits for the others from then on.
-    // On a busy machine others are late, too.
     let is_settled = |codes: &[&str]| {
         codes[..30].iter().all(|code| *code == "deadline")
             && codes[30..].iter().all(|code| *code == "none")
     };
-    for _ in 0..300 {
+    for _ in 0..60 {
         let decided = workers.decide_again(&rules, services.clone());
         take(&mut services, decided);
         if is_settled(&codes(&services)) {
