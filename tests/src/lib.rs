@@ -5,6 +5,7 @@ pub mod binary;
 pub mod conformance;
 pub mod fake_consul;
 pub mod fake_eureka;
+pub mod fake_istiod;
 mod fake_server;
 pub mod fuzz;
 pub mod hostile;

@@ -5,8 +5,6 @@
 #![allow(clippy::unwrap_used, reason = "a failure ends the test")]
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 use landfall_core::registry::Health;
@@ -16,18 +14,14 @@ use landfall_tests::conformance::{
     self as cases, BREAKS, Break, Facts, Listed, Registry, Running, ServiceBreak, facts,
 };
 use landfall_tests::fake_eureka;
-use landfall_tests::servers::process::{self, Server, free_port, program, started};
-use landfall_tests::servers::{Fault, Http, Proxy};
+use landfall_tests::servers::{Eureka as EurekaServer, Fault, Proxy, process};
 use serde_json::json;
 use tokio::task::block_in_place;
 
 /// A server behind a proxy that fails. A Java machine takes seconds to start, so the cases share
 /// it.
 struct Real {
-    folder: PathBuf,
-    port: u16,
-    more: &'static [&'static str],
-    server: Option<Server>,
+    server: EurekaServer,
     proxy: Proxy,
     registered: BTreeMap<(String, String), Facts>,
 }
@@ -35,27 +29,14 @@ struct Real {
 impl Real {
     fn start(more: &'static [&'static str]) -> Self {
         block_in_place(|| {
-            let folder = process::folder();
-            let (port, server) = started("eureka", || {
-                let port = free_port();
-                Ok((port, serve(&folder, port, more)?))
-            });
-            let (proxy, registered) = (Proxy::start(port), BTreeMap::new());
-            Self { folder, port, more, server: Some(server), proxy, registered }
+            let server = EurekaServer::start(&process::folder(), more);
+            let (proxy, registered) = (Proxy::start(server.port), BTreeMap::new());
+            Self { server, proxy, registered }
         })
-    }
-
-    fn send(&self, method: &str, path: &str, body: String) {
-        let headers = [("content-type", "application/json")];
-        let http = Http::plain(self.port);
-        let reply = http.send(method, &format!("/eureka/apps/{path}"), &headers, body).unwrap();
-        // 404 when it was removed already.
-        assert!(matches!(reply.status, 200 | 204 | 404), "{path}: {} {}", reply.status, reply.body);
     }
 
     fn register(&self, service: &str, id: &str, facts: &Facts) {
         let mut instance = fake_eureka::instance(id, &facts.address, facts.port);
-        instance["app"] = json!(service.to_uppercase());
         instance["metadata"] = json!({"version": facts.version});
         // Nobody renews it while the tests run.
         instance["leaseInfo"] = json!({"renewalIntervalInSecs": 30, "durationInSecs": 3600});
@@ -64,11 +45,11 @@ impl Real {
             Health::Maintenance => "OUT_OF_SERVICE",
             Health::Critical | Health::Warning | Health::Unknown => "DOWN",
         });
-        self.send("POST", &service.to_uppercase(), json!({"instance": instance}).to_string());
+        self.server.register(service, &instance);
     }
 
     fn deregister(&self, service: &str, id: &str) {
-        self.send("DELETE", &format!("{}/{id}", service.to_uppercase()), String::new());
+        self.server.deregister(service, id);
     }
 
     /// Removes everything, for the next case.
@@ -121,10 +102,8 @@ impl Registry for Real {
     fn put_malformed(&mut self, service: &str) -> bool {
         // Eureka takes this one, which nothing can connect to.
         let mut instance = fake_eureka::instance("bad", "10.0.0.99", 80);
-        instance["app"] = json!(service.to_uppercase());
         instance["port"]["$"] = json!(99_999);
-        let body = json!({"instance": instance}).to_string();
-        block_in_place(|| self.send("POST", &service.to_uppercase(), body));
+        block_in_place(|| self.server.register(service, &instance));
         true
     }
 
@@ -159,10 +138,7 @@ impl Registry for Real {
 
     fn restart(&mut self) -> bool {
         block_in_place(|| {
-            if let Some(mut server) = self.server.take() {
-                server.kill();
-            }
-            self.server = Some(serve(&self.folder, self.port, self.more).unwrap());
+            self.server.restart();
             for ((service, id), facts) in &self.registered {
                 self.register(service, id, facts);
             }
@@ -174,28 +150,6 @@ impl Registry for Real {
         self.registered.clear();
         self.restart()
     }
-}
-
-/// Starts Eureka, with caches that last as long as a test can wait.
-fn serve(folder: &std::path::Path, port: u16, more: &[&str]) -> Result<Server, String> {
-    let mut command = Command::new("java");
-    command.args(["-Xmx192m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-jar"]);
-    command.arg(program("LANDFALL_EUREKA"));
-    command.arg(format!("--server.port={port}"));
-    command.args([
-        "--server.address=127.0.0.1",
-        "--eureka.instance.hostname=127.0.0.1",
-        "--eureka.client.register-with-eureka=false",
-        "--eureka.client.fetch-registry=false",
-        "--eureka.server.response-cache-update-interval-ms=500",
-        "--eureka.server.use-read-only-response-cache=false",
-        "--eureka.server.eviction-interval-timer-in-ms=1000",
-        "--eureka.server.enable-self-preservation=false",
-        "--eureka.server.wait-time-in-ms-when-sync-empty=0",
-    ]);
-    command.args(more);
-    let http = Http::plain(port);
-    Server::start("eureka", command, folder).ready(|| http.is_ok("/eureka/apps"))
 }
 
 async fn suite(more: &'static [&'static str]) {
@@ -245,9 +199,8 @@ async fn a_change_is_told_once_and_an_eviction_is_a_change() {
     };
     assert_eq!(full(&real), 1);
     let mut short = fake_eureka::instance("short", "10.0.0.77", 80);
-    short["app"] = json!("B");
     short["leaseInfo"] = json!({"renewalIntervalInSecs": 1, "durationInSecs": 2});
-    block_in_place(|| real.send("POST", "B", json!({"instance": short}).to_string()));
+    block_in_place(|| real.server.register("b", &short));
     running.until("it is there", |state| cases::seen(state).is_some_and(|s| s.len() == 2)).await;
     // Nobody renews its lease. Its end is told, so nothing is in doubt and nothing is read anew.
     running.until_listed(&want).await;

@@ -78,6 +78,14 @@ pub fn digest(parts: &[&str]) -> String {
     text
 }
 
+/// 32 hexadecimal digits that stand for `bytes`; equal for equal bytes for ever, and for no others
+/// that anybody will meet.
+#[must_use]
+pub fn content_digest(bytes: &[u8]) -> String {
+    let hash = Sha256::digest(bytes);
+    hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Refuses what is not a lower-case DNS label.
 ///
 /// # Errors

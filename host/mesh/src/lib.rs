@@ -10,6 +10,7 @@
 pub mod api;
 pub mod files;
 pub mod kube;
+pub mod mcp;
 pub mod render;
 pub mod sink;
 pub mod validate;

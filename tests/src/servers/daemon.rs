@@ -159,6 +159,14 @@ impl Landfall {
     }
 }
 
+impl Landfall {
+    /// Ends it without asking.
+    pub fn kill(mut self) {
+        // Dropping what runs kills it.
+        self.running.take();
+    }
+}
+
 impl Drop for Landfall {
     fn drop(&mut self) {
         let Some(running) = self.running.take() else { return };

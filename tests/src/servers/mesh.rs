@@ -1,5 +1,6 @@
 //! istiod and one Envoy that it configures.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -9,12 +10,11 @@ use super::http::{Http, Reply};
 use super::process::{Server, free_port, program, started};
 
 /// Without mutual TLS and tracing, for which there are no certificates and no collector. The
-/// discovery address is never dialed.
+/// discovery address is never dialed. What is configured from where comes behind it.
 const MESH_CONFIG: &str = r#"
 enableAutoMtls: false
 enableTracing: false
 defaultConfig: {discoveryAddress: "127.0.0.1:15012"}
-configSources: [{address: "k8s://"}]
 "#;
 
 /// A service mesh of one proxy, which listens on 127.0.0.1 at every port of a service.
@@ -23,6 +23,13 @@ pub struct Mesh {
     istiod: Server,
     envoy: Server,
     admin: Http,
+    monitoring: Http,
+}
+
+/// Where istiod listens.
+struct Ports {
+    grpc: u16,
+    monitoring: u16,
 }
 
 impl Mesh {
@@ -32,11 +39,40 @@ impl Mesh {
     /// They do not start.
     #[must_use]
     pub fn start(cluster: &Cluster, folder: &Path) -> Self {
-        fs::write(folder.join("mesh.yaml"), MESH_CONFIG).expect("a mesh configuration");
+        Self::of(cluster, folder, &[])
+    }
+
+    /// The same, where istiod takes its configuration from further sources too, such as
+    /// `xds://127.0.0.1:18000`.
+    ///
+    /// # Panics
+    /// They do not start.
+    #[must_use]
+    pub fn of(cluster: &Cluster, folder: &Path, sources: &[String]) -> Self {
+        let sources = std::iter::once("k8s://").chain(sources.iter().map(String::as_str));
+        let sources: Vec<String> =
+            sources.map(|address| format!("{{address: \"{address}\"}}")).collect();
+        let config = format!("{MESH_CONFIG}configSources: [{}]\n", sources.join(", "));
+        fs::write(folder.join("mesh.yaml"), config).expect("a mesh configuration");
         let kubeconfig = cluster.admin_kubeconfig();
-        let (istiod, grpc_port) = started("istiod", || istiod(folder, &kubeconfig));
-        let (envoy, admin) = started("envoy", || envoy(folder, grpc_port));
-        Self { istiod, envoy, admin }
+        let (istiod, ports) = started("istiod", || istiod(folder, &kubeconfig));
+        let (envoy, admin) = started("envoy", || envoy(folder, ports.grpc));
+        Self { istiod, envoy, admin, monitoring: Http::plain(ports.monitoring) }
+    }
+
+    /// How often istiod has sent each kind of thing to proxies so far: `cds`, `eds`, `lds`, `rds`.
+    ///
+    /// # Panics
+    /// istiod does not answer.
+    #[must_use]
+    pub fn pushes(&self) -> BTreeMap<String, u64> {
+        let text = self.monitoring.get("/metrics").expect("istiod's metrics").body;
+        let lines = text.lines().filter_map(|line| line.strip_prefix("pilot_xds_pushes{type=\""));
+        let pushes = lines.filter_map(|line| {
+            let (kind, rest) = line.split_once('"')?;
+            Some((kind.to_owned(), rest.rsplit(' ').next()?.parse::<u64>().ok()?))
+        });
+        pushes.collect()
     }
 
     /// The endpoints that Envoy has for a host, as `address:port`.
@@ -70,7 +106,7 @@ pub fn request(host: &str, port: u16) -> Result<Reply, String> {
     Http::plain(port).send("GET", "/", &[("host", host)], "")
 }
 
-fn istiod(folder: &Path, kubeconfig: &Path) -> Result<(Server, u16), String> {
+fn istiod(folder: &Path, kubeconfig: &Path) -> Result<(Server, Ports), String> {
     let (grpc, http, monitoring) = (free_port(), free_port(), free_port());
     let mut command = Command::new(program("LANDFALL_ISTIOD"));
     // Istio's own filters, which this Envoy does not have.
@@ -86,7 +122,7 @@ fn istiod(folder: &Path, kubeconfig: &Path) -> Result<(Server, u16), String> {
     command.args(["--monitoringAddr", &format!("127.0.0.1:{monitoring}"), "--ctrlz_port", "0"]);
     let ready = Http::plain(http);
     let server = Server::start("istiod", command, folder).ready(|| ready.is_ok("/ready"))?;
-    Ok((server, grpc))
+    Ok((server, Ports { grpc, monitoring }))
 }
 
 fn envoy(folder: &Path, istiod_port: u16) -> Result<(Server, Http), String> {

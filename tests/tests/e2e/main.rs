@@ -14,6 +14,7 @@ mod heal;
 mod judged;
 mod mutations;
 mod owned;
+mod roads;
 mod route;
 mod swap;
 

@@ -80,7 +80,7 @@ impl<'a> Manifest<'a> {
         Self { extra, ..self }
     }
 
-    fn to_value(self) -> Result<serde_json::Value, PrintError> {
+    pub(crate) fn to_value(self) -> Result<serde_json::Value, PrintError> {
         serde_json::to_value(self)
             .map_err(|source| PrintError { object: self.object.id.to_string(), source })
     }

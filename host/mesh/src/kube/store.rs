@@ -145,6 +145,11 @@ impl Listing {
 // === impl Observation ===
 
 impl Observation {
+    /// What a sink holds that can be read at once and whole.
+    pub(crate) fn whole(observed: Observed<Body>) -> Self {
+        Self { observed, ready: true, ..Self::default() }
+    }
+
     /// A ServiceEntry of somebody else that has `host` among its hosts: the first, if there are
     /// several. Istio joins the two or prefers the older one, so a person should know.
     #[must_use]

@@ -20,6 +20,7 @@ use landfall_core::plan::Mode;
 use landfall_core::registry::SourceName;
 use landfall_core::text::Text;
 use landfall_mesh::api::{Location, Owner};
+use landfall_mesh::mcp::{AddressRange, TlsIdentity};
 use landfall_mesh::render::Shape;
 use landfall_policy_host::Limits;
 use landfall_registry::Url;
@@ -208,6 +209,17 @@ pub enum SinkKind {
     Files {
         /// Made when missing.
         path: PathBuf,
+    },
+    /// An MCP-over-xDS server.
+    Mcp {
+        /// Where it listens.
+        listen: SocketAddr,
+        /// The file that keeps what is served.
+        journal: PathBuf,
+        /// Virtual addresses to give.
+        addresses: Option<AddressRange>,
+        /// What it proves its name with; plain text without.
+        tls: Option<TlsIdentity>,
     },
 }
 

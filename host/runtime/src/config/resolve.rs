@@ -15,6 +15,7 @@ use landfall_core::registry::{Health, SourceName};
 use landfall_core::template::Template;
 use landfall_core::text::Text;
 use landfall_mesh::api::{Location, Owner};
+use landfall_mesh::mcp::{RangeError, TlsIdentity};
 use landfall_mesh::render::Shape;
 use landfall_mesh::validate::LIST_LEN_MAX;
 use landfall_policy_host::Limits;
@@ -33,6 +34,7 @@ use super::{
 const OWNER_DEFAULT: &str = "default";
 /// Comparing desired and observed costs memory for each sink.
 const SINKS_MAX: usize = 16;
+const ONE_KIND: &str = "a sink is of one kind: kubernetes, files or mcp";
 /// One call delays everything that is decided in the same round, and the slowest language that is
 /// known needs 70 ms for a full batch.
 const POLICY_TIME_MAX: Duration = Duration::from_secs(5);
@@ -57,7 +59,8 @@ pub(super) fn resolve(
         hold: config.guard.hold.0,
     };
     let resources = resolver.resources(&config.resources);
-    let admin_listen = resolver.listen(&config.admin.listen);
+    let admin_listen =
+        resolver.listen("/admin/listen", &config.admin.listen, "127.0.0.1:15080 or [::1]:15080");
     match (defaults, owner, admin_listen, resolver.problems) {
         (Some(defaults), Some(owner), Some(admin_listen), problems) if problems.is_empty() => {
             Ok(Configuration {
@@ -470,16 +473,42 @@ impl Resolver<'_> {
         }
     }
 
-    fn listen(&mut self, raw: &str) -> Option<SocketAddr> {
+    fn listen(&mut self, pointer: &str, raw: &str, such_as: &str) -> Option<SocketAddr> {
         let listen = raw.parse().ok();
         if listen.is_none() {
             let message = format!(
-                "\"listen\" is {raw:?}, but must be an IP address and a port, such as \
-                 127.0.0.1:15080 or [::1]:15080"
+                "\"listen\" is {raw:?}, but must be an IP address and a port, such as {such_as}"
             );
-            self.problem("/admin/listen", message);
+            self.problem(pointer, message);
         }
         listen
+    }
+
+    fn mcp(&mut self, at: &str, mcp: &wire::McpSink) -> Option<SinkKind> {
+        let such_as = "127.0.0.1:18000 or [::]:18000";
+        let listen = self.listen(&format!("{at}/listen"), &mcp.listen, such_as);
+        let addresses = match mcp.virtual_addresses.as_deref().map(str::parse).transpose() {
+            Ok(addresses) => addresses,
+            Err(error) => {
+                let error: RangeError = error;
+                self.problem(
+                    &format!("{at}/virtualAddresses"),
+                    format!("\"virtualAddresses\": {error}"),
+                );
+                return None;
+            }
+        };
+        let tls = match (&mcp.cert_file, &mcp.key_file) {
+            (Some(cert_file), Some(key_file)) => {
+                Some(TlsIdentity { cert_file: self.path(cert_file), key_file: self.path(key_file) })
+            }
+            (None, None) => None,
+            _ => {
+                self.problem(at, "a certificate needs both certFile and keyFile");
+                return None;
+            }
+        };
+        Some(SinkKind::Mcp { listen: listen?, journal: self.path(&mcp.journal), addresses, tls })
     }
 
     fn kube_access(&self, kubeconfig: Option<&Path>, context: Option<&str>) -> KubeAccess {
@@ -517,21 +546,25 @@ impl Resolver<'_> {
         let mut resolved: Vec<SinkConfig> = Vec::new();
         for (index, sink) in sinks.iter().enumerate() {
             let at = format!("/sinks/{index}");
-            let kind = match (&sink.kubernetes, &sink.files) {
-                (Some(kubernetes), None) => SinkKind::Kubernetes {
+            let kind = match (&sink.kubernetes, &sink.files, &sink.mcp) {
+                (Some(kubernetes), None, None) => SinkKind::Kubernetes {
                     access: self.kube_access(
                         kubernetes.kubeconfig.as_deref(),
                         kubernetes.context.as_deref(),
                     ),
                     namespaces: kubernetes.namespaces.clone(),
                 },
-                (None, Some(files)) => SinkKind::Files { path: self.path(&files.path) },
-                (None, None) => {
-                    self.missing(&at, "a sink is of one kind: kubernetes or files");
+                (None, Some(files), None) => SinkKind::Files { path: self.path(&files.path) },
+                (None, None, Some(mcp)) => match self.mcp(&format!("{at}/mcp"), mcp) {
+                    Some(kind) => kind,
+                    None => continue,
+                },
+                (None, None, None) => {
+                    self.missing(&at, ONE_KIND);
                     continue;
                 }
-                (Some(_), Some(_)) => {
-                    self.problem(&at, "a sink is of one kind: kubernetes or files");
+                _ => {
+                    self.problem(&at, ONE_KIND);
                     continue;
                 }
             };
@@ -542,6 +575,7 @@ impl Resolver<'_> {
             {
                 let message = match &kind {
                     SinkKind::Files { .. } => "a sink above has this folder already",
+                    SinkKind::Mcp { .. } => "a sink above has this address or this journal already",
                     SinkKind::Kubernetes { .. } => {
                         "a sink above writes to namespaces of this cluster that this one writes to"
                     }
@@ -572,7 +606,13 @@ fn overlap(one: &SinkKind, other: &SinkKind) -> bool {
                     || of_other.is_empty()
                     || of_one.iter().any(|namespace| of_other.contains(namespace)))
         }
-        (SinkKind::Files { .. }, SinkKind::Kubernetes { .. })
-        | (SinkKind::Kubernetes { .. }, SinkKind::Files { .. }) => false,
+        (
+            SinkKind::Mcp { listen: one, journal: of_one, .. },
+            SinkKind::Mcp { listen: other, journal: of_other, .. },
+        ) => one == other || of_one == of_other,
+        (
+            SinkKind::Files { .. } | SinkKind::Kubernetes { .. } | SinkKind::Mcp { .. },
+            SinkKind::Files { .. } | SinkKind::Kubernetes { .. } | SinkKind::Mcp { .. },
+        ) => false,
     }
 }

@@ -63,14 +63,14 @@ sinks:
   - {}
 "#,
         expect![[r#"
-                2:5: source name: "Not_Legal" is not a legal DNS label: labels consist of letters, digits and dashes
-                4:5: a source is of one kind only: keep one of file, consul, eureka
-                7:5: a source needs one of: file, consul, eureka
-                7:5: the name "twice" is used twice in sources; each needs its own
-                8:12: "servce" is not a variable; there are {service}, {source}, {group}, {datacenter}, {partition} and {meta.KEY}
-                8:44: "a b" is not a legal label key in Kubernetes
-                11:5: set one of: file, configMap
-                13:5: a sink is of one kind: kubernetes or files"#]],
+            2:5: source name: "Not_Legal" is not a legal DNS label: labels consist of letters, digits and dashes
+            4:5: a source is of one kind only: keep one of file, consul, eureka
+            7:5: a source needs one of: file, consul, eureka
+            7:5: the name "twice" is used twice in sources; each needs its own
+            8:12: "servce" is not a variable; there are {service}, {source}, {group}, {datacenter}, {partition} and {meta.KEY}
+            8:44: "a b" is not a legal label key in Kubernetes
+            11:5: set one of: file, configMap
+            13:5: a sink is of one kind: kubernetes, files or mcp"#]],
     );
 }
 
@@ -280,6 +280,23 @@ sinks:
 }
 
 #[test]
+fn servers_have_addresses_of_their_own() {
+    check(
+        r#"sinks:
+  - mcp: {listen: "127.0.0.1:18000", journal: a}
+  - mcp: {listen: "127.0.0.1:18001", journal: a}
+  - mcp: {listen: "127.0.0.1:18002", journal: b, virtualAddresses: 240.241.0.1/16, certFile: c}
+  - mcp: {listen: here, journal: c, certFile: c}
+"#,
+        expect![[r#"
+            3:5: a sink above has this address or this journal already; keep one of them
+            4:50: "virtualAddresses": "240.241.0.1/16" is not a range of addresses; it must be an address with its host part zero, a slash and the length of the network, such as 240.241.0.0/16
+            5:5: a certificate needs both certFile and keyFile
+            5:11: "listen" is "here", but must be an IP address and a port, such as 127.0.0.1:18000 or [::]:18000"#]],
+    );
+}
+
+#[test]
 fn a_cluster_is_written_under_a_name() {
     check("sinks:\n  - files: {path: out}\n", expect!["ok"]);
     check("owner: Blue_1.b\nsinks:\n  - kubernetes: {}\n", expect!["ok"]);
@@ -388,6 +405,12 @@ sinks:
   - files: {path: out}
     mode: sync
   - kubernetes: {kubeconfig: kc, context: c, namespaces: [shop]}
+  - mcp:
+      listen: 127.0.0.1:18000
+      journal: served.jsonl
+      virtualAddresses: 240.241.0.0/16
+      certFile: cert.pem
+      keyFile: key.pem
 guard: {removalShare: 20%, removalMin: 10, hold: 10m, grace: 30s}
 resources: {shape: auto, location: internal, exportTo: [shop], ambient: true}
 admin: {listen: "127.0.0.1:0"}

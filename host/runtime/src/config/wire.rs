@@ -264,6 +264,9 @@ pub struct Sink {
     /// A folder.
     #[serde(default)]
     pub files: Option<FilesSink>,
+    /// An MCP-over-xDS server, which istiod asks.
+    #[serde(default)]
+    pub mcp: Option<McpSink>,
     /// What may be done to it.
     #[serde(default)]
     pub mode: Mode,
@@ -300,6 +303,27 @@ pub struct KubernetesSink {
 pub struct FilesSink {
     /// Relative to the configuration file; made when missing.
     pub path: PathBuf,
+}
+
+/// An MCP-over-xDS server: istiod has it among its `configSources` as `xds://HOST:PORT`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct McpSink {
+    /// The IP address and port to listen on.
+    pub listen: String,
+    /// The file that keeps what is served, over restarts too. Relative to the configuration file;
+    /// made when missing. Nobody else writes it.
+    pub journal: PathBuf,
+    /// A range of addresses such as 240.241.0.0/16, of which each service gets one of its own:
+    /// istiod gives none to services that it is told of this way. None when left out.
+    #[serde(default)]
+    pub virtual_addresses: Option<String>,
+    /// A PEM file with the server's certificate and the chain above it; plain text when left out.
+    #[serde(default)]
+    pub cert_file: Option<PathBuf>,
+    /// A PEM file with its private key.
+    #[serde(default)]
+    pub key_file: Option<PathBuf>,
 }
 
 /// What holds removals back.

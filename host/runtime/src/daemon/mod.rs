@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use landfall_core::finding::{Finding, FindingCode};
+use landfall_core::guard::Trust;
 use landfall_core::mesh::ObjectId;
 use landfall_core::time::Time;
 use landfall_mesh::sink::Applied;
@@ -225,6 +226,8 @@ impl Daemon {
         FindingsSeen { findings: &round.findings }.emit();
         self.tell_faults(&round.faults);
         let evidence = self.line.evidence();
+        let is_decided = self.policies.iter().all(|slot| slot.revision.is_some())
+            && evidence.sources.values().all(|trust| *trust != Trust::Silent);
         let desired = self.line.desired();
         let mut wake = round.wake;
         for (sink, line) in &mut self.sinks {
@@ -245,6 +248,9 @@ impl Daemon {
             HeldChanged { sink: sink.name(), before, held: line.held(), now }.emit();
             FindingsSeen { findings: &taken(&due.blocked) }.emit();
             wake = [wake, due.wake].into_iter().flatten().min();
+            if is_decided && due.steps.is_empty() && line.is_ready() && line.in_flight() == 0 {
+                sink.complete();
+            }
             if !due.steps.is_empty() {
                 FindingsSeen { findings: &sink.contested(&due.steps) }.emit();
                 sink.apply(due.steps, self.events.clone());

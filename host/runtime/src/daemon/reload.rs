@@ -19,7 +19,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::Daemon;
 use crate::candidate::Candidate;
 use crate::clock;
-use crate::config::{self, CONFIG_BYTES_MAX, Configuration, PolicyConfig, SinkConfig};
+use crate::config::{self, CONFIG_BYTES_MAX, Configuration, PolicyConfig, SinkConfig, SinkKind};
 use crate::event::Event;
 use crate::line::{Rehearsed, RulesRefused};
 use crate::once::line_options;
@@ -76,6 +76,12 @@ impl Daemon {
         };
         if config.admin_listen != self.config.admin_listen || config.owner != self.config.owner {
             let why = "admin.listen and owner cannot change while Landfall runs; restart it";
+            return self.refuse_configuration(&anyhow::anyhow!(why));
+        }
+        let serves = |sink: &&SinkConfig| matches!(sink.kind, SinkKind::Mcp { .. });
+        let (before, now) = (self.config.sinks.iter(), config.sinks.iter());
+        if !before.filter(serves).eq(now.filter(serves)) {
+            let why = "mcp sinks cannot change while Landfall runs; restart it";
             return self.refuse_configuration(&anyhow::anyhow!(why));
         }
         let is_known =

@@ -31,7 +31,7 @@ pub(super) async fn sighted(
     once: &Once,
     timeout: Duration,
 ) -> anyhow::Result<Sighted> {
-    let running = RunningSink::start(sink.clone(), &config.owner, &once.clients).await?;
+    let running = RunningSink::look(sink.clone(), &config.owner, &once.clients).await?;
     let name = running.name().to_owned();
     running.wait_ready(timeout).await.with_context(|| format!("failed to read sink {name}"))?;
     let mut line = running.new_look();

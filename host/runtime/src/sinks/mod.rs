@@ -1,34 +1,37 @@
 //! The configured sinks at work: what each holds, and applying steps to it.
 
+mod folder;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
 use landfall_core::finding::{Finding, FindingCode};
-use landfall_core::mesh::ObjectId;
-use landfall_core::plan::{Desired, Observed};
+use landfall_core::plan::Desired;
 use landfall_core::text::Text;
 use landfall_mesh::api::{ApiVersion, Body, Owner};
 use landfall_mesh::files::FilesSink;
 use landfall_mesh::kube::{KubeOptions, KubeSink, Observation};
-use landfall_mesh::sink::{Applied, Condition, Outcome, Step};
-use tokio::sync::{Mutex, mpsc, watch};
+use landfall_mesh::mcp::{self, McpOptions, McpSink};
+use landfall_mesh::sink::{Applied, Condition, Step};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use self::folder::{Folder, unfinished};
 use crate::clock;
 use crate::config::{KubeAccess, SinkConfig, SinkKind};
 use crate::kubernetes::Clients;
 use crate::line::sink::SinkLine;
 
-/// How often a folder is read again to find what somebody changed by hand.
-const FILES_POLL: Duration = Duration::from_secs(5);
 /// Steps under way at most. An API server takes some 400 a second, so this is a second's work, of
 /// which half is enough to keep it busy while the next half is planned.
 const KUBE_STEPS_MAX: usize = 512;
 /// A disk takes some 200 files a second that must survive a loss of power, so this is a third of
 /// a second's work: what is written is hardly older than that, and stopping waits no longer.
 const FILES_STEPS_MAX: usize = 64;
+/// Each state is sent in full, so all that is due makes one.
+const MCP_STEPS_MAX: usize = usize::MAX;
 
 /// A sink at work. Stops when dropped; steps under way are finished.
 #[derive(Debug)]
@@ -47,43 +50,49 @@ pub(crate) struct RunningSink {
 enum Running {
     Kubernetes(Arc<KubeSink>),
     Files(Arc<Folder>),
+    Mcp(Arc<McpSink>),
+    /// Of an MCP server only the journal, for another process may serve it.
+    Journal,
 }
 
-/// A folder and what is known of it.
-#[derive(Debug)]
-struct Folder {
-    // Held while files are read or written, so that a reading never sees half of the steps.
-    sink: Arc<Mutex<FilesSink>>,
-    sighting: watch::Sender<Observation>,
-    findings: std::sync::Mutex<FolderFindings>,
-}
-
-/// What is to be said of a folder.
-#[derive(Debug, Default)]
-struct FolderFindings {
-    /// As of the last reading.
-    known: Vec<Finding>,
-    /// Those that were not told yet.
-    untold: Vec<Finding>,
-}
-
-impl FolderFindings {
-    fn see(&mut self, findings: &[Finding]) {
-        let new = findings.iter().filter(|finding| !self.known.contains(finding)).cloned();
-        self.untold.extend(new);
-        self.known = findings.to_vec();
-    }
+/// Whether a sink is to be written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Use {
+    Write,
+    Look,
 }
 
 impl RunningSink {
     /// Starts the sink that `config` describes.
     ///
     /// # Errors
-    /// There is no configuration for the Kubernetes API that it names.
+    /// There is no configuration for the Kubernetes API that it names; an MCP server cannot listen
+    /// or read its journal.
     pub(crate) async fn start(
         config: SinkConfig,
         owner: &Owner,
         clients: &Clients,
+    ) -> anyhow::Result<Self> {
+        Self::open(config, owner, clients, Use::Write).await
+    }
+
+    /// The same for who looks and writes nothing, maybe beside another process that does.
+    ///
+    /// # Errors
+    /// The same.
+    pub(crate) async fn look(
+        config: SinkConfig,
+        owner: &Owner,
+        clients: &Clients,
+    ) -> anyhow::Result<Self> {
+        Self::open(config, owner, clients, Use::Look).await
+    }
+
+    async fn open(
+        config: SinkConfig,
+        owner: &Owner,
+        clients: &Clients,
+        used: Use,
     ) -> anyhow::Result<Self> {
         // Tells apart what sinks report when a reload replaces one by an equal one.
         static SERIAL: AtomicU64 = AtomicU64::new(0);
@@ -106,14 +115,28 @@ impl RunningSink {
             }
             SinkKind::Files { path } => {
                 let sink = FilesSink::new(path.clone(), owner.clone(), ApiVersion::V1);
-                let folder = Arc::new(Folder {
-                    sink: Arc::new(Mutex::new(sink)),
-                    sighting: watch::Sender::new(Observation::default()),
-                    findings: std::sync::Mutex::default(),
-                });
-                let sighting = folder.sighting.subscribe();
-                tokio::spawn(watch_folder(Arc::clone(&folder), stop.clone()));
+                let folder = Folder::start(sink, stop.clone());
+                let sighting = folder.sighting();
                 (format!("files:{}", path.display()), Running::Files(folder), sighting)
+            }
+            SinkKind::Mcp { listen, journal, addresses, tls } => {
+                let name = format!("mcp:{listen}");
+                let failed = || format!("failed to set up sink {name}");
+                if used == Use::Look {
+                    let seen = mcp::look(journal, owner).with_context(failed)?;
+                    (name, Running::Journal, watch::Sender::new(seen).subscribe())
+                } else {
+                    let options = McpOptions {
+                        listen: *listen,
+                        journal: journal.clone(),
+                        addresses: *addresses,
+                        tls: tls.clone(),
+                        owner: owner.clone(),
+                    };
+                    let sink = McpSink::start(options, stop.clone()).await.with_context(failed)?;
+                    let sighting = sink.observation();
+                    (name, Running::Mcp(sink), sighting)
+                }
             }
         };
         let told = std::sync::Mutex::default();
@@ -138,6 +161,7 @@ impl RunningSink {
         self.line_with(match &self.config.kind {
             SinkKind::Kubernetes { .. } => KUBE_STEPS_MAX,
             SinkKind::Files { .. } => FILES_STEPS_MAX,
+            SinkKind::Mcp { .. } => MCP_STEPS_MAX,
         })
     }
 
@@ -152,7 +176,7 @@ impl RunningSink {
             SinkKind::Kubernetes { namespaces, .. } => {
                 namespaces.iter().map(|name| Text::from(name.as_str())).collect()
             }
-            SinkKind::Files { .. } => Vec::new(),
+            SinkKind::Files { .. } | SinkKind::Mcp { .. } => Vec::new(),
         };
         SinkLine::new(self.config.mode, namespaces, steps_max)
     }
@@ -161,23 +185,23 @@ impl RunningSink {
     /// condition once it is read.
     pub(crate) async fn prepare(&self) {
         if let Running::Files(folder) = &self.kind {
-            let sink = Arc::clone(&folder.sink).lock_owned().await;
-            let made = tokio::task::spawn_blocking(move || sink.prepare()).await;
-            if let Ok(Err(error)) = made {
-                let error = crate::error_chain(&error);
-                tracing::warn!(sink = self.name, error, "Folder not made.");
-            }
+            folder.prepare(&self.name).await;
+        }
+    }
+
+    /// Says that everything that is wanted is there, as far as the sink takes it: who asks a server
+    /// may be told.
+    pub(crate) fn complete(&self) {
+        if let Running::Mcp(sink) = &self.kind {
+            sink.complete();
         }
     }
 
     /// What a person should know of what is there, as far as it was not told before.
     pub(crate) fn take_findings(&self) -> Vec<Finding> {
         match &self.kind {
-            Running::Kubernetes(_) => Vec::new(),
-            Running::Files(folder) => {
-                let findings = folder.findings.lock();
-                findings.map(|mut all| std::mem::take(&mut all.untold)).unwrap_or_default()
-            }
+            Running::Files(folder) => folder.take_findings(),
+            Running::Kubernetes(_) | Running::Mcp(_) | Running::Journal => Vec::new(),
         }
     }
 
@@ -272,6 +296,17 @@ impl RunningSink {
                         report(applied).await;
                     }
                 }
+                Running::Mcp(sink) => {
+                    let unfinished: Vec<Applied> = steps.iter().map(unfinished).collect();
+                    let now = clock::wall();
+                    let done = tokio::task::spawn_blocking(move || sink.apply(&steps, now));
+                    // A panic of the writer is the only way to an error.
+                    for applied in done.await.unwrap_or(unfinished) {
+                        report(applied).await;
+                    }
+                }
+                // Who looks applies nothing.
+                Running::Journal => {}
             }
         });
     }
@@ -297,100 +332,4 @@ impl Drop for RunningSink {
     fn drop(&mut self) {
         self.stop.cancel();
     }
-}
-
-impl Folder {
-    async fn apply(&self, steps: Vec<Step>) -> Vec<Applied> {
-        let mut sink = Arc::clone(&self.sink).lock_owned().await;
-        let unfinished: Vec<Applied> = steps.iter().map(unfinished).collect();
-        let done = tokio::task::spawn_blocking(move || {
-            let applied = sink.apply(&steps, clock::wall());
-            (applied, sink)
-        });
-        // A panic of the writer is the only way to an error; its steps are planned again.
-        let Ok((applied, sink)) = done.await else { return unfinished };
-        self.sighting.send_if_modified(|seen| {
-            for Applied { id, outcome, .. } in &applied {
-                match outcome {
-                    Outcome::Done(Some(object)) => {
-                        seen.observed.ours.insert(id.clone(), Arc::clone(object));
-                    }
-                    Outcome::Done(None) => {
-                        seen.observed.ours.remove(id);
-                    }
-                    _ => {}
-                }
-            }
-            true
-        });
-        drop(sink);
-        applied
-    }
-
-    /// Reads what is there. What did not change stays shared with the reading before.
-    async fn observe(&self) {
-        let mut sink = Arc::clone(&self.sink).lock_owned().await;
-        let read = tokio::task::spawn_blocking(move || {
-            let read = sink.observe();
-            (read, sink)
-        });
-        let Ok((read, sink)) = read.await else { return };
-        if let Ok((_, findings)) = &read
-            && let Ok(mut known) = self.findings.lock()
-        {
-            known.see(findings);
-        }
-        self.sighting.send_if_modified(|seen| match read {
-            Ok((observed, _)) => {
-                let changed = merge(&mut seen.observed, &observed);
-                let first = !std::mem::replace(&mut seen.ready, true);
-                let healed = seen.condition.take().is_some();
-                changed || first || healed
-            }
-            Err(error) => {
-                let condition =
-                    Condition { code: error.code(), message: crate::error_chain(&error) };
-                let differs = seen.condition.as_ref() != Some(&condition);
-                seen.condition = Some(condition);
-                differs
-            }
-        });
-        drop(sink);
-    }
-}
-
-/// A step of which it is not known what became.
-fn unfinished(step: &Step) -> Applied {
-    let outcome = Outcome::Unavailable("writing the folder failed half-way".to_owned());
-    Applied { id: step.id().clone(), verb: step.verb(), outcome, attempts: 1 }
-}
-
-async fn watch_folder(folder: Arc<Folder>, stop: CancellationToken) {
-    loop {
-        folder.observe().await;
-        tokio::select! {
-            () = tokio::time::sleep(FILES_POLL) => {}
-            () = stop.cancelled() => return,
-        }
-    }
-}
-
-/// Makes `known` equal to `seen`, keeping what is equal; says whether anything changed.
-fn merge(known: &mut Observed<Body>, seen: &Observed<Body>) -> bool {
-    let differing: Vec<ObjectId> = known
-        .ours
-        .keys()
-        .chain(seen.ours.keys())
-        .filter(|id| known.ours.get(*id) != seen.ours.get(*id))
-        .cloned()
-        .collect();
-    for id in &differing {
-        match seen.ours.get(id) {
-            Some(object) => known.ours.insert(id.clone(), Arc::clone(object)),
-            None => known.ours.remove(id),
-        };
-    }
-    let foreign_differs = known.foreign != seen.foreign;
-    known.foreign.clone_from(&seen.foreign);
-    foreign_differs || !differing.is_empty()
 }

@@ -1,0 +1,175 @@
+//! What is served over restarts, crashes and disks that fail.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use landfall_core::mesh::{Kind, Object, ObjectId};
+use landfall_core::pairs::Pairs;
+use landfall_core::registry::SourceName;
+use landfall_core::text::Text;
+use landfall_core::time::Time;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::{McpOptions, McpSink};
+use crate::api::{
+    Body, EndpointAddress, Endpoints, MeshObject, Owner, Resolution, ServiceEntry, Spec,
+    WorkloadEntry,
+};
+use crate::sink::{Applied, Step};
+
+const THEN: Time = Time::from_millis(1_700_000_000_123);
+const LATER: Time = Time::from_millis(1_800_000_000_000);
+
+struct Running {
+    sink: Arc<McpSink>,
+    _stop: DropGuard,
+}
+
+async fn start(folder: &Path) -> Running {
+    let stop = CancellationToken::new();
+    let options = McpOptions {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        journal: folder.join("journal"),
+        addresses: Some("240.241.0.0/24".parse().unwrap()),
+        tls: None,
+        owner: Owner::parse("me").unwrap(),
+    };
+    let sink = McpSink::start(options, stop.clone()).await.unwrap();
+    Running { sink, _stop: stop.drop_guard() }
+}
+
+fn object(name: &str, endpoint: &str) -> Arc<MeshObject> {
+    let spec = ServiceEntry {
+        hosts: Box::from([Text::from(name)]),
+        resolution: Resolution::Static,
+        endpoints: Endpoints::Inline(Box::from([WorkloadEntry {
+            address: EndpointAddress::Ip(endpoint.parse().unwrap()),
+            ..WorkloadEntry::default()
+        }])),
+        ..ServiceEntry::default()
+    };
+    Arc::new(Object {
+        id: ObjectId {
+            kind: Kind::ServiceEntry,
+            namespace: Text::from("mesh"),
+            name: Text::from(name),
+        },
+        sources: Arc::from([SourceName::parse("dc1").unwrap()]),
+        removal: None,
+        body: Arc::new(Body {
+            labels: Pairs::default(),
+            annotations: Pairs::default(),
+            spec: Spec::ServiceEntry(spec),
+        }),
+    })
+}
+
+fn create(name: &str) -> Step {
+    Step::Create(object(name, "10.0.0.1"))
+}
+
+fn all_done(applied: &[Applied]) -> bool {
+    applied.iter().all(|applied| applied.outcome.is_done())
+}
+
+/// Names with when they were first served and their virtual addresses.
+fn served(sink: &McpSink) -> BTreeMap<String, (String, String)> {
+    let served = sink.served();
+    let one = |(id, entry): (&ObjectId, &super::Entry)| {
+        let address = entry.address.map_or_else(String::new, |address| address.to_string());
+        (id.name.to_string(), (entry.created.clone(), address))
+    };
+    served.entries.iter().map(one).collect()
+}
+
+fn is_told(sink: &McpSink) -> bool {
+    sink.states.borrow().is_some()
+}
+
+#[tokio::test]
+async fn nothing_is_told_before_it_is_complete() {
+    let folder = tempfile::tempdir().unwrap();
+    let running = start(folder.path()).await;
+    assert!(all_done(&running.sink.apply(&[create("a.mesh")], THEN)));
+    assert!(!is_told(&running.sink), "the rest is still to come");
+    running.sink.complete();
+    assert!(is_told(&running.sink));
+}
+
+#[tokio::test]
+async fn a_restart_serves_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let running = start(folder.path()).await;
+    running.sink.apply(&[create("a.mesh"), create("b.mesh")], THEN);
+    let update =
+        Step::Update { from: object("a.mesh", "10.0.0.1"), to: object("a.mesh", "10.0.0.2") };
+    running.sink.apply(&[update, Step::Delete(object("b.mesh", "10.0.0.1"))], LATER);
+    let before = served(&running.sink);
+    let created = "2023-11-14T22:13:20.123Z".to_owned();
+    assert_eq!(before, [("a.mesh".to_owned(), (created, "240.241.0.1".to_owned()))].into());
+    drop(running);
+    let running = start(folder.path()).await;
+    assert!(is_told(&running.sink), "whoever asks was told before");
+    assert_eq!(served(&running.sink), before);
+    let seen = running.sink.observation();
+    assert_eq!(seen.borrow().observed.ours.get_min().unwrap().1, object("a.mesh", "10.0.0.2"));
+    // The address of the one that went is not given again so soon.
+    running.sink.apply(&[create("c.mesh")], LATER);
+    assert_eq!(served(&running.sink)["c.mesh"].1, "240.241.0.3");
+}
+
+#[tokio::test]
+async fn half_a_line_was_told_to_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let running = start(folder.path()).await;
+    running.sink.apply(&[create("a.mesh")], THEN);
+    running.sink.apply(&[create("b.mesh")], THEN);
+    drop(running);
+    let path = folder.path().join("journal");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, &text[..text.len() - 10]).unwrap();
+    let running = start(folder.path()).await;
+    assert!(is_told(&running.sink));
+    assert_eq!(served(&running.sink).into_keys().collect::<Vec<_>>(), ["a.mesh"]);
+    // What is written next stands on a line of its own.
+    running.sink.apply(&[create("c.mesh")], THEN);
+    drop(running);
+    let running = start(folder.path()).await;
+    assert_eq!(served(&running.sink).into_keys().collect::<Vec<_>>(), ["a.mesh", "c.mesh"]);
+}
+
+#[tokio::test]
+async fn what_cannot_be_written_is_not_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let running = start(folder.path()).await;
+    running.sink.apply(&[create("a.mesh")], THEN);
+    // The journal's place is taken, so that it can be written neither here nor anew.
+    drop(running);
+    let running = start(folder.path()).await;
+    fs::remove_file(folder.path().join("journal")).unwrap();
+    fs::create_dir(folder.path().join("journal")).unwrap();
+    let applied = running.sink.apply(&[create("b.mesh")], THEN);
+    assert!(!all_done(&applied));
+    assert_eq!(served(&running.sink).into_keys().collect::<Vec<_>>(), ["a.mesh"]);
+    fs::remove_dir(folder.path().join("journal")).unwrap();
+    assert!(all_done(&running.sink.apply(&[create("b.mesh")], THEN)));
+    assert_eq!(served(&running.sink)["b.mesh"].1, "240.241.0.3", "the failed one's is skipped");
+}
+
+#[tokio::test]
+async fn a_long_journal_is_written_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let running = start(folder.path()).await;
+    running.sink.apply(&[create("a.mesh")], THEN);
+    for turn in 0..3000 {
+        let to = object("a.mesh", ["10.0.0.1", "10.0.0.2"][turn % 2]);
+        running.sink.apply(&[Step::Update { from: Arc::clone(&to), to }], THEN);
+    }
+    let lines = fs::read_to_string(folder.path().join("journal")).unwrap().lines().count();
+    assert!(lines < 1100, "{lines}");
+    drop(running);
+    let running = start(folder.path()).await;
+    assert_eq!(served(&running.sink)["a.mesh"].1, "240.241.0.1");
+}
