@@ -3,7 +3,7 @@
 //!
 //! Invariant: only steps that lose something are ever held.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,8 +66,8 @@ pub struct GuardOptions<'a, B> {
     pub settings: &'a GuardSettings,
     /// How long a host goes on whose endpoints moved.
     pub grace: Duration,
-    /// Whether steps are under way or wait to be tried again.
-    pub is_busy: bool,
+    /// The services of the mesh of which a step is under way or waits to be tried again.
+    pub busy: &'a BTreeSet<Tie>,
     /// How many steps may pass; the others are to be planned again.
     pub steps_max: usize,
     /// The time now.
@@ -83,8 +83,19 @@ pub struct GuardState {
     spent: VecDeque<(Time, usize)>,
     /// Endpoints that go by steps under way.
     under_way: BTreeMap<ObjectId, usize>,
-    held_since: Option<Time>,
-    released: bool,
+    /// Services of the mesh whose losses the budget holds, or held and let go.
+    losses: BTreeMap<Tie, Loss>,
+}
+
+/// What one service of the mesh would lose.
+#[derive(Clone, Copy, Debug)]
+struct Loss {
+    /// Endpoints.
+    count: usize,
+    /// Since when it would lose so many.
+    since: Time,
+    /// Whether so many may go.
+    is_let_go: bool,
 }
 
 /// The guard's answer.
@@ -164,11 +175,9 @@ pub fn guard<B: Body>(
         }
     }
     let losses = Losses::of(&due, &kept);
-    let over = state.is_over(losses.total(), options);
+    let over = state.over_budget(&losses, options);
     for step in due {
-        if let Some(why) = &over
-            && losses.includes(&step)
-        {
+        if let Some(why) = over.get(&step.tie()).filter(|_| takes_away(&step)) {
             guarded.hold(&step, why.clone());
             continue;
         }
@@ -286,15 +295,6 @@ impl Losses {
         Self { net, first }
     }
 
-    fn total(&self) -> usize {
-        self.net.values().sum()
-    }
-
-    /// Whether the step takes part in a loss.
-    fn includes<B: Body>(&self, step: &Step<B>) -> bool {
-        takes_away(step) && self.net.contains_key(&step.tie())
-    }
-
     /// The loss of a whole service, for the first of its steps that loses something.
     fn charged_to<B: Body>(&self, step: &Step<B>) -> Option<usize> {
         let tie = step.tie();
@@ -317,34 +317,61 @@ impl GuardState {
         self.under_way.remove(id);
     }
 
-    /// Lets go what the budget holds: an operator said so.
+    /// Lets go what the budget holds now: an operator said so.
     pub fn release(&mut self) {
-        self.released = self.held_since.is_some();
+        self.losses.values_mut().for_each(|loss| loss.is_let_go = true);
     }
 
-    /// Why `losses` more endpoints may not go now, if so.
-    fn is_over<B>(&mut self, losses: usize, options: &GuardOptions<'_, B>) -> Option<HeldFor> {
+    /// The services of the mesh that may not lose what they would lose now, and why.
+    ///
+    /// Each waits for its own time, which begins anew when it would lose more: what was held a while
+    /// ago, or let go, says nothing of what is to go besides.
+    fn over_budget<B>(
+        &mut self,
+        losses: &Losses,
+        options: &GuardOptions<'_, B>,
+    ) -> BTreeMap<Tie, HeldFor> {
         let GuardOptions { settings, now, .. } = options;
         while self.spent.front().is_some_and(|(at, _)| now.since(*at) >= BUDGET_WINDOW) {
             self.spent.pop_front();
         }
+        // What was let go may have failed, and comes again.
+        self.losses.retain(|tie, _| losses.net.contains_key(tie) || options.busy.contains(tie));
+        let may_go = |tie: &Tie, count: usize| {
+            let known = self.losses.get(tie);
+            known.is_some_and(|loss| loss.is_let_go && count <= loss.count)
+        };
+        let bound: Vec<(&Tie, usize)> = losses
+            .net
+            .iter()
+            .map(|(tie, count)| (tie, *count))
+            .filter(|(tie, count)| !may_go(tie, *count))
+            .collect();
         let spent: usize = self.spent.iter().map(|(_, count)| count).sum();
-        let removals = losses + spent + self.under_way.values().sum::<usize>();
+        let under_way: usize = self.under_way.values().sum();
+        let removals = bound.iter().map(|(_, count)| count).sum::<usize>() + spent + under_way;
         let total = options.total_endpoints + spent;
-        let is_over = losses > 0
-            && removals >= settings.removal_min
+        let is_over = removals >= settings.removal_min
             && removals * 100 > total * usize::from(settings.removal_share_percent);
-        if !is_over {
-            // What was let go may have failed and come again.
-            if !options.is_busy {
-                self.held_since = None;
-                self.released = false;
+        let mut over = BTreeMap::new();
+        for (tie, count) in bound {
+            if !is_over {
+                self.losses.remove(tie);
+                continue;
             }
-            return None;
+            let fresh = Loss { count, since: *now, is_let_go: false };
+            let loss = self.losses.entry(tie.clone()).or_insert(fresh);
+            if count > loss.count {
+                *loss = fresh;
+            }
+            let until = loss.since.plus(settings.hold);
+            if until <= *now {
+                loss.is_let_go = true;
+            } else {
+                over.insert(tie.clone(), HeldFor::Budget { removals, total, until });
+            }
         }
-        let until = self.held_since.get_or_insert(*now).plus(settings.hold);
-        let may_go = self.released || until <= *now;
-        (!may_go).then_some(HeldFor::Budget { removals, total, until })
+        over
     }
 }
 

@@ -40,12 +40,12 @@ impl Scene {
     }
 
     fn guard(&self, have: &Objects, want: &Objects, state: &mut GuardState) -> Guarded<TestBody> {
-        self.guard_while(false, have, want, state)
+        self.guard_while(&[], have, want, state)
     }
 
     fn guard_while(
         &self,
-        is_busy: bool,
+        busy: &[&str],
         have: &Objects,
         want: &Objects,
         state: &mut GuardState,
@@ -59,7 +59,7 @@ impl Scene {
             evidence: &self.evidence,
             settings: &self.settings,
             grace: GRACE,
-            is_busy,
+            busy: &busy.iter().map(|name| tie(name)).collect(),
             steps_max: usize::MAX,
             now: self.now,
         };
@@ -220,6 +220,11 @@ fn what_moved_goes_once_the_sink_has_it_at_its_new_place() {
     assert!(matches!(guarded.held[0].why, HeldFor::Budget { removals: 50, .. }));
 }
 
+/// What ties the steps of a service that [`one`] made.
+fn tie(name: &str) -> (Text, Text) {
+    (Text::from("ns"), Text::from(format!("ServiceEntry {name}")))
+}
+
 #[test]
 fn what_is_let_go_stays_let_go_until_it_is_gone() {
     let have: Objects = [one("a", 100)].into();
@@ -232,10 +237,43 @@ fn what_is_let_go_stays_let_go_until_it_is_gone() {
     assert_eq!(verbs(&guarded), ["empty"]);
     state.failed(guarded.steps[0].id());
     // Nothing is planned while it waits to be tried again.
-    scene.guard_while(true, &have, &have, &mut state);
+    scene.guard_while(&["a"], &have, &have, &mut state);
     assert_eq!(verbs(&scene.guard(&have, &none, &mut state)), ["empty"]);
-    scene.guard(&have, &have, &mut state);
+    // That another service fails says nothing.
+    scene.guard_while(&["b"], &have, &have, &mut state);
     assert!(scene.guard(&have, &none, &mut state).steps.is_empty(), "another removal");
+}
+
+#[test]
+fn what_comes_to_a_held_removal_waits_for_its_own_time() {
+    let names = ["a", "b", "c", "d"];
+    let with = |counts: [usize; 4]| -> Objects {
+        names.iter().zip(counts).filter(|(_, n)| *n > 0).map(|(name, n)| one(name, n)).collect()
+    };
+    let have = with([25; 4]);
+    let mut scene = Scene::new(SETTINGS);
+    let held = |scene: &Scene, want: &Objects, state: &mut GuardState| {
+        let guarded = scene.guard(&have, want, state);
+        let held: Vec<String> = guarded.held.iter().map(|held| held.id.name.to_string()).collect();
+        guarded.steps.iter().for_each(|step| state.failed(step.id()));
+        held
+    };
+    for by_release in [false, true] {
+        let mut state = GuardState::default();
+        assert_eq!(held(&scene, &with([0, 25, 25, 25]), &mut state), ["a"]);
+        scene.now = scene.now.plus(SETTINGS.hold / 2);
+        assert_eq!(held(&scene, &with([0, 10, 25, 25]), &mut state), ["a", "b"]);
+        if by_release {
+            state.release();
+        } else {
+            scene.now = scene.now.plus(SETTINGS.hold / 2);
+        }
+        // All goes by now, of which only what was held for long, or let go, may.
+        let left = held(&scene, &with([0; 4]), &mut state);
+        assert_eq!(left, ["b", "c", "d"], "b was let go for less");
+        scene.now = scene.now.plus(SETTINGS.hold);
+        assert_eq!(held(&scene, &with([0; 4]), &mut state), [""; 0]);
+    }
 }
 
 #[test]

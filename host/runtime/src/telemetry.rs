@@ -1,6 +1,5 @@
 //! What happens, one struct each: a log line and a metric together.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -55,17 +54,12 @@ const FINDINGS_LISTED_MAX: usize = 50;
 pub(crate) struct HeldChanged<'a> {
     /// At which sink.
     pub(crate) sink: &'a str,
-    /// For what steps were held before, see [`reasons`].
-    pub(crate) before: BTreeSet<&'static str>,
+    /// For which reasons that is news; `None` when nothing is held any more.
+    pub(crate) news: Option<Vec<&'static str>>,
     /// The steps that are held.
     pub(crate) held: &'a [Held],
     /// The time now.
     pub(crate) now: Time,
-}
-
-/// For what steps are held.
-pub(crate) fn reasons(held: &[Held]) -> BTreeSet<&'static str> {
-    held.iter().map(|held| held.why.as_str()).collect()
 }
 
 /// A sink cannot be used, or can be again.
@@ -196,10 +190,13 @@ impl FindingsSeen<'_> {
 }
 
 impl HeldChanged<'_> {
-    /// Logs what is held for a reason for which nothing was held before; how many are held is a
-    /// metric of the line.
+    /// Logs it; how many are held is a metric of the line.
     pub(crate) fn emit(&self) {
-        for code in reasons(self.held).difference(&self.before) {
+        let Some(news) = &self.news else {
+            info!(sink = self.sink, "The guard holds nothing any more.");
+            return;
+        };
+        for code in news {
             let mut of_code = self.held.iter().filter(|held| held.why.as_str() == *code);
             let Some(first) = of_code.next() else { continue };
             let steps = 1 + of_code.count();
@@ -214,9 +211,6 @@ impl HeldChanged<'_> {
             } else {
                 warn!(sink, steps, first = %id, %why, "The guard holds steps; /readyz lists them.");
             }
-        }
-        if self.held.is_empty() && !self.before.is_empty() {
-            info!(sink = self.sink, "The guard holds nothing any more.");
         }
     }
 }

@@ -38,7 +38,7 @@ use crate::sinks::RunningSink;
 use crate::slots::{Cast, PolicySlot, waiting};
 use crate::sources::{self, RunningSource, RunningSources};
 use crate::status::Status;
-use crate::telemetry::{ConditionChanged, FindingsSeen, HeldChanged, RoundDone, StepDone, reasons};
+use crate::telemetry::{ConditionChanged, FindingsSeen, HeldChanged, RoundDone, StepDone};
 
 /// Rounds begin at least this far apart: the first change is taken up at once, the next ones
 /// together. Far below the 100 ms that Istio waits for quiet itself.
@@ -243,9 +243,9 @@ impl Daemon {
                 grace: self.config.grace,
                 now,
             };
-            let before = reasons(line.held());
             let due = line.due(desired, options);
-            HeldChanged { sink: sink.name(), before, held: line.held(), now }.emit();
+            let news = line.take_held_news();
+            HeldChanged { sink: sink.name(), news, held: line.held(), now }.emit();
             FindingsSeen { findings: &taken(&due.blocked) }.emit();
             wake = [wake, due.wake].into_iter().flatten().min();
             if is_decided && due.steps.is_empty() && line.is_ready() && line.in_flight() == 0 {

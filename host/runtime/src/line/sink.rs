@@ -47,6 +47,8 @@ pub struct SinkLine {
     failed: BTreeMap<ObjectId, Failed>,
     guard: GuardState,
     held: Vec<Held>,
+    /// How many steps were held for which reason when that was told last.
+    told: BTreeMap<&'static str, usize>,
     blocked: BTreeSet<ObjectId>,
     /// Desired objects in namespaces that the sink does not watch.
     outside: BTreeSet<ObjectId>,
@@ -108,6 +110,7 @@ impl SinkLine {
             failed: BTreeMap::new(),
             guard: GuardState::default(),
             held: Vec::new(),
+            told: BTreeMap::new(),
             blocked: BTreeSet::new(),
             outside: BTreeSet::new(),
         }
@@ -200,7 +203,7 @@ impl SinkLine {
             evidence: options.evidence,
             settings: options.guard,
             grace: options.grace,
-            is_busy: !self.failed.is_empty() || !self.in_flight.is_empty(),
+            busy: &self.busy(),
             steps_max: self.steps_max - self.in_flight.len(),
             now: options.now,
         };
@@ -218,6 +221,12 @@ impl SinkLine {
         let retry = retry.filter(|at| *at > options.now).min();
         let wake = [planned.wake, guarded.wake, retry].into_iter().flatten().min();
         Due { steps, blocked, wake }
+    }
+
+    /// The services of the mesh of which a step is under way or waits to be tried again.
+    fn busy(&self) -> BTreeSet<Tie> {
+        let failed = self.failed.values().map(|failed| &failed.step);
+        self.in_flight.values().chain(failed).map(|step| step.tie.clone()).collect()
     }
 
     /// Leaves out what would be written where the sink does not look.
@@ -311,6 +320,26 @@ impl SinkLine {
     #[must_use]
     pub fn held(&self) -> &[Held] {
         &self.held
+    }
+
+    /// For which reasons steps are held that a person should be told of: those that are new, or
+    /// hold twice as many as when they were told last. `None` when nothing is held any more.
+    pub fn take_held_news(&mut self) -> Option<Vec<&'static str>> {
+        let mut counts: BTreeMap<&'static str, usize> = BTreeMap::new();
+        for held in &self.held {
+            *counts.entry(held.why.as_str()).or_default() += 1;
+        }
+        let told_before = self.told.len();
+        self.told.retain(|code, _| counts.contains_key(code));
+        if counts.is_empty() {
+            return (told_before == 0).then(Vec::new);
+        }
+        let is_news = |(code, count): &(&'static str, usize)| {
+            self.told.get(code).is_none_or(|told| *count >= told * 2)
+        };
+        let news: Vec<(&'static str, usize)> = counts.into_iter().filter(is_news).collect();
+        self.told.extend(news.iter().copied());
+        Some(news.into_iter().map(|(code, _)| code).collect())
     }
 
     /// Desired objects whose place a foreign one has.
