@@ -3,11 +3,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a failure ends the test")]
 
+use std::sync::Arc;
+
 use landfall_core::defaults::Defaults;
 use landfall_core::finding::{Finding, FindingCode};
 use landfall_core::guard::HeldFor;
+use landfall_core::mesh::Body as _;
 use landfall_core::plan::{Mode, Observed, Step};
-use landfall_core::registry::{Doubt, Snapshot, SourceState};
+use landfall_core::registry::{Doubt, Instance, Service, Snapshot, SourceState};
 use landfall_core::template::Template;
 use landfall_core::text::Text;
 use landfall_mesh::api::Body;
@@ -98,6 +101,40 @@ fn one_change_is_one_step_and_an_empty_listing_is_held() {
     world.round(&world::state(Snapshot::default()));
     world.sink.release();
     assert_eq!(world.round(&world::state(Snapshot::default())).len(), 100);
+}
+
+#[test]
+fn what_comes_is_published_though_what_goes_is_held() {
+    let mut world = World::new(Observed::default(), OPEN);
+    let both = world::snapshot(1, 2);
+    world.settle(&world::state(both.clone()));
+    let addresses = |world: &World| -> Vec<String> {
+        let objects = world.held.ours.values();
+        objects.flat_map(|object| object.body.addresses().map(ToString::to_string)).collect()
+    };
+    let before = addresses(&world);
+    // All instances are replaced while the source is in doubt of them.
+    let (key, service) = both.services.get_min().unwrap();
+    let moved = service.instances().iter().enumerate().map(|(index, instance)| {
+        let (id, address) = (format!("new-{index}").into(), format!("10.200.0.{index}").into());
+        Arc::new(Instance { id, address, ..(**instance).clone() })
+    });
+    let Service { meta, ext, .. } = &**service;
+    let (fresh, _) = Service::new(key.clone(), meta.clone(), ext.clone(), moved.collect());
+    let mut later = both.clone();
+    later.services.insert(key.clone(), Arc::new(fresh));
+    let doubt = Doubt { code: "unreachable", message: String::new(), since: world.now };
+    let doubted = SourceState { doubt: Some(doubt), ..world::state(later.clone()) };
+    assert_eq!(verbs(&world.round(&doubted)), ["update"]);
+    let new = ["10.200.0.0", "10.200.0.1"].map(str::to_owned);
+    assert_eq!(addresses(&world), [&new[..], &before[..]].concat());
+    assert_eq!(world.sink.held().len(), 1);
+    assert_eq!(verbs(&world.round(&doubted)), [""; 0], "there is nothing more to do");
+    // Nor after a restart, which has to know from the object what feeds it.
+    let mut restarted = World::new(world.held.clone(), OPEN);
+    assert_eq!(verbs(&restarted.round(&doubted)), [""; 0]);
+    assert_eq!(verbs(&world.round(&world::state(later))), ["update"]);
+    assert_eq!(addresses(&world), new);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What may hold steps back: sources that have not spoken or are in doubt, services that are not
 //! decided, and a budget for how much may go at once.
 //!
-//! Invariant: only steps that lose something are ever held.
+//! Invariant: only steps that lose something are ever held, and what they do besides is done.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
@@ -107,6 +107,7 @@ pub struct Guarded<B> {
     pub held: Vec<Held>,
     /// When to ask again though nothing changes.
     pub wake: Option<Time>,
+    steps_max: usize,
 }
 
 /// A step that waits.
@@ -157,7 +158,7 @@ pub fn guard<B: Body>(
     options: &GuardOptions<'_, B>,
     state: &mut GuardState,
 ) -> Guarded<B> {
-    let mut guarded = Guarded { steps: Vec::new(), held: Vec::new(), wake: None };
+    let mut guarded = Guarded::empty(options.steps_max);
     let mut proven = Vec::with_capacity(steps.len());
     for step in steps {
         match unproven(&step, options.evidence) {
@@ -189,7 +190,26 @@ pub fn guard<B: Body>(
         }
         guarded.steps.push(step);
     }
+    guarded.steps.sort_by(|a, b| (a.phase(), a.id()).cmp(&(b.phase(), b.id())));
     guarded
+}
+
+/// What of a held step takes nothing away: an update with the endpoints that may not go yet beside
+/// those that come. Else a service whose old endpoints are held would never get new ones.
+fn harmless_part<B: Body>(step: &Step<B>) -> Option<Step<B>> {
+    let Step::Update { from, to } = step else { return None };
+    let body = to.body.with_endpoints_of(&from.body)?;
+    if body == *from.body {
+        return None;
+    }
+    let sources: BTreeSet<&SourceName> = from.sources.iter().chain(to.sources.iter()).collect();
+    let to = Object {
+        id: to.id.clone(),
+        sources: sources.into_iter().cloned().collect(),
+        removal: to.removal,
+        body: Arc::new(body),
+    };
+    Some(Step::Update { from: Arc::clone(from), to: Arc::new(to) })
 }
 
 /// Whether a step takes an object or endpoints away. To clients a ServiceEntry that selects its
@@ -378,6 +398,10 @@ impl GuardState {
 // === impl Guarded ===
 
 impl<B: Body> Guarded<B> {
+    fn empty(steps_max: usize) -> Self {
+        Self { steps: Vec::new(), held: Vec::new(), wake: None, steps_max }
+    }
+
     fn hold(&mut self, step: &Step<B>, why: HeldFor) {
         if let HeldFor::Grace { until }
         | HeldFor::Successor { until }
@@ -386,6 +410,9 @@ impl<B: Body> Guarded<B> {
             self.wake = Some(self.wake.map_or(until, |known| known.min(until)));
         }
         self.held.push(Held { id: step.id().clone(), verb: step.verb(), why });
+        if self.steps.len() < self.steps_max {
+            self.steps.extend(harmless_part(step));
+        }
     }
 }
 

@@ -125,6 +125,10 @@ pub trait Body: PartialEq + Sized {
     /// The same without endpoints; `None` when it cannot be without, as a WorkloadEntry.
     fn without_endpoints(&self) -> Option<Self>;
 
+    /// The same with those endpoints of `other` too that it lacks, and with what fed those; `None`
+    /// where the two do not go together.
+    fn with_endpoints_of(&self, other: &Self) -> Option<Self>;
+
     /// The services of registries that feed it, as [`ServiceId`] prints them; `None` when they
     /// are not all known.
     fn origins(&self) -> Option<Vec<&str>>;

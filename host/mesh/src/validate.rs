@@ -58,11 +58,8 @@ pub enum Rule {
     Size,
 }
 
-/// Most inline endpoints of a ServiceEntry: the CRD's limit.
-pub const ENDPOINTS_MAX: usize = 4096;
-/// Most bytes of an object. etcd takes 1.5 MiB a request by default; the rest is room for what
-/// the API server adds, above all `managedFields`.
-pub const OBJECT_LEN_MAX: usize = 1_468_006;
+pub use crate::api::{ENDPOINTS_MAX, OBJECT_LEN_MAX};
+
 /// Most hosts, addresses and ports of a ServiceEntry: the CRD's limits.
 pub const LIST_LEN_MAX: usize = 256;
 /// Most characters of a virtual address: the CRD's limit.

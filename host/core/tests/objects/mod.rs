@@ -40,6 +40,12 @@ impl Body for TestBody {
         None
     }
 
+    fn with_endpoints_of(&self, other: &Self) -> Option<Self> {
+        // Endpoints are counted from one, so the one that has more has all.
+        (self.content != other.content)
+            .then(|| Self { endpoints: self.endpoints.max(other.endpoints), ..self.clone() })
+    }
+
     fn without_endpoints(&self) -> Option<Self> {
         (!self.workload).then(|| Self { endpoints: 0, ..self.clone() })
     }

@@ -5,6 +5,7 @@
 //! and annotations of their own. Small by design, for 100,000 endpoints are held at once: no
 //! maps, shared strings, and an IP address is not a string.
 
+mod join;
 mod parse;
 mod print;
 mod spec;
@@ -19,6 +20,7 @@ use landfall_core::name::{self, Hostname};
 use landfall_core::pairs::Pairs;
 use landfall_core::text::Text;
 
+pub use self::join::{ENDPOINTS_MAX, OBJECT_LEN_MAX};
 pub(crate) use self::parse::{Metadata, object_of};
 pub use self::parse::{ParseError, Read, from_json, from_yaml};
 pub(crate) use self::print::Extra;
@@ -280,6 +282,10 @@ impl mesh::Body for Body {
 
     fn tie(&self) -> Option<Text> {
         self.service_label()
+    }
+
+    fn with_endpoints_of(&self, other: &Self) -> Option<Self> {
+        join::joined(self, other)
     }
 
     fn without_endpoints(&self) -> Option<Self> {

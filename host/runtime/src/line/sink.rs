@@ -330,8 +330,14 @@ impl SinkLine {
             *counts.entry(held.why.as_str()).or_default() += 1;
         }
         let told_before = self.told.len();
-        self.told.retain(|code, _| counts.contains_key(code));
+        if self.in_flight.is_empty() {
+            self.told.retain(|code, _| counts.contains_key(code));
+        }
         if counts.is_empty() {
+            // Of what is under way it is not known whether it will be held.
+            if !self.in_flight.is_empty() {
+                return Some(Vec::new());
+            }
             return (told_before == 0).then(Vec::new);
         }
         let is_news = |(code, count): &(&'static str, usize)| {
