@@ -91,6 +91,7 @@ impl Scene {
     }
 }
 
+const GONE: &str = "  - {name: gone, file: {path: nowhere.yaml}}\n";
 const FILE: &str = "  - {name: dc1, file: {path: registry.yaml}}\n";
 
 #[test]
@@ -113,12 +114,18 @@ fn a_host_is_explained_with_what_sinks_hold_of_it() {
 #[test]
 fn a_host_is_explained_while_a_source_is_down() {
     let scene = Scene::published();
-    let sources = format!("{FILE}  - {{name: gone, file: {{path: nowhere.yaml}}}}\n");
+    let sources = format!("{FILE}{GONE}");
     scene.write("landfall.yaml", &config("{service}.mesh", &sources));
     let (text, succeeded) = scene.run(&["explain", "orders.mesh"]);
     assert!(succeeded, "{text}");
     assert!(text.contains("note: source gone is in doubt, so nothing of what it lists"), "{text}");
     assert!(text.contains("orders.mesh in namespace mesh\n  10.0.0.1"), "{text}");
+    // What a source publishes that does not answer is not taken for unwanted.
+    scene.write("landfall.yaml", &config("{service}.mesh", GONE));
+    let (text, succeeded) = scene.run(&["explain", "orders.mesh"]);
+    assert!(succeeded, "{text}");
+    assert!(text.contains("not known to be wanted"), "{text}");
+    assert!(!text.contains("not wanted any more"), "{text}");
     let (text, succeeded) = scene.run(&["explain", "nothing.mesh"]);
     assert!(!succeeded);
     assert!(text.contains("source gone"), "it may be there: {text}");

@@ -148,7 +148,8 @@ pub(crate) enum Needed {
     None,
 }
 
-/// Waits until the needed sources have a listing, and a little longer for one that is not in doubt.
+/// Waits until the needed sources have a listing, and a little longer for one that is not in doubt;
+/// where none is needed, as little for each.
 ///
 /// # Errors
 /// One had none in time; says why it is in doubt.
@@ -176,9 +177,10 @@ pub(crate) async fn wait_complete(
             );
             anyhow::bail!("source {name} gave no complete listing within {timeout:?}: {why}");
         }
-        if is_needed {
+        // Where none is needed each may have what was asked for.
+        if is_needed || *needed == Needed::None {
             let until = deadline.min(tokio::time::Instant::now() + DOUBT_WAIT);
-            let sure = state.wait_for(|state| state.doubt.is_none());
+            let sure = state.wait_for(|state| state.snapshot.is_some() && state.doubt.is_none());
             // Whoever asked is told of the doubt, and judges.
             let _in_doubt = tokio::time::timeout_at(until, sure).await;
         }

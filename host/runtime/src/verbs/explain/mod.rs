@@ -270,7 +270,11 @@ impl Scene<'_> {
                 }
                 is_known = true;
                 let standing = sink.standing(&object.id);
-                tell!(report, "not wanted any more, in sink {}: {standing}", sink.name);
+                let what = match self.once.notes().is_empty() {
+                    true => "not wanted any more",
+                    false => "not known to be wanted, for what is listed is not known in full",
+                };
+                tell!(report, "{what}, in sink {}: {standing}", sink.name);
                 report.document(&api::to_yaml(object, self.owner, ApiVersion::V1)?);
             }
         }
