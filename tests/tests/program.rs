@@ -202,3 +202,34 @@ fn a_slow_candidate_keeps_nobody_waiting() {
     assert!(slowest < Duration::from_secs(2), "{slowest:?}");
     assert!(began.elapsed() > Duration::from_secs(2), "the candidate was slow");
 }
+
+#[test]
+fn connections_that_say_nothing_keep_nobody_out() {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpStream;
+    let scene = Scene { folder: tempfile::tempdir().unwrap() };
+    scene.write("registry.yaml", REGISTRY);
+    scene.write("landfall.yaml", &config("{service}.mesh", FILE));
+    let running = scene.program().start(&["run"]).unwrap();
+    assert!(scene.wait_until(|out| out.len() == 2).is_some(), "{}", running.log());
+    let log = running.log();
+    let port = log.split("address=127.0.0.1:").nth(1).unwrap();
+    let port: u16 = port.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap();
+    let silent: Vec<TcpStream> = (0..100)
+        .map(|_| {
+            let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            stream.write_all(b"GET /hea").unwrap();
+            stream
+        })
+        .collect();
+    let open = fs::read_dir(format!("/proc/{}/fd", running.id())).unwrap().count();
+    assert!(open < 150, "{open} file descriptors");
+    // Those go when their time is over, and the next ones wait for that.
+    let mut asked = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    asked.set_read_timeout(Some(WAIT_MAX)).unwrap();
+    asked.write_all(b"GET /healthz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    let _ = asked.read_to_string(&mut answer);
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer:?}");
+    drop(silent);
+}

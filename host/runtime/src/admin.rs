@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tracing::info;
 
+use crate::bounded::{Bounded, Peer};
 use crate::event::Event;
 use crate::metrics::Metrics;
 use crate::status::Status;
@@ -55,8 +56,8 @@ impl Admin {
             .with_state(Shared { status, metrics, events });
         let task = tokio::spawn(async move {
             // Ends only with the process; accept errors are handled within.
-            let service = router.into_make_service_with_connect_info::<SocketAddr>();
-            let _ = axum::serve(listener, service).await;
+            let service = router.into_make_service_with_connect_info::<Peer>();
+            let _ = axum::serve(Bounded::new(listener), service).await;
         });
         Ok(Self { task })
     }
@@ -103,7 +104,7 @@ async fn metrics_text(State(shared): State<Shared>) -> Response {
 /// Lets go what the deletion budget holds. For who is on the same machine or in the same pod only,
 /// whatever address is served, and not for pages in a browser: this disarms the guard.
 async fn release(
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    ConnectInfo(Peer(peer)): ConnectInfo<Peer>,
     State(shared): State<Shared>,
     headers: HeaderMap,
 ) -> Response {

@@ -2,6 +2,7 @@
 
 mod admin;
 mod args;
+mod bounded;
 mod candidate;
 mod clock;
 pub mod config;
