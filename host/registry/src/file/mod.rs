@@ -47,6 +47,8 @@ const WRITER_WAIT_MAX: Duration = Duration::from_secs(2);
 // Between two looks at a file that may be being written. Whoever writes a listing hands over its
 // pieces within microseconds of each other, and the start must not take long.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+// Editors and scripts move a file of a folder away before they write the new one.
+const GONE_WAIT: Duration = Duration::from_millis(500);
 // Listings that somebody began to write while they were read, in a row, until that is a doubt.
 const READS_MAX: usize = 3;
 
@@ -215,6 +217,7 @@ impl File {
     ) -> (State, bool) {
         out.metrics().count_request();
         let path = self.settings.path.clone();
+        let before = state.stamp.clone();
         // Parsing 30 MB takes a second; not on a thread that others wait for.
         let loaded = tokio::task::spawn_blocking(move || state.read(path)).await;
         // A panic of the reader is the only way to an error; it would be a defect here.
@@ -230,6 +233,13 @@ impl File {
                 {
                     return (state, false);
                 }
+                let is_gone = |now: &Stamp| before.as_ref().is_some_and(|b| now.lacks_of(b));
+                if state.stamp.as_ref().is_some_and(is_gone) && !state.waited_for_gone {
+                    (state.stamp, state.waited_for_gone) = (before, true);
+                    sleep(GONE_WAIT).await;
+                    return (state, false);
+                }
+                state.waited_for_gone = false;
                 state.snapshot = Some(snapshot.clone());
                 out.complete(snapshot, findings);
             }
@@ -259,6 +269,8 @@ struct State {
     stamp: Option<Stamp>,
     snapshot: Option<Snapshot>,
     failed: bool,
+    /// Whether a file that is gone was waited for.
+    waited_for_gone: bool,
 }
 
 type Loaded = Result<(Snapshot, Vec<Finding>), Trouble>;

@@ -163,6 +163,12 @@ impl Stamp {
         Ok(Self(stamps))
     }
 
+    /// Whether a file is not there that was there `before`.
+    pub(super) fn lacks_of(&self, before: &Self) -> bool {
+        let is_here = |path: &PathBuf| self.0.iter().any(|(known, _)| known == path);
+        !before.0.iter().all(|(path, _)| is_here(path))
+    }
+
     /// The files themselves, links followed.
     pub(super) fn targets(&self) -> impl Iterator<Item = &Path> {
         self.0.iter().map(|(_, stamp)| stamp.target.as_path())

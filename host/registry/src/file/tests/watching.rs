@@ -145,6 +145,26 @@ async fn a_folder_of_files() {
 
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_moved_away_and_written_anew_was_there_all_along() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    fs::write(path("a.yaml"), listing(&["a"])).unwrap();
+    fs::write(path("b.yaml"), listing(&["b"])).unwrap();
+    let mut watched = Watched::start(folder.path(), NO_POLL);
+    watched.until(&["a", "b"], None).await;
+    watched.state.mark_unchanged();
+    for gap in [15, 200] {
+        fs::rename(path("a.yaml"), path("a.yaml~")).unwrap();
+        tokio::time::sleep(Duration::from_millis(gap)).await;
+        fs::write(path("a.yaml"), listing(&["a"])).unwrap();
+        tokio::time::sleep(Duration::from_millis(900)).await;
+        assert!(!watched.state.has_changed().unwrap(), "gap of {gap} ms");
+    }
+    fs::remove_file(path("a.yaml")).unwrap();
+    assert!(watched.until(&["b"], None).await < SOON);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn kubernetes_swaps_a_link() {
     use std::os::unix::fs::symlink;
     let folder = tempfile::tempdir().unwrap();
