@@ -171,7 +171,8 @@ fn a_slow_candidate_keeps_nobody_waiting() {
     let scene = Scene { folder: tempfile::tempdir().unwrap() };
     scene.write("registry.yaml", &many(1000));
     fs::write(scene.folder.path().join("policy.wasm"), hostile("harmless")).unwrap();
-    let policies = "policies:\n  - {name: p, component: {file: policy.wasm}}\n";
+    // Each call may take long, for the machine may be busy.
+    let policies = "policies:\n  - {name: p, component: {file: policy.wasm}, limits: {time: 2s}}\n";
     scene.write("landfall.yaml", &(config("{service}.mesh", FILE) + policies));
     let running = scene.program().start(&["run"]).unwrap();
     assert!(scene.wait_until(|out| out.len() == 1000).is_some(), "{}", running.log());
@@ -199,8 +200,9 @@ fn a_slow_candidate_keeps_nobody_waiting() {
         let took = scene.wait_until(is_there);
         slowest = slowest.max(took.unwrap());
     }
-    assert!(slowest < Duration::from_secs(2), "{slowest:?}");
-    assert!(began.elapsed() > Duration::from_secs(2), "the candidate was slow");
+    let judged_in = began.elapsed();
+    assert!(judged_in > Duration::from_secs(2), "{judged_in:?} is not slow");
+    assert!(slowest * 2 < judged_in, "{slowest:?} of {judged_in:?}");
 }
 
 #[test]
