@@ -31,7 +31,7 @@ use crate::api::{
     self, ApiVersion, Body, Extra, Manifest, MeshObject, Owner, ParseError, Read, ServiceEntry,
     Spec, WorkloadEntry,
 };
-use crate::sink::{Applied, Outcome, Step, Stuck};
+use crate::sink::{Applied, Outcome, Step, Stuck, with_cause};
 
 /// A folder, and what is known to be in it. Its calls block.
 #[derive(Debug)]
@@ -498,12 +498,6 @@ fn file_name(id: &ObjectId) -> String {
         }
         Some(_) | None => format!("{prefix}{}.yaml", id.name),
     }
-}
-
-/// An error with what caused it.
-fn with_cause(error: &dyn std::error::Error) -> String {
-    let cause = error.source().map(|cause| format!(": {cause}"));
-    format!("{error}{}", cause.unwrap_or_default())
 }
 
 fn outcome_of(path: &Path, error: &io::Error) -> Outcome {

@@ -113,9 +113,8 @@ impl Journal {
     /// # Errors
     /// It is there and cannot be read.
     pub(super) fn open(path: PathBuf, owner: Owner) -> Result<(Self, Recovered), JournalError> {
-        let recovered = recover(&path, &owner)
+        let (recovered, lines) = recover(&path, &owner)
             .map_err(|source| JournalError::Read { path: path.clone(), source })?;
-        let (recovered, lines) = recovered;
         Ok((Self { path, owner, file: None, lines }, recovered))
     }
 

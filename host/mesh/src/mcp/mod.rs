@@ -42,7 +42,7 @@ use self::journal::{Change, Entry, Journal, Recovered};
 use self::server::{Ads, Encoded, Published};
 use crate::api::{self, MeshObject, Owner, Resolution, ServiceEntry};
 use crate::kube::Observation;
-use crate::sink::{Applied, Outcome, Step};
+use crate::sink::{Applied, Outcome, Step, with_cause};
 
 /// What the server needs to know.
 #[derive(Clone, Debug)]
@@ -148,8 +148,7 @@ impl McpSink {
                 .map_err(|source| McpError::Identity { path: tls.cert_file, source })?;
         }
         let (journal, recovered) = Journal::open(journal, owner)?;
-        let sink = Self::recovered(journal, recovered, addresses, listen).await?;
-        let (sink, listener) = sink;
+        let (sink, listener) = Self::recovered(journal, recovered, addresses, listen).await?;
         let ads = Ads::new(sink.states.subscribe());
         tokio::spawn(async move {
             let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
@@ -191,10 +190,12 @@ impl McpSink {
         };
         served.encoded =
             served.entries.iter().map(|(id, entry)| (id.clone(), encoded(entry))).collect();
+        let ours = served.entries.iter().map(|(id, e)| (id.clone(), Arc::clone(&e.object)));
+        let observed = Observed { ours: ours.collect(), ..Observed::default() };
         let (states, _) = watch::channel(None);
-        let (observation, _) = watch::channel(Observation::default());
+        let (observation, _) = watch::channel(Observation::whole(observed));
         let sink = Self { served: Mutex::new(served), states, observation, address };
-        sink.publish(&mut sink.served());
+        sink.publish(&sink.served());
         Ok((Arc::new(sink), listener))
     }
 
@@ -215,7 +216,7 @@ impl McpSink {
         let mut served = self.served();
         if !served.is_complete {
             served.is_complete = true;
-            self.publish(&mut served);
+            self.publish(&served);
         }
     }
 
@@ -225,14 +226,23 @@ impl McpSink {
         let mut served = self.served();
         let outcome = served.take(steps, now);
         if outcome.is_ok() {
-            self.publish(&mut served);
+            // Changed in place, so that who compares walks only what changed.
+            self.observation.send_modify(|seen| {
+                for step in steps {
+                    match step.to() {
+                        Some(to) => seen.observed.ours.insert(step.id().clone(), Arc::clone(to)),
+                        None => seen.observed.ours.remove(step.id()),
+                    };
+                }
+            });
+            self.publish(&served);
         }
         let one = |step: &Step| Applied {
             id: step.id().clone(),
             verb: step.verb(),
             outcome: match &outcome {
                 Ok(()) => Outcome::Done(step.to().cloned()),
-                Err(error) => Outcome::Unavailable(error.to_string()),
+                Err(error) => Outcome::Unavailable(with_cause(error)),
             },
             attempts: 1,
         };
@@ -243,14 +253,11 @@ impl McpSink {
         self.served.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells the line what there is, and control planes if it may be told.
-    fn publish(&self, served: &mut Served) {
-        let ours =
-            served.entries.iter().map(|(id, e)| (id.clone(), Arc::clone(&e.object))).collect();
-        let observed = Observed { ours, ..Observed::default() };
-        self.observation.send_replace(Observation::whole(observed));
+    /// Tells control planes what there is, if it may be told.
+    fn publish(&self, served: &Served) {
         if served.is_complete {
-            self.states.send_replace(Some(Arc::new(served.state())));
+            let before = self.states.borrow().clone();
+            self.states.send_replace(Some(Arc::new(served.state(before.as_deref()))));
         }
     }
 }
@@ -333,12 +340,17 @@ impl Served {
         }
     }
 
-    fn state(&self) -> Published {
+    /// What is served now. Of a kind that did not change it is what was served `before`.
+    fn state(&self, before: Option<&Published>) -> Published {
         let of_kind = |kind: Kind| {
+            let version = self.changed.get(&kind).copied().unwrap_or_default().to_string();
+            let known = before.and_then(|before| before.resources.get(&kind));
+            if let Some(known) = known.filter(|known| known.version == version) {
+                return known.clone();
+            }
             let of_kind = || self.encoded.iter().filter(move |(id, _)| id.kind == kind);
             let mut bytes = BytesMut::with_capacity(of_kind().map(|(_, one)| one.len()).sum());
             of_kind().for_each(|(_, one)| bytes.extend_from_slice(one));
-            let version = self.changed.get(&kind).copied().unwrap_or_default().to_string();
             Encoded { bytes: bytes.freeze(), version }
         };
         let kinds = [Kind::ServiceEntry, Kind::WorkloadEntry];

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::stream::{self, BoxStream, StreamExt as _};
+use landfall_core::mesh::Kind;
 use prost::Message as _;
 use prost::bytes::{BufMut as _, Bytes};
 use tokio::sync::watch;
@@ -23,8 +24,6 @@ use tonic::codegen::{Service, http};
 use tonic::server::{Grpc, StreamingService};
 use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::{debug, info, warn};
-
-use landfall_core::mesh::Kind;
 
 use super::proto::{DiscoveryRequest, ResponseHead};
 use crate::api::GROUP;
