@@ -12,7 +12,7 @@ use imbl::OrdSet;
 
 use crate::mesh::{Body, Object, ObjectId, Tie};
 use crate::moved::{Judged, Moved, Places, Stay, Waits};
-use crate::plan::Step;
+use crate::plan::{Step, in_order};
 use crate::registry::SourceName;
 use crate::text::{OneLine, Text};
 use crate::time::Time;
@@ -190,7 +190,8 @@ pub fn guard<B: Body>(
         }
         guarded.steps.push(step);
     }
-    guarded.steps.sort_by(|a, b| (a.phase(), a.id()).cmp(&(b.phase(), b.id())));
+    // The harmless parts of held steps stand among the others.
+    in_order(&mut guarded.steps);
     guarded
 }
 

@@ -106,8 +106,13 @@ pub fn plan<'a, B: Body>(
             Next::Settled => plan.settled.push(id.clone()),
         }
     }
-    plan.steps.sort_by(|a, b| (a.phase(), a.id()).cmp(&(b.phase(), b.id())));
+    in_order(&mut plan.steps);
     plan
+}
+
+/// Puts steps into the order in which they are applied.
+pub(crate) fn in_order<B: Body>(steps: &mut [Step<B>]) {
+    steps.sort_by(|a, b| (a.phase(), a.id()).cmp(&(b.phase(), b.id())));
 }
 
 //  observed                desired   mode         next

@@ -485,6 +485,7 @@ impl Resolver<'_> {
     }
 
     fn mcp(&mut self, at: &str, mcp: &wire::McpSink) -> Option<SinkKind> {
+        self.pair(at, &mcp.cert_file, &mcp.key_file);
         let such_as = "127.0.0.1:18000 or [::]:18000";
         let listen = self.listen(&format!("{at}/listen"), &mcp.listen, such_as);
         let addresses = match mcp.virtual_addresses.as_deref().map(str::parse).transpose() {
@@ -498,16 +499,11 @@ impl Resolver<'_> {
                 return None;
             }
         };
-        let tls = match (&mcp.cert_file, &mcp.key_file) {
-            (Some(cert_file), Some(key_file)) => {
-                Some(TlsIdentity { cert_file: self.path(cert_file), key_file: self.path(key_file) })
-            }
-            (None, None) => None,
-            _ => {
-                self.problem(at, "a certificate needs both certFile and keyFile");
-                return None;
-            }
-        };
+        let files = mcp.cert_file.as_ref().zip(mcp.key_file.as_ref());
+        let tls = files.map(|(cert, key)| TlsIdentity {
+            cert_file: self.path(cert),
+            key_file: self.path(key),
+        });
         Some(SinkKind::Mcp { listen: listen?, journal: self.path(&mcp.journal), addresses, tls })
     }
 

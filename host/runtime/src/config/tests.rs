@@ -290,8 +290,9 @@ fn servers_have_addresses_of_their_own() {
 "#,
         expect![[r#"
             3:5: a sink above has this address or this journal already; keep one of them
+            4:5: certFile and keyFile go together; set both or none
             4:50: "virtualAddresses": "240.241.0.1/16" is not a range of addresses; it must be an address with its host part zero, a slash and the length of the network, such as 240.241.0.0/16
-            5:5: a certificate needs both certFile and keyFile
+            5:5: certFile and keyFile go together; set both or none
             5:11: "listen" is "here", but must be an IP address and a port, such as 127.0.0.1:18000 or [::]:18000"#]],
     );
 }
