@@ -388,6 +388,11 @@ pub(crate) async fn parsed<T: Send + 'static, E: Display + Send + 'static>(
 fn read_small(path: &Path, bytes_max: u64) -> Result<Vec<u8>, HttpError> {
     let failed = |source| HttpError::File { path: path.to_owned(), source };
     let mut bytes = Vec::new();
+    // Opening a pipe waits for somebody to write into it, and a device may have no end.
+    if !fs::metadata(path).map_err(failed)?.is_file() {
+        let problem = "it is not a regular file";
+        return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, problem)));
+    }
     let file = fs::File::open(path).map_err(failed)?;
     // One byte more than is allowed, to notice that there is more.
     file.take(bytes_max + 1).read_to_end(&mut bytes).map_err(failed)?;
@@ -440,6 +445,24 @@ mod tests {
         assert_eq!(read_small(&path, 300_000).unwrap().len(), 300_000);
         let error = read_small(&path, SECRET_BYTES_MAX).unwrap_err().to_string();
         assert!(error.ends_with("bundle.pem: it has more than 65536 bytes"), "{error}");
+    }
+
+    #[test]
+    fn what_may_never_end_is_no_secret() {
+        let folder = tempfile::tempdir().unwrap();
+        let (pipe, link) = (folder.path().join("pipe"), folder.path().join("link"));
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        std::os::unix::fs::symlink(&pipe, &link).unwrap();
+        for path in [pipe.as_path(), &link, Path::new("/dev/zero"), folder.path()] {
+            let error = SecretFile::new("the token", path.to_owned()).header().unwrap_err();
+            let error = error.to_string();
+            assert!(error.ends_with(": it is not a regular file"), "{error}");
+        }
+        let file = folder.path().join("file");
+        fs::write(&file, "hush\n").unwrap();
+        fs::remove_file(&link).unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        assert_eq!(SecretFile::new("the token", link).header().unwrap(), "hush");
     }
 
     #[test]

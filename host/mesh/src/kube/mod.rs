@@ -25,12 +25,14 @@ mod tests;
 mod wire;
 
 use std::fmt;
+use std::fs;
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 pub use kube::Client;
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use landfall_core::text::Text;
 use tokio::sync::{Semaphore, watch};
 
@@ -134,6 +136,11 @@ pub async fn connect(connection: &Connection) -> Result<Client, ConnectError> {
         Some(path) => {
             let failed =
                 |source| ConnectError::Kubeconfig { path: path.clone(), source: Box::new(source) };
+            // Opening a pipe waits for somebody to write into it. What is not there is told below.
+            if fs::metadata(path).is_ok_and(|meta| !meta.is_file()) {
+                let problem = io::Error::other("it is not a regular file");
+                return Err(failed(KubeconfigError::ReadConfig(problem, path.clone())));
+            }
             let kubeconfig = Kubeconfig::read_from(path).map_err(failed)?;
             kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(failed)?
         }

@@ -13,7 +13,7 @@ use super::fake::{self, Fake, Says};
 use super::observe::News;
 use super::store::{Listing, Observation, Version};
 use super::wire::{Sighting, sight};
-use super::{KubeOptions, KubeSink};
+use super::{Connection, KubeOptions, KubeSink, connect};
 use crate::api::{Owner, ServiceEntryWire, Wire, WorkloadEntryWire};
 use crate::validate::validate;
 
@@ -321,4 +321,17 @@ async fn a_server_that_takes_requests_and_says_nothing_is_told_of() {
         () = tokio::time::sleep(day) => panic!("it waits for ever"),
     };
     assert_eq!(condition.code, "kube_unreachable");
+}
+
+#[tokio::test]
+async fn a_kubeconfig_that_may_never_end_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for path in [pipe, "/dev/zero".into()] {
+        let connection = Connection { kubeconfig: Some(path), context: None };
+        let error = connect(&connection).await.err().unwrap();
+        let why = super::error::message_of(&error);
+        assert!(why.contains("it is not a regular file"), "{why}");
+    }
 }
