@@ -208,11 +208,14 @@ fn line(line: &Line, out: &mut Vec<u8>) {
 /// Reads the file, and counts its lines.
 fn recover(path: &Path, owner: &Owner) -> io::Result<(Recovered, usize)> {
     let mut recovered = Recovered::default();
-    let file = match File::open(path) {
-        Ok(file) => file,
+    match fs::metadata(path) {
+        Ok(meta) if meta.is_file() => {}
+        // Opening a pipe waits for somebody to write into it.
+        Ok(_) => return Err(io::Error::other("it is not a regular file")),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((recovered, 0)),
         Err(error) => return Err(error),
-    };
+    }
+    let file = File::open(path)?;
     recovered.is_there = true;
     let mut reader = BufReader::new(file);
     let mut lines = 0;

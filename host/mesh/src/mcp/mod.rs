@@ -15,8 +15,8 @@ mod server;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -90,6 +90,12 @@ pub enum McpError {
         /// Why.
         source: io::Error,
     },
+    /// Reading files ended early, which is a defect of Landfall.
+    #[error("failed to read the journal and the certificate")]
+    Ended {
+        /// How.
+        source: tokio::task::JoinError,
+    },
     /// The certificate and the key do not make an identity.
     #[error("failed to use the certificate {} and its key", path.display())]
     Identity {
@@ -102,6 +108,8 @@ pub enum McpError {
 
 /// Finds out that a control plane is gone whose connection was cut without a word.
 const KEEPALIVE: Duration = Duration::from_secs(30);
+/// A thousand times what a chain of certificates has.
+const PEM_BYTES_MAX: u64 = 1 << 20;
 /// Streams of one connection; istiod has one.
 const STREAMS_MAX: u32 = 16;
 
@@ -137,17 +145,15 @@ impl McpSink {
         stop: CancellationToken,
     ) -> Result<Arc<Self>, McpError> {
         let McpOptions { listen, journal, addresses, tls, owner } = options;
+        let read = move || Ok((tls_config(tls)?, Journal::open(journal, owner)?));
+        let (tls, (journal, recovered)) = beside(read).await?;
         let mut builder = Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE))
             .max_concurrent_streams(STREAMS_MAX);
-        if let Some(tls) = tls {
-            let identity = Identity::from_pem(pem(&tls.cert_file)?, pem(&tls.key_file)?);
-            let config = ServerTlsConfig::new().identity(identity);
-            builder = builder
-                .tls_config(config)
-                .map_err(|source| McpError::Identity { path: tls.cert_file, source })?;
+        if let Some((config, path)) = tls {
+            builder =
+                builder.tls_config(config).map_err(|source| McpError::Identity { path, source })?;
         }
-        let (journal, recovered) = Journal::open(journal, owner)?;
         let (sink, listener) = Self::recovered(journal, recovered, addresses, listen).await?;
         let ads = Ads::new(sink.states.subscribe());
         tokio::spawn(async move {
@@ -266,8 +272,8 @@ impl McpSink {
 ///
 /// # Errors
 /// It cannot be read.
-pub fn look(journal: &Path, owner: &Owner) -> Result<Observation, JournalError> {
-    let (_, recovered) = Journal::open(journal.to_owned(), owner.clone())?;
+pub async fn look(journal: PathBuf, owner: Owner) -> Result<Observation, McpError> {
+    let (_, recovered) = beside(move || Ok(Journal::open(journal, owner)?)).await?;
     let ours = recovered.entries.into_iter().map(|(id, entry)| (id, entry.object)).collect();
     Ok(Observation::whole(Observed { ours, ..Observed::default() }))
 }
@@ -370,8 +376,37 @@ fn encoded(entry: &Entry) -> Bytes {
     proto::Resources { resources: vec![resource] }.encode_to_vec().into()
 }
 
+/// What `read` makes of files, beside the threads that others wait for: a journal of 100,000 objects
+/// takes seconds.
+async fn beside<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, McpError> + Send + 'static,
+) -> Result<T, McpError> {
+    let ended = |error: tokio::task::JoinError| McpError::Ended { source: error };
+    tokio::task::spawn_blocking(read).await.map_err(ended)?
+}
+
+/// What the server proves its name with, and the file with its certificate.
+fn tls_config(tls: Option<TlsIdentity>) -> Result<Option<(ServerTlsConfig, PathBuf)>, McpError> {
+    let Some(TlsIdentity { cert_file, key_file }) = tls else { return Ok(None) };
+    let identity = Identity::from_pem(pem(&cert_file)?, pem(&key_file)?);
+    Ok(Some((ServerTlsConfig::new().identity(identity), cert_file)))
+}
+
+/// All of a file, which must be a regular one: opening a pipe waits for somebody to write into it,
+/// and a device may have no end.
 fn pem(path: &Path) -> Result<Vec<u8>, McpError> {
-    fs::read(path).map_err(|source| McpError::Tls { path: path.to_owned(), source })
+    let failed = |source| McpError::Tls { path: path.to_owned(), source };
+    if !fs::metadata(path).map_err(failed)?.is_file() {
+        return Err(failed(io::Error::other("it is not a regular file")));
+    }
+    let mut pem = Vec::new();
+    // One byte more than is allowed, to notice that there is more.
+    let file = File::open(path).map_err(failed)?;
+    file.take(PEM_BYTES_MAX + 1).read_to_end(&mut pem).map_err(failed)?;
+    if pem.len() as u64 > PEM_BYTES_MAX {
+        return Err(failed(io::Error::other(format!("it has more than {PEM_BYTES_MAX} bytes"))));
+    }
+    Ok(pem)
 }
 
 impl std::fmt::Debug for McpSink {

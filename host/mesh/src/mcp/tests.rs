@@ -12,7 +12,7 @@ use landfall_core::text::Text;
 use landfall_core::time::Time;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{McpOptions, McpSink};
+use super::{McpError, McpOptions, McpSink, PEM_BYTES_MAX, TlsIdentity};
 use crate::api::{
     Body, EndpointAddress, Endpoints, MeshObject, Owner, Resolution, ServiceEntry, Spec,
     WorkloadEntry,
@@ -29,15 +29,18 @@ struct Running {
 
 async fn start(folder: &Path) -> Running {
     let stop = CancellationToken::new();
-    let options = McpOptions {
+    let sink = McpSink::start(options(folder), stop.clone()).await.unwrap();
+    Running { sink, _stop: stop.drop_guard() }
+}
+
+fn options(folder: &Path) -> McpOptions {
+    McpOptions {
         listen: "127.0.0.1:0".parse().unwrap(),
         journal: folder.join("journal"),
         addresses: Some("240.241.0.0/24".parse().unwrap()),
         tls: None,
         owner: Owner::parse("me").unwrap(),
-    };
-    let sink = McpSink::start(options, stop.clone()).await.unwrap();
-    Running { sink, _stop: stop.drop_guard() }
+    }
 }
 
 fn object(name: &str, endpoint: &str) -> Arc<MeshObject> {
@@ -172,4 +175,46 @@ async fn a_long_journal_is_written_anew() {
     drop(running);
     let running = start(folder.path()).await;
     assert_eq!(served(&running.sink)["a.mesh"].1, "240.241.0.1");
+}
+
+#[tokio::test]
+async fn a_certificate_that_may_never_end_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (pipe, large) = (folder.path().join("pipe"), folder.path().join("large"));
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    fs::write(&large, vec![b'x'; usize::try_from(PEM_BYTES_MAX).unwrap() + 1]).unwrap();
+    for (file, problem) in [
+        (pipe.clone(), "it is not a regular file"),
+        ("/dev/zero".into(), "it is not a regular file"),
+        (large, "it has more than 1048576 bytes"),
+    ] {
+        let tls = Some(TlsIdentity { cert_file: file, key_file: pipe.clone() });
+        let options = McpOptions { tls, ..options(folder.path()) };
+        let refused = McpSink::start(options, CancellationToken::new()).await;
+        let Err(McpError::Tls { source, .. }) = refused else { panic!("{refused:?}") };
+        assert_eq!(source.to_string(), problem);
+    }
+    let journal = McpOptions { journal: pipe, ..options(folder.path()) };
+    let refused = McpSink::start(journal, CancellationToken::new()).await;
+    assert!(matches!(refused, Err(McpError::Journal(_))), "{refused:?}");
+}
+
+#[test]
+fn files_are_read_beside_the_threads_that_others_wait_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(1)
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let taken = tokio::task::spawn_blocking(move || released.recv());
+        let mut starting = Box::pin(start(folder.path()));
+        let pause = std::time::Duration::from_millis(50);
+        assert!(tokio::time::timeout(pause, &mut starting).await.is_err(), "read on this thread");
+        release.send(()).unwrap();
+        starting.await;
+        taken.await.unwrap().unwrap();
+    });
 }

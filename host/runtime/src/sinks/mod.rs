@@ -123,7 +123,8 @@ impl RunningSink {
                 let name = format!("mcp:{listen}");
                 let failed = || format!("failed to set up sink {name}");
                 if used == Use::Look {
-                    let seen = mcp::look(journal, owner).with_context(failed)?;
+                    let seen = mcp::look(journal.clone(), owner.clone()).await;
+                    let seen = seen.with_context(failed)?;
                     (name, Running::Journal, watch::Sender::new(seen).subscribe())
                 } else {
                     let options = McpOptions {
