@@ -217,6 +217,21 @@ fn hosts_that_moved_over_a_restart_have_their_grace_time() {
 }
 
 #[test]
+fn services_that_move_to_one_host_over_a_restart_are_not_lost() {
+    let state = world::state(world::snapshot(40, 1));
+    let mut before = World::new(Observed::default(), OPEN);
+    before.settle(&state);
+    let mut world = World::new(before.held, DEFAULT);
+    let host = Template::parse("all.mesh").unwrap();
+    let joined = Rules::new(Defaults { host, ..world::defaults() }, vec![]);
+    world.change_rules(&joined, &[]).unwrap();
+    assert_eq!(verbs(&world.round(&state)), ["create"]);
+    world.now = world.now.plus(GRACE);
+    assert_eq!(verbs(&world.round(&state)), ["empty"; 40], "they are at the one host");
+    world.settle(&state);
+}
+
+#[test]
 fn one_host_in_two_namespaces_is_told_while_both_are_there() {
     let mut world = World::new(Observed::default(), OPEN);
     let template = |text: &str| Template::parse(text).unwrap();

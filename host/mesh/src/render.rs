@@ -15,8 +15,9 @@ use landfall_core::registry::{Locality, ServiceId};
 use landfall_core::text::{Interner, Text};
 
 use crate::api::{
-    self, Body, EndpointAddress, Endpoints, Location, MeshObject, ORIGINS_ANNOTATION, OWNER_LABEL,
-    Owner, Resolution, SERVICE_LABEL, ServiceEntry, ServicePort, Spec, WorkloadEntry,
+    self, Body, EndpointAddress, Endpoints, Location, MeshObject, ORIGINS_ANNOTATION,
+    ORIGINS_LEN_MAX, OWNER_LABEL, Owner, Resolution, SERVICE_LABEL, ServiceEntry, ServicePort,
+    Spec, WorkloadEntry,
 };
 use crate::name;
 use crate::settings::{self, Settings};
@@ -69,10 +70,8 @@ pub struct Rendered {
 /// How the finding begins of an object that is not written at all. Everything that Istio would
 /// refuse should have been left out of it before.
 pub const REFUSED_WHOLE: &str = "Istio would refuse it, so it is not written";
-// Enough to find the way back to the registry, and 8 is more than share a host for a reason; each
-// WorkloadEntry repeats its own.
-const ORIGINS_MAX: usize = 8;
-const ORIGINS_LEN_MAX: usize = 512;
+// Enough to find the way back to the registry; each WorkloadEntry repeats its own.
+const ORIGIN_LEN_MAX: usize = 512;
 
 /// The objects that stand for `service`.
 #[must_use]
@@ -452,20 +451,21 @@ fn export_to(service: &MeshService, settings: &Settings, options: &RenderOptions
 
 /// The services of registries that are published in an object, one a line, as
 /// [`ORIGINS_ANNOTATION`] says. Names are free text: one with a line break in it is altered as
-/// all with control characters are, and one that is too long is shortened.
+/// all with control characters are, and one that is too long is shortened. Where not all fit, the
+/// object counts as one of which it is not known what feeds it.
 fn origins<'a>(services: impl ExactSizeIterator<Item = &'a ServiceId>) -> Text {
     let count = services.len();
     let (mut text, mut listed, mut altered) = (String::new(), 0, false);
-    for service in services.take(ORIGINS_MAX) {
+    for service in services {
         let origin = service.to_string();
-        if listed > 0 && text.len() + origin.len() > ORIGINS_LEN_MAX {
+        let end = origin.floor_char_boundary(ORIGIN_LEN_MAX);
+        let shown = origin[..end].replace(char::is_control, "?");
+        if text.len() + shown.len() >= ORIGINS_LEN_MAX {
             break;
         }
         if listed > 0 {
             text.push('\n');
         }
-        let end = origin.floor_char_boundary(ORIGINS_LEN_MAX);
-        let shown = origin[..end].replace(char::is_control, "?");
         altered |= shown != origin;
         text.push_str(&shown);
         listed += 1;

@@ -8,8 +8,8 @@ use landfall_core::text::Text;
 
 use super::print::json_len;
 use super::{
-    Body, EndpointAddress, Endpoints, ORIGINS_ANNOTATION, Resolution, ServiceEntry, Spec,
-    WorkloadEntry,
+    Body, EndpointAddress, Endpoints, ORIGINS_ANNOTATION, ORIGINS_LEN_MAX, Resolution,
+    ServiceEntry, Spec, WorkloadEntry,
 };
 
 /// Most inline endpoints of a ServiceEntry: the CRD's limit.
@@ -46,20 +46,31 @@ fn inline(body: &Body) -> Option<(&ServiceEntry, &[WorkloadEntry])> {
     }
 }
 
-/// What feeds either. A remark of either, that its list is not whole, stays.
+/// What feeds either. A remark of either, that its list is not whole, stays, and one is added where
+/// the list becomes too long.
 fn with_origins(annotations: &Pairs, older: &Pairs) -> Pairs {
-    let lines = |pairs: &Pairs| -> Vec<String> {
-        let text = pairs.get(ORIGINS_ANNOTATION).map(ToString::to_string).unwrap_or_default();
-        text.split('\n').filter(|line| !line.is_empty()).map(str::to_owned).collect()
-    };
-    let mut all = lines(annotations);
-    for line in lines(older) {
-        if !all.contains(&line) {
-            all.push(line);
+    let text_of = |pairs: &Pairs| pairs.get(ORIGINS_ANNOTATION).cloned().unwrap_or_default();
+    let (text, older) = (text_of(annotations), text_of(older));
+    let (mut seen, mut all, mut is_cut) = (BTreeSet::new(), String::new(), false);
+    for line in text.split('\n').chain(older.split('\n')) {
+        if line.is_empty() || !seen.insert(line) {
+            continue;
         }
+        let is_remark = !line.contains('/');
+        if !is_remark && all.len() + line.len() >= ORIGINS_LEN_MAX {
+            is_cut = true;
+            continue;
+        }
+        if !all.is_empty() {
+            all.push('\n');
+        }
+        all.push_str(line);
+    }
+    if is_cut {
+        all.push_str("\n(and more)");
     }
     let key = Text::from(ORIGINS_ANNOTATION);
     let others = annotations.iter().filter(|(known, _)| known.as_ref() != ORIGINS_ANNOTATION);
     let others = others.map(|(key, value)| (key.clone(), value.clone()));
-    others.chain([(key, Text::from(all.join("\n")))]).collect()
+    others.chain([(key, Text::from(all))]).collect()
 }

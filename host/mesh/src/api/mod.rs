@@ -48,6 +48,9 @@ pub const REMOVED_AT_ANNOTATION: &str = "landfall.dev/removed-at";
 /// Which services of registries are published in an object, one a line. A line without a slash,
 /// which every service has behind its source, is a remark: the list is not whole.
 pub const ORIGINS_ANNOTATION: &str = "landfall.dev/origins";
+/// Bytes of that list, but for remarks: half of what Kubernetes takes for all annotations together,
+/// of which policies may fill 32 KiB, and some 4,000 services. More make a list that is not whole.
+pub const ORIGINS_LEN_MAX: usize = 128 << 10;
 /// Labels and annotations that no policy may set.
 pub const RESERVED_PREFIX: &str = "landfall.dev/";
 

@@ -582,10 +582,13 @@ fn shared(names: &[&str]) -> MeshService {
 
 #[test]
 fn origins_are_whole_or_not_said() {
+    use landfall_core::mesh::Body as _;
     let long = "n".repeat(600);
     let long = long.as_str();
-    let nine: Vec<String> = (0..9).map(|n| format!("s{n}")).collect();
-    let nine: Vec<&str> = nine.iter().map(String::as_str).collect();
+    let many: Vec<String> = (0..4000).map(|n| format!("{n:04}-{:x>20}", "")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let wide: Vec<String> = (0..300).map(|n| format!("{n:03}-{:x>450}", "")).collect();
+    let wide: Vec<&str> = wide.iter().map(String::as_str).collect();
     for (names, whole) in [
         (vec!["a"], true),
         (vec!["a, b", "c and 3 more", "d\"/e", "ü "], true),
@@ -594,8 +597,9 @@ fn origins_are_whole_or_not_said() {
         (vec!["a\u{7f}"], false),
         (vec!["a", long], false),
         (vec![long], false),
-        (nine[..8].to_vec(), true),
-        (nine, false),
+        (many, true),
+        (wide[..200].to_vec(), true),
+        (wide, false),
     ] {
         let service = shared(&names);
         let expected: Vec<String> =
@@ -609,8 +613,20 @@ fn origins_are_whole_or_not_said() {
         let said: Vec<String> = of_endpoints.flatten().flatten().map(str::to_owned).collect();
         assert!(said.iter().all(|origin| expected.contains(origin)), "{said:?}");
         let text = entry.annotations.get(ORIGINS_ANNOTATION).unwrap();
-        assert!(text.len() < 2 * ORIGINS_LEN_MAX, "{text}");
+        assert!(text.len() < ORIGINS_LEN_MAX + 100, "{text}");
     }
+    // What stays together for a while has the origins of both, within the same bound.
+    let names: Vec<String> = (0..600).map(|n| format!("{n:03}-{:x>450}", "")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let body = |names: &[&str]| Arc::clone(&render(&shared(names), &auto()).objects[0].body);
+    let together = |one: &[&str], other: &[&str]| {
+        let joined = body(one).with_endpoints_of(&body(other)).unwrap();
+        let text = joined.annotations.get(ORIGINS_ANNOTATION).unwrap();
+        assert!(text.len() < ORIGINS_LEN_MAX + 100, "{text}");
+        joined.origins().map(Iterator::count)
+    };
+    assert_eq!(together(&names[..100], &names[50..200]), Some(200));
+    assert_eq!(together(&names[..200], &names[100..400]), None);
     let stranger = Body {
         annotations: Pairs::default(),
         ..(*render(&shared(&["a"]), &auto()).objects[0].body).clone()
