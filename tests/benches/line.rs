@@ -54,7 +54,11 @@ fn states(snapshot: &Snapshot) -> BTreeMap<SourceName, SourceState> {
 
 fn line(rules: Arc<Rules>) -> Line {
     let workers = Workers::start(2).expect("two threads");
-    let options = LineOptions { render: Default::default(), grace: Duration::from_secs(30) };
+    let options = LineOptions {
+        render: Default::default(),
+        sharing: Arc::default(),
+        grace: Duration::from_secs(30),
+    };
     let mut line = Line::new(workers, rules, options);
     line.add_source(world::source(), "consul");
     line

@@ -38,7 +38,11 @@ fn main() {
     let link = Link { revision, selector: Selector::default() };
     let rules = Rules::new(world::defaults(), vec![link]);
     let workers = Workers::start(2).expect("two threads");
-    let options = LineOptions { render: Default::default(), grace: Duration::from_secs(30) };
+    let options = LineOptions {
+        render: Default::default(),
+        sharing: Arc::default(),
+        grace: Duration::from_secs(30),
+    };
     let mut line = Line::new(workers, rules, options);
     line.add_source(world::source(), "consul");
 

@@ -55,6 +55,7 @@ fn rules(revision: Option<&Arc<Revision>>) -> Arc<Rules> {
         namespace: Template::parse("mesh-registry").expect("a template"),
         labels: Vec::new(),
         health: vec![Health::Passing, Health::Warning],
+        own_mark: None,
     };
     let link = |revision: &Arc<Revision>| Link {
         revision: Arc::clone(revision),

@@ -53,10 +53,26 @@ impl World {
     /// One that begins with these policies.
     #[must_use]
     pub fn with(links: Vec<Link>, held: Observed<Body>, guard: GuardSettings) -> Self {
+        let options =
+            LineOptions { render: Default::default(), sharing: Arc::default(), grace: GRACE };
+        let rules = Rules::new(world::defaults(), links);
+        Self::of(&[world::source()], rules, options, held, guard)
+    }
+
+    /// One that begins with these sources.
+    #[must_use]
+    pub fn of(
+        sources: &[SourceName],
+        rules: Arc<Rules>,
+        options: LineOptions,
+        held: Observed<Body>,
+        guard: GuardSettings,
+    ) -> Self {
         let workers = Workers::start(1).expect("a thread");
-        let options = LineOptions { render: Default::default(), grace: GRACE };
-        let mut line = Line::new(workers, Rules::new(world::defaults(), links), options);
-        line.add_source(world::source(), "file");
+        let mut line = Line::new(workers, rules, options);
+        for source in sources {
+            line.add_source(source.clone(), "file");
+        }
         let sink = SinkLine::new(Mode::Sync, Vec::new(), usize::MAX);
         Self { line, sink, held, guard, now: Time::from_millis(1_000_000) }
     }

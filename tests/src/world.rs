@@ -136,5 +136,6 @@ pub fn defaults() -> landfall_core::defaults::Defaults {
             Template::parse("{meta.version}").expect("a template"),
         )],
         health: vec![Health::Passing, Health::Warning, Health::Unknown],
+        own_mark: None,
     }
 }

@@ -96,6 +96,7 @@ fn defaults() -> Defaults {
         namespace: Template::parse("mesh").unwrap(),
         labels: Vec::new(),
         health: vec![Health::Passing],
+        own_mark: None,
     }
 }
 
@@ -421,7 +422,7 @@ fn settings_of(host: &Host, name: &str) -> (Arc<MeshService>, Settings) {
     let decided = host.decide(&Rules::new(defaults(), Vec::new()), work.clone());
     let (key, endpoints) = decided.endpoints().pop_first().unwrap();
     let contribution = Contribution { origin: Arc::clone(&work.id), endpoints: endpoints.into() };
-    let service = Arc::new(gathered(key, vec![contribution]));
+    let service = Arc::new(gathered(key, vec![contribution], &Arc::default()));
     let origin = |_: &_| Origin { registry: "file", service: Some(Arc::clone(&work.service)) };
     let services = vec![Arc::clone(&service)];
     let settings = host.workers.settings(&host.rules(&policy), services, &origin).remove(0);

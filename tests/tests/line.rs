@@ -127,7 +127,7 @@ fn what_comes_is_published_though_what_goes_is_held() {
     let doubted = SourceState { doubt: Some(doubt), ..world::state(later.clone()) };
     assert_eq!(verbs(&world.round(&doubted)), ["update"]);
     let new = ["10.200.0.0", "10.200.0.1"].map(str::to_owned);
-    assert_eq!(addresses(&world), [&new[..], &before[..]].concat());
+    assert_eq!(addresses(&world), [&before[..], &new[..]].concat());
     assert_eq!(world.sink.held().len(), 1);
     assert_eq!(verbs(&world.round(&doubted)), [""; 0], "there is nothing more to do");
     // Nor after a restart, which has to know from the object what feeds it.
@@ -142,7 +142,7 @@ fn a_held_removal_leaves_what_selects_its_endpoints() {
     let state = world::state(world::snapshot(100, 3));
     let mut world = World::new(Observed::default(), DEFAULT);
     let render = RenderOptions { shape: Shape::WorkloadEntries, ..RenderOptions::default() };
-    world.line.set_options(LineOptions { render, grace: GRACE });
+    world.line.set_options(LineOptions { render, sharing: Arc::default(), grace: GRACE });
     world.settle(&state);
     let before = world.held.ours.clone();
     for _ in 0..3 {

@@ -65,6 +65,8 @@ pub enum DropReason {
     Health(Health),
     /// Its weight is zero, which for Istio would mean one.
     Weightless,
+    /// It carries our own owner mark: somebody wrote into a registry what we had published.
+    OwnExport,
     /// Something that publishing needs is missing.
     Obstacle(&'static str),
     /// A policy failed, and there is no earlier outcome to keep.
@@ -134,6 +136,9 @@ impl fmt::Display for DropReason {
             Self::Policy { policy, reason } => write!(f, "policy {policy}: {reason}"),
             Self::Health(health) => write!(f, "health is {}", health.as_str()),
             Self::Weightless => f.write_str("weight is 0"),
+            Self::OwnExport => f.write_str(
+                "its metadata has our owner mark: it is an export of what is published here already",
+            ),
             Self::Obstacle(what) => f.write_str(what),
             Self::Fault => f.write_str("a policy failed and there is no earlier outcome to keep"),
         }

@@ -22,6 +22,9 @@ pub struct Defaults {
     pub labels: Vec<(Text, Template)>,
     /// The states of health that are published. Others are not even shown to policies.
     pub health: Vec<Health>,
+    /// The key and value of metadata that whatever copies our objects into a registry takes along.
+    /// An instance with it is one that we published, and would be published again for ever.
+    pub own_mark: Option<(Text, Text)>,
 }
 
 /// What all instances of a service share, worked out once.
@@ -62,13 +65,18 @@ impl ServiceDefaults<'_> {
     /// The default mapping of `instance`, or why it is not published.
     ///
     /// # Errors
-    /// Its health is not among those to publish, or its weight is zero.
+    /// Its health is not among those to publish, its weight is zero, or it is what we published.
     pub fn mapping(
         &self,
         instance: &Instance,
         interner: &mut Interner,
         findings: &mut Vec<Finding>,
     ) -> Result<Mapping, DropReason> {
+        if let Some((key, value)) = &self.defaults.own_mark
+            && [&instance.meta, &self.service.meta].iter().any(|meta| meta.get(key) == Some(value))
+        {
+            return Err(DropReason::OwnExport);
+        }
         if !self.defaults.health.contains(&instance.health) {
             return Err(DropReason::Health(instance.health));
         }

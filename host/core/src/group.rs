@@ -8,10 +8,11 @@ use imbl::OrdMap;
 
 use crate::decision::DecidedService;
 use crate::finding::{Finding, FindingCode};
-use crate::mapping::{Port, Protocol};
+use crate::mapping::{Address, Port, Protocol};
 use crate::mesh::{Contribution, Endpoint, HostKey, MeshService};
 use crate::name::PortName;
-use crate::registry::ServiceId;
+use crate::registry::{ServiceId, SourceName};
+use crate::sharing::{Sharing, SharingMode, SharingRule};
 
 /// All services of the mesh.
 pub type MeshServices = OrdMap<HostKey, Arc<MeshService>>;
@@ -34,6 +35,7 @@ type Change = (Arc<ServiceId>, Option<Arc<[Endpoint]>>);
 pub fn group(
     mut services: MeshServices,
     redecided: &[Redecided<'_>],
+    sharing: &Sharing,
 ) -> (MeshServices, BTreeSet<HostKey>) {
     let mut changes: BTreeMap<HostKey, Vec<Change>> = BTreeMap::new();
     for change in redecided {
@@ -58,7 +60,7 @@ pub fn group(
     let mut touched = BTreeSet::new();
     for (host, changes) in changes {
         let old = services.get(&host);
-        match regrouped(&host, old, changes) {
+        match regrouped(&host, old, changes, sharing) {
             None => {
                 services.remove(&host);
             }
@@ -74,29 +76,47 @@ pub fn group(
     (services, touched)
 }
 
+/// `services` shared by other rules than they were, and the hosts that differ.
+#[must_use]
+pub fn regroup(mut services: MeshServices, sharing: &Sharing) -> (MeshServices, BTreeSet<HostKey>) {
+    let mut touched = BTreeSet::new();
+    for (host, old) in services.clone() {
+        let rule = sharing.rule(&host.namespace, &host.host);
+        if old.sharing == *rule {
+            continue;
+        }
+        let mut new = gathered(host.clone(), old.offers.clone(), rule);
+        new.settings = Arc::clone(&old.settings);
+        services.insert(host.clone(), Arc::new(new));
+        touched.insert(host);
+    }
+    (services, touched)
+}
+
 /// The service of `host` after `changes`; `None` when nobody is left.
 fn regrouped(
     host: &HostKey,
     old: Option<&Arc<MeshService>>,
     changes: Vec<Change>,
+    sharing: &Sharing,
 ) -> Option<MeshService> {
-    let mut parts: BTreeMap<Arc<ServiceId>, Arc<[Endpoint]>> = old
+    let mut offers: BTreeMap<Arc<ServiceId>, Arc<[Endpoint]>> = old
         .into_iter()
-        .flat_map(|service| &service.parts)
-        .map(|part| (Arc::clone(&part.origin), Arc::clone(&part.endpoints)))
+        .flat_map(|service| &service.offers)
+        .map(|offer| (Arc::clone(&offer.origin), Arc::clone(&offer.endpoints)))
         .collect();
     for (origin, endpoints) in changes {
         match endpoints {
-            Some(endpoints) => parts.insert(origin, endpoints),
-            None => parts.remove(&origin),
+            Some(endpoints) => offers.insert(origin, endpoints),
+            None => offers.remove(&origin),
         };
     }
-    if parts.is_empty() {
+    if offers.is_empty() {
         return None;
     }
-    let parts: Vec<Contribution> =
-        parts.into_iter().map(|(origin, endpoints)| Contribution { origin, endpoints }).collect();
-    let mut new = gathered(host.clone(), parts);
+    let offers: Vec<Contribution> =
+        offers.into_iter().map(|(origin, endpoints)| Contribution { origin, endpoints }).collect();
+    let mut new = gathered(host.clone(), offers, sharing.rule(&host.namespace, &host.host));
     if let Some(old) = old {
         new.settings = Arc::clone(&old.settings);
     }
@@ -107,9 +127,10 @@ fn regrouped(
 /// after instances makes one for each.
 const FINDINGS_MAX: usize = 20;
 
-/// A service of the mesh made of its parts, without settings.
+/// The service of the mesh that `offers` make by `rule`, without settings.
 #[must_use]
-pub fn gathered(key: HostKey, parts: Vec<Contribution>) -> MeshService {
+pub fn gathered(key: HostKey, offers: Vec<Contribution>, rule: &Arc<SharingRule>) -> MeshService {
+    let parts = shared(rule, &offers);
     let mut findings = Vec::new();
     // Parts are in the order of their origins, so those of one source stand together.
     let of_one_source = |pair: &&[Contribution]| pair[0].origin.source == pair[1].origin.source;
@@ -133,7 +154,60 @@ pub fn gathered(key: HostKey, parts: Vec<Contribution>) -> MeshService {
         let message = format!("{more} more findings are not shown; mend these first");
         findings.push(Finding::new(FindingCode::PortConflict, &key, message));
     }
-    MeshService { key, ports, parts, settings: Arc::from([]), findings }
+    let (sharing, settings) = (Arc::clone(rule), Arc::from([]));
+    MeshService { key, ports, parts, offers, sharing, settings, findings }
+}
+
+/// What of `offers` is published by `rule`, in the same order.
+fn shared(rule: &SharingRule, offers: &[Contribution]) -> Vec<Contribution> {
+    let mut sources: Vec<&SourceName> = offers.iter().map(|offer| &offer.origin.source).collect();
+    sources.sort_by_key(|source| rule.rank(source));
+    sources.dedup();
+    match (rule.mode, &*sources) {
+        (_, [] | [_]) => offers.to_vec(),
+        (SharingMode::First, [first, ..]) => {
+            offers.iter().filter(|offer| offer.origin.source == **first).cloned().collect()
+        }
+        (SharingMode::Union | SharingMode::PreferLocal, _) => each_once(&sources, offers),
+    }
+}
+
+/// `offers` without endpoints that an earlier one of `sources` has too. One source may well list an
+/// instance twice, and means it then.
+fn each_once(sources: &[&SourceName], offers: &[Contribution]) -> Vec<Contribution> {
+    let mut owners: BTreeMap<Place<'_>, &SourceName> = BTreeMap::new();
+    for source in sources {
+        let own = offers.iter().filter(|offer| offer.origin.source == **source);
+        for place in own.flat_map(|offer| offer.endpoints.iter()).filter_map(place) {
+            owners.entry(place).or_insert(source);
+        }
+    }
+    let mut shared = Vec::with_capacity(offers.len());
+    for offer in offers {
+        let Contribution { origin, endpoints } = offer;
+        let is_own = |endpoint: &&Endpoint| {
+            let owner = place(endpoint).and_then(|place| owners.get(&place));
+            owner.is_none_or(|owner| **owner == origin.source)
+        };
+        let own: Vec<&Endpoint> = endpoints.iter().filter(is_own).collect();
+        if own.len() == endpoints.len() {
+            shared.push(offer.clone());
+        } else if !own.is_empty() {
+            let endpoints = own.into_iter().cloned().collect();
+            shared.push(Contribution { origin: Arc::clone(origin), endpoints });
+        }
+    }
+    shared
+}
+
+/// What makes two registrations one instance: where traffic to them ends.
+type Place<'a> = (&'a Address, &'a str, BTreeSet<NonZeroU16>);
+
+/// Where traffic to `endpoint` ends; `None` where it has no address.
+fn place(endpoint: &Endpoint) -> Option<Place<'_>> {
+    let mapping = &endpoint.mapping;
+    let targets = mapping.ports.iter().map(|port| port.target).collect();
+    Some((mapping.address.as_ref()?, &mapping.network, targets))
 }
 
 /// The ports of all endpoints joined by name, in the order of names.
@@ -213,64 +287,13 @@ fn joined_ports(key: &HostKey, parts: &[Contribution], findings: &mut Vec<Findin
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mapping::Mapping;
-    use crate::name::{Hostname, Namespace};
-    use crate::pairs::Pairs;
-    use crate::registry::{Health, Instance, ServiceKey, SourceName};
-    use crate::text::Text;
+    use crate::testing::{contribution, endpoint, host_key};
 
     /// A service of `parts`, each as `source/service number number ..`: an endpoint for each number.
     fn made_of(parts: &[&str]) -> MeshService {
-        let key = HostKey {
-            namespace: Namespace::parse("ns").unwrap(),
-            host: Hostname::parse("a.mesh").unwrap(),
-        };
+        let key = host_key();
         let parts = parts.iter().map(|part| contribution(&key, part)).collect();
-        gathered(key, parts)
-    }
-
-    fn contribution(key: &HostKey, part: &str) -> Contribution {
-        let mut words = part.split(' ');
-        let (source, name) = words.next().unwrap().split_once('/').unwrap();
-        let origin = ServiceId {
-            source: SourceName::parse(source).unwrap(),
-            key: ServiceKey { name: Text::from(name), ..ServiceKey::default() },
-        };
-        let endpoints = words.map(|number| endpoint(key, number.parse().unwrap())).collect();
-        Contribution { origin: Arc::new(origin), endpoints }
-    }
-
-    fn endpoint(key: &HostKey, number: NonZeroU16) -> Endpoint {
-        let empty = || Text::from("");
-        let port = Port {
-            name: PortName::legalize("http").name,
-            number,
-            target: number,
-            protocol: Protocol::Http,
-        };
-        let mapping = Mapping {
-            host: key.host.clone(),
-            namespace: key.namespace.clone(),
-            address: None,
-            ports: Arc::from([port]),
-            labels: Pairs::default(),
-            locality: None,
-            weight: NonZeroU16::MIN,
-            network: empty(),
-            service_account: empty(),
-        };
-        let instance = Instance {
-            id: Text::from(number.to_string()),
-            address: empty(),
-            ports: Vec::new(),
-            health: Health::Passing,
-            weight: 1,
-            tags: Vec::new(),
-            meta: Pairs::default(),
-            ext: Pairs::default(),
-            locality: None,
-        };
-        Endpoint { instance: Arc::new(instance), part: 0, mapping: Arc::new(mapping) }
+        gathered(key, parts, &Arc::default())
     }
 
     fn findings(service: &MeshService) -> Vec<String> {
@@ -279,21 +302,21 @@ mod tests {
 
     #[test]
     fn any_two_services_of_one_source_at_a_host_are_told() {
-        assert_eq!(findings(&made_of(&["dc1/a 80", "dc2/a 80", "dc3/b 80"])), Vec::<String>::new());
-        for parts in [["dc1/a 80", "dc1/b 80", "dc2/c 80"], ["dc0/z 80", "dc1/a 80", "dc1/b 80"]] {
-            let findings = findings(&made_of(&parts));
-            assert_eq!(findings.len(), 1);
-            assert!(findings[0].starts_with("host_shared"), "{findings:?}");
-            assert!(findings[0].contains("among them dc1/a and dc1/b."), "{findings:?}");
+        let told = |parts: &[&str]| {
+            let of_hosts = |text: &String| text.starts_with("host_shared");
+            findings(&made_of(parts)).into_iter().filter(of_hosts).collect::<Vec<_>>()
+        };
+        assert_eq!(told(&["dc1/a 80", "dc2/a 81", "dc3/b 82"]), [""; 0]);
+        for parts in [["dc1/a 80", "dc1/b 80", "dc2/c 81"], ["dc0/z 80", "dc1/a 81", "dc1/b 81"]] {
+            let told = told(&parts);
+            assert_eq!(told.len(), 1);
+            assert!(told[0].contains("among them dc1/a and dc1/b."), "{told:?}");
         }
     }
 
     #[test]
     fn many_findings_are_cut_and_counted() {
-        let key = HostKey {
-            namespace: Namespace::parse("ns").unwrap(),
-            host: Hostname::parse("a.mesh").unwrap(),
-        };
+        let key = host_key();
         let named = |index: usize| {
             let mut endpoint = endpoint(&key, NonZeroU16::MAX);
             let mut mapping = (*endpoint.mapping).clone();
@@ -304,7 +327,8 @@ mod tests {
         };
         let origin = contribution(&key, "dc1/a").origin;
         let endpoints = (0..1000).map(named).collect();
-        let service = gathered(key.clone(), vec![Contribution { origin, endpoints }]);
+        let offers = vec![Contribution { origin, endpoints }];
+        let service = gathered(key.clone(), offers, &Arc::default());
         assert_eq!(service.findings.len(), FINDINGS_MAX + 1);
         let last = &service.findings[FINDINGS_MAX].message;
         assert!(last.starts_with("979 more findings"), "{last}");
@@ -321,5 +345,61 @@ mod tests {
         let none = made_of(&["dc1/a 23001 24001 25001"]);
         assert_eq!(number(&none), 23001);
         assert!(findings(&none)[0].contains("most endpoints share none"), "{none:?}");
+    }
+
+    /// Offers as `source/service port port ..`, each port an instance at one address.
+    fn check_shared(rule: &SharingRule, offers: &[&str], want: &[&str]) {
+        let key = host_key();
+        let offers: Vec<Contribution> =
+            offers.iter().map(|text| contribution(&key, text)).collect();
+        let shared: Vec<String> = shared(rule, &offers)
+            .iter()
+            .map(|part| {
+                let ids = part.endpoints.iter().map(|endpoint| &*endpoint.instance.id);
+                std::iter::once(part.origin.to_string())
+                    .chain(ids.map(str::to_owned))
+                    .collect::<Vec<_>>()
+                    .join(" ")
+            })
+            .collect();
+        assert_eq!(shared, want);
+    }
+
+    fn rule(mode: SharingMode, precedence: &[&str]) -> SharingRule {
+        let precedence = precedence.iter().map(|name| SourceName::parse(name).unwrap()).collect();
+        SharingRule { mode, precedence, ..SharingRule::default() }
+    }
+
+    #[test]
+    fn a_union_has_each_instance_once() {
+        let union = rule(SharingMode::Union, &["new", "old"]);
+        check_shared(&union, &["new/a 1 2", "old/a 3"], &["new/a 1 2", "old/a 3"]);
+        check_shared(&union, &["new/a 1 2", "old/a 2 3"], &["new/a 1 2", "old/a 3"]);
+        check_shared(&union, &["new/a 1", "old/a 1"], &["new/a 1"]);
+        // The order of what is published is that of names, whatever the precedence is.
+        let other = rule(SharingMode::Union, &["old"]);
+        check_shared(&other, &["new/a 1 2", "old/a 2 3"], &["new/a 1", "old/a 2 3"]);
+        check_shared(
+            &rule(SharingMode::Union, &[]),
+            &["a/x 1", "b/x 1", "c/x 2"],
+            &["a/x 1", "c/x 2"],
+        );
+    }
+
+    #[test]
+    fn what_one_source_lists_twice_stays_twice() {
+        let union = rule(SharingMode::Union, &["new"]);
+        check_shared(&union, &["new/a 1 1", "new/b 1"], &["new/a 1 1", "new/b 1"]);
+        check_shared(&union, &["new/a 1 1", "old/b 1 1 2"], &["new/a 1 1", "old/b 2"]);
+    }
+
+    #[test]
+    fn the_first_has_a_host_alone() {
+        let first = rule(SharingMode::First, &["new", "old"]);
+        check_shared(&first, &["new/a 1", "new/b 2", "old/a 3"], &["new/a 1", "new/b 2"]);
+        check_shared(&first, &["old/a 3"], &["old/a 3"]);
+        check_shared(&first, &["other/a 1", "old/a 3"], &["old/a 3"]);
+        check_shared(&first, &["other/a 1", "third/a 3"], &["other/a 1"]);
+        check_shared(&first, &[], &[]);
     }
 }

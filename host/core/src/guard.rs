@@ -1,19 +1,22 @@
 //! What may hold steps back: sources that have not spoken or are in doubt, services that are not
 //! decided, and a budget for how much may go at once.
 //!
-//! Invariant: only steps that lose something are ever held, and what they do besides is done.
+//! Invariant: only steps that lose something are ever held, and what they do besides is done. One
+//! exception: a host that one source has alone is left as it is while that source may still have
+//! it, for what is published of others there would replace it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use imbl::OrdSet;
+use imbl::{OrdMap, OrdSet};
 
 use crate::mesh::{Body, Object, ObjectId, Tie};
 use crate::moved::{Judged, Moved, Places, Stay, Waits};
 use crate::plan::{Step, in_order};
 use crate::registry::SourceName;
+use crate::sharing::Ranks;
 use crate::text::{OneLine, Text};
 use crate::time::Time;
 
@@ -37,6 +40,8 @@ pub struct Evidence {
     /// [`crate::registry::ServiceId`] prints them. What an earlier process published of them is
     /// not in what is desired.
     pub undecided: OrdSet<Text>,
+    /// Services of the mesh that one source has alone, and who goes before and after it.
+    pub ranks: OrdMap<Tie, Ranks>,
 }
 
 /// How much may go at once.
@@ -159,10 +164,20 @@ pub fn guard<B: Body>(
     state: &mut GuardState,
 ) -> Guarded<B> {
     let mut guarded = Guarded::empty(options.steps_max);
+    let standing = standing(&steps, options.evidence);
     let mut proven = Vec::with_capacity(steps.len());
     for step in steps {
-        match unproven(&step, options.evidence) {
-            Some(why) => guarded.hold(&step, why),
+        if let Some(why) = standing.get(&step.tie()) {
+            guarded.hold_whole(&step, why.clone());
+            continue;
+        }
+        let proof = Proof::of(&step, options.evidence);
+        match proof.lack(&step) {
+            Some(why) => {
+                guarded.hold_whole(&step, why);
+                let stays = |origin: Option<&str>| proof.lack_for(origin).is_some();
+                proven.extend(without_loss(&step, &stays));
+            }
             None => proven.push(step),
         }
     }
@@ -195,11 +210,12 @@ pub fn guard<B: Body>(
     guarded
 }
 
-/// What of a held step takes nothing away: an update with the endpoints that may not go yet beside
-/// those that come. Else a service whose old endpoints are held would never get new ones.
-fn harmless_part<B: Body>(step: &Step<B>) -> Option<Step<B>> {
-    let Step::Update { from, to } = step else { return None };
-    let body = to.body.with_endpoints_of(&from.body)?;
+/// What of a held step is not held: an update with the endpoints of services that `stays` picks
+/// beside those that come. Else a service whose old endpoints are held would never get new ones, nor
+/// lose those that are known to be gone.
+fn without_loss<B: Body>(step: &Step<B>, stays: &dyn Fn(Option<&str>) -> bool) -> Option<Step<B>> {
+    let (Step::Update { from, to } | Step::Empty { from, to }) = step else { return None };
+    let body = to.body.with_endpoints_of(&from.body, stays)?;
     if body == *from.body {
         return None;
     }
@@ -207,7 +223,8 @@ fn harmless_part<B: Body>(step: &Step<B>) -> Option<Step<B>> {
     let to = Object {
         id: to.id.clone(),
         sources: sources.into_iter().cloned().collect(),
-        removal: to.removal,
+        // It is not without endpoints.
+        removal: None,
         body: Arc::new(body),
     };
     Some(Step::Update { from: Arc::clone(from), to: Arc::new(to) })
@@ -219,38 +236,96 @@ fn takes_away<B: Body>(step: &Step<B>) -> bool {
     matches!(step, Step::Empty { .. } | Step::Delete(_)) || step.endpoint_change().1 > 0
 }
 
-/// What evidence `step` lacks, if any.
+/// Services of the mesh that a source may have alone of which that is not known, and what for they
+/// wait: it fed them before, and would take them over from whoever has them by what is listed now.
+fn standing<B: Body>(steps: &[Step<B>], evidence: &Evidence) -> BTreeMap<Tie, HeldFor> {
+    if evidence.ranks.is_empty() {
+        return BTreeMap::new();
+    }
+    let mut standing = BTreeMap::new();
+    for step in steps {
+        let (Some(from), Some(ranks)) = (step.from(), evidence.ranks.get(&step.tie())) else {
+            continue;
+        };
+        let fed = from.sources.iter().filter(|source| ranks.above.contains(source));
+        let mut unsure = fed.filter_map(|source| unsure(source, *evidence.sources.get(source)?));
+        if let Some(why) = unsure.next() {
+            standing.insert(step.tie(), why);
+        }
+    }
+    standing
+}
+
+/// What evidence there is that what an object loses is gone.
 //
-//  source or service     create   keeps every endpoint   loses one, empties, deletes
-//  silent or doubtful    pass     pass                   held
-//  undecided             pass     pass                   held
-//  current and decided   pass     pass                   pass
+//  source or service     create   keeps all of it   loses some of it, empties, deletes
+//  silent or doubtful    pass     pass              held
+//  undecided             pass     pass              held
+//  current and decided   pass     pass              pass
+//  outranked             pass     pass              pass
 //
 // An object that names no source, or one that is not configured, may be of any source under an
 // earlier name. So it waits until all are current.
-fn unproven<B: Body>(step: &Step<B>, evidence: &Evidence) -> Option<HeldFor> {
-    let from: &Arc<Object<B>> = step.from()?;
-    if step.endpoint_change().1 == 0 && matches!(step, Step::Update { .. }) {
-        return None;
+struct Proof<'a, B> {
+    evidence: &'a Evidence,
+    from: Option<Arc<Object<B>>>,
+    /// That another source has the host alone is proof enough for these.
+    outranked: Arc<[SourceName]>,
+}
+
+impl<'a, B: Body> Proof<'a, B> {
+    fn of(step: &Step<B>, evidence: &'a Evidence) -> Self {
+        let ranks = evidence.ranks.get(&step.tie());
+        let outranked = ranks.map_or_else(|| Arc::from([]), |ranks| Arc::clone(&ranks.below));
+        Self { evidence, from: step.from().map(Arc::clone), outranked }
     }
-    let mut is_known = !from.sources.is_empty();
-    for source in from.sources.iter() {
-        match evidence.sources.get(source) {
-            Some(trust) => {
-                if let Some(why) = unsure(source, *trust) {
-                    return Some(why);
+
+    /// What is missing for all that `step` takes away.
+    fn lack(&self, step: &Step<B>) -> Option<HeldFor> {
+        match step {
+            Step::Create(_) => None,
+            Step::Update { from, to } => {
+                from.body.lessened_in(&to.body).into_iter().find_map(|origin| self.lack_for(origin))
+            }
+            Step::Empty { .. } | Step::Delete(_) => self.lack_for(None),
+        }
+    }
+
+    /// What is missing for what a service feeds it with; for anything in it where none is given.
+    fn lack_for(&self, origin: Option<&str>) -> Option<HeldFor> {
+        let from = self.from.as_ref()?;
+        let source = origin.and_then(|origin| origin.split_once('/')).map(|(source, _)| source);
+        let sources = from.sources.iter().filter(|name| source.is_none_or(|s| name.as_str() == s));
+        let mut is_known = false;
+        for source in sources {
+            is_known = true;
+            if self.outranked.contains(source) {
+                continue;
+            }
+            match self.evidence.sources.get(source) {
+                Some(trust) => {
+                    if let Some(why) = unsure(source, *trust) {
+                        return Some(why);
+                    }
+                }
+                None => {
+                    is_known = false;
+                    break;
                 }
             }
-            None => is_known = false,
         }
-    }
-    if !is_known {
-        let mut all = evidence.sources.iter();
-        if let Some(why) = all.find_map(|(source, trust)| unsure(source, *trust)) {
-            return Some(why);
+        if !is_known {
+            let mut all = self.evidence.sources.iter();
+            if let Some(why) = all.find_map(|(source, trust)| unsure(source, *trust)) {
+                return Some(why);
+            }
         }
+        let undecided = match origin.filter(|_| is_known) {
+            Some(origin) => self.evidence.undecided.get(origin).map(Text::clone),
+            None => undecided(from, self.evidence, is_known),
+        };
+        undecided.map(HeldFor::Decision)
     }
-    undecided(from, evidence, is_known).map(HeldFor::Decision)
 }
 
 /// What a source lacks to prove that something is gone.
@@ -410,10 +485,14 @@ impl<B: Body> Guarded<B> {
         {
             self.wake = Some(self.wake.map_or(until, |known| known.min(until)));
         }
-        self.held.push(Held { id: step.id().clone(), verb: step.verb(), why });
+        self.hold_whole(step, why);
         if self.steps.len() < self.steps_max {
-            self.steps.extend(harmless_part(step));
+            self.steps.extend(without_loss(step, &|_| true));
         }
+    }
+
+    fn hold_whole(&mut self, step: &Step<B>, why: HeldFor) {
+        self.held.push(Held { id: step.id().clone(), verb: step.verb(), why });
     }
 }
 

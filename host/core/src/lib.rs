@@ -5,10 +5,10 @@
 //!
 //! The way of the data: a source publishes a [`registry::Snapshot`]; [`diff`] finds the services
 //! that changed; policies turn each instance into [`mapping::Mapping`]s, kept as
-//! [`decision::DecidedService`]; [`group`] gathers them by host into [`mesh::MeshService`]s;
-//! [`linger`] keeps hosts that lost their place but not their instances; the mesh crate renders
-//! objects; [`plan`] says which steps make a sink equal to them, and [`guard`] which of those
-//! steps must wait, for which it knows what [`moved`].
+//! [`decision::DecidedService`]; [`group`] gathers them by host into [`mesh::MeshService`]s, which
+//! sources share by the rules of [`sharing`]; [`linger`] keeps hosts that lost their place but not
+//! their instances; the mesh crate renders objects; [`plan`] says which steps make a sink equal to
+//! them, and [`guard`] which of those steps must wait, for which it knows what [`moved`].
 
 pub mod decision;
 pub mod defaults;
@@ -25,6 +25,9 @@ pub mod pairs;
 pub mod pattern;
 pub mod plan;
 pub mod registry;
+pub mod sharing;
 pub mod template;
+#[cfg(test)]
+mod testing;
 pub mod text;
 pub mod time;

@@ -151,7 +151,7 @@ fn remaining(
     if parts.is_empty() {
         return None;
     }
-    let mut left = gathered(service.key.clone(), parts);
+    let mut left = gathered(service.key.clone(), parts, &service.sharing);
     // The ports stay as they were: taking one away would cost clients more than an endpoint.
     left.ports.clone_from(&service.ports);
     left.settings = Arc::clone(&service.settings);

@@ -1,6 +1,6 @@
 //! Services of the mesh, and the objects that stand for them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -9,6 +9,7 @@ use crate::mapping::{Mapping, Port};
 use crate::name::{Hostname, Namespace};
 use crate::pairs::Pairs;
 use crate::registry::{Instance, ServiceId, SourceName};
+use crate::sharing::{Ranks, SharingMode, SharingRule};
 use crate::text::Text;
 use crate::time::Time;
 
@@ -30,6 +31,11 @@ pub struct MeshService {
     pub ports: Vec<Port>,
     /// Who contributes, in order, and what.
     pub parts: Vec<Contribution>,
+    /// Who would contribute, in order, and what: more than `parts` where sources share the host in
+    /// another way than all together.
+    pub offers: Vec<Contribution>,
+    /// How sources share the host.
+    pub sharing: Arc<SharingRule>,
     /// What service policies set.
     pub settings: Arc<[Setting]>,
     /// What a person should know of it.
@@ -125,9 +131,16 @@ pub trait Body: PartialEq + Sized {
     /// The same without endpoints; `None` when it cannot be without, as a WorkloadEntry.
     fn without_endpoints(&self) -> Option<Self>;
 
-    /// The same with those endpoints of `other` too that it lacks, and with what fed those; `None`
-    /// where the two do not go together.
-    fn with_endpoints_of(&self, other: &Self) -> Option<Self>;
+    /// The services of registries, as [`ServiceId`] prints them, of which `other` has fewer
+    /// endpoints, or does not say that they feed it; `None` among them where it is not known whose
+    /// the endpoints are that `other` lacks.
+    fn lessened_in<'a>(&'a self, other: &'a Self) -> BTreeSet<Option<&'a str>>;
+
+    /// The same with everything besides that services which `stays` picks feed `older` with; `None`
+    /// where the two do not go together. `stays` gets `None` where it is not known whose an
+    /// endpoint is.
+    fn with_endpoints_of(&self, older: &Self, stays: &dyn Fn(Option<&str>) -> bool)
+    -> Option<Self>;
 
     /// The services of registries that feed it, as [`ServiceId`] prints them; `None` when they
     /// are not all known.
@@ -197,6 +210,13 @@ impl MeshService {
         sources.sort();
         sources.dedup();
         sources.into()
+    }
+
+    /// Who goes before and after the source that has the host, where one has it alone.
+    #[must_use]
+    pub fn ranks(&self) -> Option<Ranks> {
+        let winner = self.parts.first().filter(|_| self.sharing.mode == SharingMode::First)?;
+        Some(self.sharing.ranks(&winner.origin.source))
     }
 
     /// The labels that every endpoint carries with the same value.

@@ -53,7 +53,9 @@ impl Selector {
     }
 }
 
-fn fits(patterns: &[Pattern], text: &str) -> bool {
+/// Whether one of `patterns` fits `text`.
+#[must_use]
+pub fn fits(patterns: &[Pattern], text: &str) -> bool {
     patterns.iter().any(|pattern| pattern.matches(text))
 }
 

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use landfall_core::decision::{DecidedService, Decision, DropReason, Outcome, RulesMark};
 use landfall_core::defaults::Defaults;
 use landfall_core::diff::changed_services;
-use landfall_core::group::{MeshServices, Redecided, group};
+use landfall_core::group::{MeshServices, Redecided, group, regroup};
 use landfall_core::pairs::Pairs;
 use landfall_core::registry::{
     Health, Instance, InstancePort, Locality, Service, ServiceId, ServiceKey, Snapshot, SourceName,
 };
+use landfall_core::sharing::{Sharing, SharingMode, SharingRule};
 use landfall_core::template::Template;
 use landfall_core::text::{Interner, Text};
 use proptest::collection::btree_map;
@@ -75,6 +76,7 @@ fn defaults() -> Defaults {
         namespace: Template::parse("mesh-registry").unwrap(),
         labels: Vec::new(),
         health: vec![Health::Passing],
+        own_mark: None,
     }
 }
 
@@ -109,11 +111,33 @@ fn decided(source: &SourceName, service: &Arc<Service>, shared_host: bool) -> De
 }
 
 fn grouped_from_scratch(snapshot: &Snapshot, shared_host: bool) -> MeshServices {
+    grouped(MeshServices::new(), &source(0), snapshot, shared_host, &Sharing::default())
+}
+
+/// `services` with what a source lists besides.
+fn grouped(
+    services: MeshServices,
+    source: &SourceName,
+    snapshot: &Snapshot,
+    shared_host: bool,
+    sharing: &Sharing,
+) -> MeshServices {
     let all: Vec<DecidedService> =
-        snapshot.services.values().map(|s| decided(&source(0), s, shared_host)).collect();
+        snapshot.services.values().map(|s| decided(source, s, shared_host)).collect();
     let redecided: Vec<Redecided<'_>> =
         all.iter().map(|now| Redecided { before: None, now: Some(now) }).collect();
-    group(MeshServices::new(), &redecided).0
+    group(services, &redecided, sharing).0
+}
+
+fn sharing() -> impl Strategy<Value = Sharing> {
+    let modes = vec![SharingMode::Union, SharingMode::First, SharingMode::PreferLocal];
+    (proptest::sample::select(modes), proptest::sample::subsequence(vec![0, 1], 0..=2)).prop_map(
+        |(mode, precedence)| {
+            let precedence = precedence.into_iter().map(source).collect();
+            let otherwise = SharingRule { mode, precedence, ..SharingRule::default() };
+            Sharing { otherwise: Arc::new(otherwise), ..Sharing::default() }
+        },
+    )
 }
 
 proptest! {
@@ -144,10 +168,46 @@ proptest! {
             .iter()
             .map(|(before, now)| Redecided { before: before.as_ref(), now: now.as_ref() })
             .collect();
-        let (incremental, touched) = group(services.clone(), &redecided);
+        let (incremental, touched) = group(services.clone(), &redecided, &Sharing::default());
         prop_assert_eq!(&incremental, &grouped_from_scratch(&now, shared));
         for (key, service) in &services {
             prop_assert_eq!(touched.contains(key), incremental.get(key) != Some(service));
+        }
+    }
+
+    #[test]
+    fn two_sources_share_hosts_alike_whatever_came_first(
+        one in registry(),
+        two in registry(),
+        rules in sharing(),
+        others in sharing(),
+    ) {
+        let (one, two) = (snapshot(&one, false), snapshot(&two, false));
+        let both = |rules: &Sharing, swapped: bool| {
+            let mut listed = [(source(0), &one), (source(1), &two)];
+            if swapped {
+                listed.reverse();
+            }
+            listed.into_iter().fold(MeshServices::new(), |services, (source, snapshot)| {
+                grouped(services, &source, snapshot, true, rules)
+            })
+        };
+        let shared = both(&rules, false);
+        prop_assert_eq!(&shared, &both(&rules, true));
+        // A change of the rules loses nothing either.
+        let (regrouped, touched) = regroup(shared.clone(), &others);
+        prop_assert_eq!(&regrouped, &both(&others, false));
+        for (key, service) in &shared {
+            prop_assert_eq!(touched.contains(key), regrouped.get(key) != Some(service));
+            // No place twice, but where one source lists it twice.
+            let mut places = BTreeMap::new();
+            for (origin, endpoint) in service.endpoints() {
+                let port = endpoint.mapping.ports[0].target;
+                let owner = places.entry((endpoint.mapping.address.clone(), port));
+                prop_assert_eq!(*owner.or_insert(&origin.source), &origin.source);
+            }
+            let first = service.sharing.mode == SharingMode::First;
+            prop_assert!(!first || service.sources().len() == 1);
         }
     }
 
@@ -223,4 +283,33 @@ fn duplicates_that_differ_in_one_field_alone_are_kept_in_no_order_of_chance() {
         let (service, findings) = of([&first, other]);
         assert_eq!((service, findings.len()), (of([other, &first]).0, 1), "{other:?}");
     }
+}
+
+#[test]
+fn what_we_published_is_not_published_again() {
+    let mark = |value: &str| [("landfall.dev/owner", value)].into_iter().collect::<Pairs>();
+    let published = |of_service: Pairs, of_instance: Pairs| {
+        let instance = Instance {
+            id: Text::from("a"),
+            address: Text::from("10.0.0.1"),
+            ports: Vec::new(),
+            health: Health::Passing,
+            weight: 1,
+            tags: Vec::new(),
+            meta: of_instance,
+            ext: Pairs::default(),
+            locality: None,
+        };
+        let key = ServiceKey { name: Text::from("orders"), ..ServiceKey::default() };
+        let id = ServiceId { source: source(0), key: key.clone() };
+        let (service, _) = Service::new(key, of_service, Pairs::default(), Vec::new());
+        let own_mark = Some((Text::from("landfall.dev/owner"), Text::from("east")));
+        let defaults = Defaults { own_mark, ..defaults() };
+        let of_service = defaults.of_service(&id, &service, &mut Vec::new());
+        of_service.mapping(&instance, &mut Interner::default(), &mut Vec::new()).map(drop)
+    };
+    assert_eq!(published(mark("east"), Pairs::default()), Err(DropReason::OwnExport));
+    assert_eq!(published(Pairs::default(), mark("east")), Err(DropReason::OwnExport));
+    // Another mesh's is a registration like any other.
+    assert_eq!(published(Pairs::default(), mark("west")), Ok(()));
 }

@@ -14,6 +14,7 @@ use landfall_core::mesh::ObjectId;
 use landfall_core::moved::Places;
 use landfall_core::plan::{Observed, Step};
 use landfall_core::registry::SourceName;
+use landfall_core::sharing::Ranks;
 use landfall_core::text::Text;
 use landfall_core::time::Time;
 use proptest::collection::{btree_set, vec};
@@ -289,4 +290,34 @@ fn an_object_of_an_unknown_source_waits_until_all_are_current() {
         let guarded = scene.guard(&have, &Objects::new(), &mut GuardState::default());
         assert_eq!(guarded.held.len(), held, "{trust:?}");
     }
+}
+
+#[test]
+fn a_host_of_one_source_alone_is_not_given_to_another_in_doubt() {
+    let of = |endpoints: usize, source: u8| -> Objects {
+        let (id, _) = one("a", endpoints);
+        [(id, (endpoints, 1 + source, [source].into()))].into()
+    };
+    let ranks = |above: &[u8], below: &[u8]| Ranks {
+        above: above.iter().map(|index| source(*index)).collect(),
+        below: below.iter().map(|index| source(*index)).collect(),
+    };
+    let check = |have: u8, want: u8, trusts: [Trust; 2], ranks: Ranks, verb: Option<&str>| {
+        let mut scene = Scene::new(OPEN);
+        scene.evidence.sources = (0..).map(source).zip(trusts).collect();
+        scene.evidence.ranks = [(tie("a"), ranks)].into_iter().collect();
+        let guarded = scene.guard(&of(3, have), &of(1, want), &mut GuardState::default());
+        let lost = |step: &Step<TestBody>| step.endpoint_change().1 > 0;
+        assert_eq!(guarded.steps.iter().any(lost), verb.is_some(), "{guarded:?}");
+        assert_eq!(verbs(&guarded).first().copied(), verb, "{guarded:?}");
+        assert_eq!(guarded.held.is_empty(), verb.is_some());
+    };
+    use Trust::{Current, Doubtful, Silent};
+    // Source 1 has it by what is listed, but 0 may yet list it: nothing of 1 is put beside it.
+    check(0, 1, [Silent, Current], ranks(&[0], &[]), None);
+    check(0, 1, [Doubtful, Current], ranks(&[0], &[]), None);
+    check(0, 1, [Current, Current], ranks(&[0], &[]), Some("update"));
+    // Whatever source 1 says, 0 has it.
+    check(1, 0, [Current, Silent], ranks(&[], &[1]), Some("update"));
+    check(1, 0, [Current, Doubtful], ranks(&[], &[1]), Some("update"));
 }

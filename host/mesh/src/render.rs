@@ -9,15 +9,16 @@ use std::sync::Arc;
 
 use landfall_core::finding::{Finding, FindingCode};
 use landfall_core::mapping::{Address, LABELS_MAX, LOCALITY_LEN_MAX, PORTS_MAX, Port};
-use landfall_core::mesh::{Endpoint, HostKey, Kind, MeshService, Object, ObjectId};
+use landfall_core::mesh::{Contribution, Endpoint, HostKey, Kind, MeshService, Object, ObjectId};
 use landfall_core::pairs::Pairs;
 use landfall_core::registry::{Locality, ServiceId};
+use landfall_core::sharing::SharingMode;
 use landfall_core::text::{Interner, Text};
 
 use crate::api::{
-    self, Body, EndpointAddress, Endpoints, Location, MeshObject, ORIGINS_ANNOTATION,
-    ORIGINS_LEN_MAX, OWNER_LABEL, Owner, Resolution, SERVICE_LABEL, ServiceEntry, ServicePort,
-    Spec, WorkloadEntry,
+    self, Body, ENDPOINTS_PER_ORIGIN_ANNOTATION, EndpointAddress, Endpoints, Location, MeshObject,
+    ORIGINS_ANNOTATION, OWNER_LABEL, Owner, Resolution, SERVICE_LABEL, ServiceEntry, ServicePort,
+    Spec, WorkloadEntry, origins_text, per_origin_text,
 };
 use crate::name;
 use crate::settings::{self, Settings};
@@ -70,8 +71,11 @@ pub struct Rendered {
 /// How the finding begins of an object that is not written at all. Everything that Istio would
 /// refuse should have been left out of it before.
 pub const REFUSED_WHOLE: &str = "Istio would refuse it, so it is not written";
-// Enough to find the way back to the registry; each WorkloadEntry repeats its own.
-const ORIGIN_LEN_MAX: usize = 512;
+/// Bytes of an object that each origin takes to say how many endpoints are its own.
+const PER_ORIGIN_LEN: usize = " 4096".len();
+/// Has istiod give proxies the endpoints in order of nearness, by network and locality; others
+/// serve while the nearer ones do not (`pilot/pkg/model/service.go`).
+const TRAFFIC_DISTRIBUTION_ANNOTATION: &str = "networking.istio.io/traffic-distribution";
 
 /// The objects that stand for `service`.
 #[must_use]
@@ -103,13 +107,18 @@ pub fn render(service: &MeshService, options: &RenderOptions) -> Rendered {
         subject_alt_names: settings.subject_alt_names.into(),
     };
     let mut annotations = settings.annotations;
+    if service.sharing.mode == SharingMode::PreferLocal {
+        prefer_local(service, &placed, &mut annotations, &mut findings);
+    }
     let of_registries = service.parts.iter().map(|part| &*part.origin);
-    annotations.push((Text::from(ORIGINS_ANNOTATION), origins(of_registries)));
+    annotations.push((Text::from(ORIGINS_ANNOTATION), origins_text(of_registries)));
     let labels: Pairs = settings.labels.into_iter().collect();
-    let annotations: Pairs = annotations.into_iter().collect();
+    let mut annotations: Pairs = annotations.into_iter().collect();
     // Room for endpoints: what the object takes without them.
-    let used =
-        api::service_entry_len(&entry) + api::pairs_len(&labels) + api::pairs_len(&annotations);
+    let used = api::service_entry_len(&entry)
+        + api::pairs_len(&labels)
+        + api::pairs_len(&annotations)
+        + service.parts.len() * PER_ORIGIN_LEN;
     let room = OBJECT_LEN_MAX.saturating_sub(used + FRAME_LEN_MAX);
     let fit = fitting(&placed, room);
     let mut workload_entries = Vec::new();
@@ -131,6 +140,11 @@ pub fn render(service: &MeshService, options: &RenderOptions) -> Rendered {
                 &mut findings,
             );
             placed.truncate(fit);
+        }
+        if let Some(text) = per_origin_text(counts(service, &placed).into_iter()) {
+            let key = Text::from(ENDPOINTS_PER_ORIGIN_ANNOTATION);
+            let others = annotations.iter().map(|(key, value)| (key.clone(), value.clone()));
+            annotations = others.chain([(key, text)]).collect();
         }
         entry.endpoints = Endpoints::Inline(placed.into_iter().map(|place| place.entry).collect());
     }
@@ -196,7 +210,7 @@ fn place<'a>(
             network: Text::clone(&mapping.network),
             locality: localities.text(mapping.locality.as_ref()),
             // Istio takes none given as 1, which is what most have.
-            weight: match mapping.weight.get() {
+            weight: match service.sharing.weight(&origin.source, mapping.weight).get() {
                 1 => 0,
                 weight => u32::from(weight),
             },
@@ -449,34 +463,42 @@ fn export_to(service: &MeshService, settings: &Settings, options: &RenderOptions
         .collect()
 }
 
-/// The services of registries that are published in an object, one a line, as
-/// [`ORIGINS_ANNOTATION`] says. Names are free text: one with a line break in it is altered as
-/// all with control characters are, and one that is too long is shortened. Where not all fit, the
-/// object counts as one of which it is not known what feeds it.
-fn origins<'a>(services: impl ExactSizeIterator<Item = &'a ServiceId>) -> Text {
-    let count = services.len();
-    let (mut text, mut listed, mut altered) = (String::new(), 0, false);
-    for service in services {
-        let origin = service.to_string();
-        let end = origin.floor_char_boundary(ORIGIN_LEN_MAX);
-        let shown = origin[..end].replace(char::is_control, "?");
-        if text.len() + shown.len() >= ORIGINS_LEN_MAX {
-            break;
+/// Has proxies prefer endpoints that are near to them, unless a policy has said what they prefer.
+fn prefer_local(
+    service: &MeshService,
+    placed: &[Placed<'_>],
+    annotations: &mut Vec<(Text, Text)>,
+    findings: &mut Vec<Finding>,
+) {
+    if annotations.iter().any(|(key, _)| **key == *TRAFFIC_DISTRIBUTION_ANNOTATION) {
+        return;
+    }
+    annotations.push((TRAFFIC_DISTRIBUTION_ANNOTATION.into(), "PreferClose".into()));
+    let lost = placed.iter().filter(|place| place.entry.locality.is_empty()).count();
+    if lost > 0 {
+        findings.push(Finding::new(
+            FindingCode::EndpointConflict,
+            &service.key,
+            format!(
+                "clients are to prefer what is near to them, but {lost} of {} endpoints have no \
+                 locality and are far from everybody. Set it by a policy",
+                placed.len()
+            ),
+        ));
+    }
+}
+
+/// How many of `placed` are of each part of `service`.
+fn counts(service: &MeshService, placed: &[Placed<'_>]) -> Vec<usize> {
+    let mut placed = placed.iter().peekable();
+    let of_part = |part: &Contribution| {
+        let mut count = 0;
+        while placed.next_if(|place| Arc::ptr_eq(place.origin, &part.origin)).is_some() {
+            count += 1;
         }
-        if listed > 0 {
-            text.push('\n');
-        }
-        altered |= shown != origin;
-        text.push_str(&shown);
-        listed += 1;
-    }
-    if altered {
-        text.push_str("\n(not all names are as registered)");
-    }
-    if listed < count {
-        text.push_str(&format!("\n(and {} more)", count - listed));
-    }
-    Text::from(text)
+        count
+    };
+    service.parts.iter().map(of_part).collect()
 }
 
 // === shape ===
@@ -572,7 +594,7 @@ fn workloads(service: &MeshService, placed: Vec<Placed<'_>>, labels: &Pairs) -> 
                 (annotations.clone(), Arc::clone(sources))
             }
             Some(_) | None => {
-                let text = origins(std::iter::once(&**origin));
+                let text = origins_text(std::iter::once(&**origin));
                 let annotations: Pairs =
                     [(Text::from(ORIGINS_ANNOTATION), text)].into_iter().collect();
                 let sources: Arc<[_]> = Arc::from([origin.source.clone()]);

@@ -18,6 +18,7 @@ use landfall_core::pairs::Pairs;
 use landfall_core::registry::{
     Health, Instance, InstancePort, Locality, Service, ServiceId, ServiceKey, SourceName,
 };
+use landfall_core::sharing::Sharing;
 use landfall_core::template::Template;
 use landfall_core::text::{Interner, Text};
 use landfall_core::time::Time;
@@ -135,7 +136,8 @@ pub fn services(seed: u64, count: usize) -> Vec<MeshService> {
         if !taken.insert(decided.id.clone()) {
             continue;
         }
-        (mesh, _) = group(mesh, &[Redecided { before: None, now: Some(&decided) }]);
+        (mesh, _) =
+            group(mesh, &[Redecided { before: None, now: Some(&decided) }], &Sharing::default());
     }
     mesh.values()
         .map(|service| {
@@ -189,6 +191,7 @@ fn decided(dice: &mut Dice) -> DecidedService {
         .unwrap(),
         labels: vec![(Text::from("version"), Template::parse("{meta.svc-2}").unwrap())],
         health: Health::ALL.to_vec(),
+        own_mark: None,
     };
     let mut findings = Vec::new();
     let mut interner = Interner::default();
@@ -383,5 +386,5 @@ pub fn plain_service(namespace: &str, host: &str, endpoints: usize) -> MeshServi
     let source = SourceName::parse("dc1").unwrap();
     let id = ServiceId { source, key: ServiceKey { name, ..ServiceKey::default() } };
     let part = Contribution { origin: Arc::new(id), endpoints };
-    gathered(HostKey { namespace, host }, vec![part])
+    gathered(HostKey { namespace, host }, vec![part], &Arc::default())
 }

@@ -99,6 +99,7 @@ pub(crate) fn defaults() -> Defaults {
         namespace: Template::parse("mesh").unwrap(),
         labels: Vec::new(),
         health: vec![Health::Passing],
+        own_mark: None,
     }
 }
 

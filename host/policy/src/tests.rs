@@ -502,7 +502,8 @@ fn a_service_policy_sets_what_belongs_to_the_service() {
         .into_iter()
         .map(|(key, endpoints): (HostKey, Vec<_>)| {
             let origin = Arc::clone(&work.id);
-            Arc::new(gathered(key, vec![Contribution { origin, endpoints: endpoints.into() }]))
+            let offer = Contribution { origin, endpoints: endpoints.into() };
+            Arc::new(gathered(key, vec![offer], &Arc::default()))
         })
         .collect();
     let origin = |_: &_| Origin { registry: "consul", service: Some(Arc::clone(&work.service)) };

@@ -65,6 +65,7 @@ pub(crate) fn line_options(config: &Configuration) -> LineOptions {
             ambient: config.resources.ambient,
             owner: Some(config.owner.clone()),
         },
+        sharing: Arc::clone(&config.sharing),
         grace: config.grace,
     }
 }

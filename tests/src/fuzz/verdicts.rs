@@ -14,6 +14,7 @@ use landfall_core::pairs::Pairs;
 use landfall_core::registry::{
     Health, Instance, InstancePort, Locality, Service, ServiceId, ServiceKey, SourceName,
 };
+use landfall_core::sharing::Sharing;
 use landfall_core::template::Template;
 use landfall_core::text::Text;
 use landfall_mesh::api::{ApiVersion, Location, MeshObject, Owner, from_json, to_json, to_yaml};
@@ -63,7 +64,7 @@ pub fn run(bytes: &[u8]) {
     }
     for service in &decided {
         let gone = Redecided { before: Some(service), now: None };
-        (apart, _) = group(apart, &[gone]);
+        (apart, _) = group(apart, &[gone], &Sharing::default());
     }
     assert!(apart.is_empty(), "something stays of services that are gone");
 }
@@ -101,7 +102,7 @@ fn grouped<'a>(
 ) -> (MeshServices, BTreeSet<landfall_core::mesh::HostKey>) {
     let redecided: Vec<Redecided<'_>> =
         decided.into_iter().map(|now| Redecided { before: None, now: Some(now) }).collect();
-    group(services, &redecided)
+    group(services, &redecided, &Sharing::default())
 }
 
 /// Every verdict taken by the chain of policies: two of them, of which the second has the verdicts of
@@ -145,6 +146,7 @@ fn case(draw: &mut Draw<'_>) -> Case {
         namespace: template(draw, &namespaces),
         labels: vec![(Text::from("version"), template(draw, &["{meta.a}", "{service}", ""]))],
         health: Health::ALL.to_vec(),
+        own_mark: None,
     };
     let options = RenderOptions {
         shape: *draw.one_of(&[Shape::Auto, Shape::Inline, Shape::WorkloadEntries]),

@@ -40,10 +40,29 @@ impl Body for TestBody {
         None
     }
 
-    fn with_endpoints_of(&self, other: &Self) -> Option<Self> {
+    fn lessened_in<'a>(&'a self, other: &'a Self) -> BTreeSet<Option<&'a str>> {
+        let (Some(own), Some(theirs)) = (&self.origins, &other.origins) else {
+            return (self.endpoints > other.endpoints).then_some(None).into_iter().collect();
+        };
+        // Nobody knows whose the last ones are, so all are lessened.
+        let is_lessened =
+            |origin: &&String| self.endpoints > other.endpoints || !theirs.contains(origin);
+        own.iter().filter(is_lessened).map(|origin| Some(origin.as_str())).collect()
+    }
+
+    fn with_endpoints_of(
+        &self,
+        older: &Self,
+        stays: &dyn Fn(Option<&str>) -> bool,
+    ) -> Option<Self> {
+        let origins = older.origins.iter().flatten();
+        let (staying, going): (Vec<&String>, Vec<&String>) =
+            origins.partition(|origin| stays(Some(origin)));
         // Endpoints are counted from one, so the one that has more has all.
-        (self.content != other.content)
-            .then(|| Self { endpoints: self.endpoints.max(other.endpoints), ..self.clone() })
+        let all_stay = older.origins.is_some() && going.is_empty() || stays(None);
+        let least = if all_stay || !staying.is_empty() { older.endpoints } else { 0 };
+        (self.content != older.content)
+            .then(|| Self { endpoints: self.endpoints.max(least), ..self.clone() })
     }
 
     fn without_endpoints(&self) -> Option<Self> {

@@ -1,16 +1,19 @@
-//! A resource with endpoints of an older one beside its own: what is written while some of those
-//! may not go yet.
+//! A resource with what an older one has beside its own: what is written while some of that may not
+//! go yet.
+//!
+//! Invariant: what stays keeps its place, so that a resource of which nothing may go is the same
+//! again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use landfall_core::pairs::Pairs;
 use landfall_core::text::Text;
 
-use super::print::json_len;
-use super::{
-    Body, EndpointAddress, Endpoints, ORIGINS_ANNOTATION, ORIGINS_LEN_MAX, Resolution,
-    ServiceEntry, Spec, WorkloadEntry,
+use super::origins::{
+    ENDPOINTS_PER_ORIGIN_ANNOTATION, ORIGINS_ANNOTATION, Run, listed, per_origin_text, runs,
 };
+use super::print::json_len;
+use super::{Body, EndpointAddress, Endpoints, Resolution, ServiceEntry, Spec, WorkloadEntry};
 
 /// Most inline endpoints of a ServiceEntry: the CRD's limit.
 pub const ENDPOINTS_MAX: usize = 4096;
@@ -18,59 +21,216 @@ pub const ENDPOINTS_MAX: usize = 4096;
 /// the API server adds, above all `managedFields`.
 pub const OBJECT_LEN_MAX: usize = 1_468_006;
 
-/// `body` with those endpoints of `older` too that it lacks. Only for addresses in the resource
-/// itself and equal ports: an endpoint listens on the service's number where it has none of its own.
-pub(super) fn joined(body: &Body, older: &Body) -> Option<Body> {
-    let (entry, list) = inline(body)?;
-    let (older_entry, older_list) = inline(older)?;
-    if entry.ports != older_entry.ports {
+/// Picks the services of registries of which nothing may go; `None` is one that is not known.
+type Stays<'a> = &'a dyn Fn(Option<&str>) -> bool;
+
+/// `body` with what services that `stays` picks feed `older` with; `None` where endpoints are not
+/// found the same way, or listen on ports of their service that differ.
+pub(super) fn joined(body: &Body, older: &Body, stays: Stays<'_>) -> Option<Body> {
+    let (entry, older_entry) = (body.service_entry()?, older.service_entry()?);
+    match (&entry.endpoints, &older_entry.endpoints) {
+        (Endpoints::Inline(_), Endpoints::Inline(_)) => {
+            let is_static = |entry: &ServiceEntry| entry.resolution == Resolution::Static;
+            if entry.ports != older_entry.ports || !is_static(entry) || !is_static(older_entry) {
+                return None;
+            }
+        }
+        (Endpoints::Selected(selector), Endpoints::Selected(older)) if selector == older => {}
+        _ => return None,
+    }
+    let is_known = |runs: &[Run<'_>]| runs.iter().all(|run| run.origin.is_some());
+    let (mut new, mut old) = (runs(body), runs(older));
+    let names_origins = is_known(&new) && is_known(&old);
+    if !names_origins {
+        (new, old) = (as_one(new), as_one(old));
+    }
+    let together = together(new, old, stays);
+    let list: Box<[WorkloadEntry]> =
+        together.iter().flat_map(|run| run.endpoints.iter().copied().cloned()).collect();
+    if list.len() > ENDPOINTS_MAX {
         return None;
     }
-    let known: BTreeSet<&EndpointAddress> = list.iter().map(|endpoint| &endpoint.address).collect();
-    let lacking = older_list.iter().filter(|endpoint| !known.contains(&endpoint.address));
-    let all: Box<[WorkloadEntry]> = list.iter().chain(lacking).cloned().collect();
-    if all.len() > ENDPOINTS_MAX {
-        return None;
+    let annotations = match names_origins {
+        true => with_runs(&body.annotations, &together),
+        false => with_lines_of(&body.annotations, &older.annotations),
+    };
+    let mut entry = entry.clone();
+    if let Endpoints::Inline(endpoints) = &mut entry.endpoints {
+        *endpoints = list;
     }
-    let entry = ServiceEntry { endpoints: Endpoints::Inline(all), ..entry.clone() };
-    let annotations = with_origins(&body.annotations, &older.annotations);
     let joined = Body { labels: body.labels.clone(), annotations, spec: Spec::ServiceEntry(entry) };
     (json_len(&joined) <= OBJECT_LEN_MAX).then_some(joined)
 }
 
-fn inline(body: &Body) -> Option<(&ServiceEntry, &[WorkloadEntry])> {
-    let entry = body.service_entry()?;
-    match &entry.endpoints {
-        Endpoints::Inline(list) if entry.resolution == Resolution::Static => Some((entry, list)),
-        Endpoints::Inline(_) | Endpoints::Selected(_) => None,
+/// All endpoints in one run of which it is not known whose it is.
+fn as_one(runs: Vec<Run<'_>>) -> Vec<Run<'_>> {
+    let endpoints = runs.into_iter().flat_map(|run| run.endpoints).collect();
+    vec![Run { origin: None, endpoints }]
+}
+
+/// The runs of `new`, and of `old` those that stay, in the order of `old`.
+fn together<'a>(new: Vec<Run<'a>>, old: Vec<Run<'a>>, stays: Stays<'_>) -> Vec<Run<'a>> {
+    let named: BTreeSet<Option<&str>> = new.iter().map(|run| run.origin).collect();
+    let mut fresh = Fresh::of(&new);
+    let successors: Vec<Vec<Option<&WorkloadEntry>>> =
+        old.iter().map(|run| fresh.successors(run)).collect();
+    let mut together: Vec<Run<'a>> = Vec::new();
+    for (run, successors) in old.iter().zip(successors) {
+        let is_staying = stays(run.origin);
+        if !is_staying && !named.contains(&run.origin) {
+            continue;
+        }
+        let mut endpoints = Vec::with_capacity(run.endpoints.len());
+        for (endpoint, successor) in run.endpoints.iter().zip(successors) {
+            if successor.is_none() && is_staying {
+                // Another service that has the instance by now waits.
+                fresh.take_place(endpoint);
+            }
+            endpoints.extend(successor.or_else(|| is_staying.then_some(*endpoint)));
+        }
+        together.push(Run { origin: run.origin, endpoints });
+    }
+    // From the back, so that the run that comes behind a new one has its place already.
+    let mut behind = together.len();
+    for (index, run) in new.iter().enumerate().rev() {
+        let left = fresh.left(index, run);
+        match together.iter().position(|known| known.origin == run.origin) {
+            Some(at) => {
+                together[at].endpoints.extend(left);
+                behind = at;
+            }
+            // All that it has is another's for now.
+            None if left.is_empty() && !run.endpoints.is_empty() => {}
+            None => together.insert(behind, Run { origin: run.origin, endpoints: left }),
+        }
+    }
+    together
+}
+
+/// The endpoints of a new resource that are not yet placed.
+struct Fresh<'a> {
+    /// Of each endpoint of each run, whether it is placed.
+    is_placed: Vec<Vec<bool>>,
+    endpoints: Vec<Vec<&'a WorkloadEntry>>,
+    /// Where they are, by whose they are and where traffic to them ends.
+    by_place: BTreeMap<(Origin<'a>, Place<'a>), Queue>,
+    by_address: BTreeMap<(Origin<'a>, &'a EndpointAddress), Queue>,
+    anybody: BTreeMap<Place<'a>, Queue>,
+}
+
+/// As [`Run`] has it.
+type Origin<'a> = Option<&'a str>;
+/// Which endpoint of which run, in order.
+type Queue = VecDeque<At>;
+type At = (usize, usize);
+
+/// What makes two endpoints one: where traffic to them ends.
+type Place<'a> = (&'a EndpointAddress, &'a Text, &'a [(Text, u32)]);
+
+fn place(endpoint: &WorkloadEntry) -> Place<'_> {
+    (&endpoint.address, &endpoint.network, &endpoint.ports)
+}
+
+impl<'a> Fresh<'a> {
+    fn of(runs: &[Run<'a>]) -> Self {
+        let mut fresh = Self {
+            is_placed: runs.iter().map(|run| vec![false; run.endpoints.len()]).collect(),
+            endpoints: runs.iter().map(|run| run.endpoints.clone()).collect(),
+            by_place: BTreeMap::new(),
+            by_address: BTreeMap::new(),
+            anybody: BTreeMap::new(),
+        };
+        for (index, run) in runs.iter().enumerate() {
+            for (number, endpoint) in run.endpoints.iter().enumerate() {
+                let (at, place) = ((index, number), place(endpoint));
+                fresh.by_place.entry((run.origin, place)).or_default().push_back(at);
+                let address = (run.origin, &endpoint.address);
+                fresh.by_address.entry(address).or_default().push_back(at);
+                fresh.anybody.entry(place).or_default().push_back(at);
+            }
+        }
+        fresh
+    }
+
+    /// What each endpoint of an older run of the same service is by now: first what ends at the
+    /// same place, then what is at least at the same address.
+    fn successors(&mut self, run: &Run<'a>) -> Vec<Option<&'a WorkloadEntry>> {
+        let placed = &mut self.is_placed;
+        let mut successors: Vec<Option<At>> = run
+            .endpoints
+            .iter()
+            .map(|endpoint| taken(self.by_place.get_mut(&(run.origin, place(endpoint))), placed))
+            .collect();
+        for (endpoint, successor) in run.endpoints.iter().zip(&mut successors) {
+            if successor.is_none() {
+                let address = (run.origin, &endpoint.address);
+                *successor = taken(self.by_address.get_mut(&address), placed);
+            }
+        }
+        let endpoint = |(index, number): At| self.endpoints[index][number];
+        successors.into_iter().map(|at| at.map(endpoint)).collect()
+    }
+
+    /// Whoever has an endpoint at the place of this one does not get it placed.
+    fn take_place(&mut self, endpoint: &'a WorkloadEntry) {
+        taken(self.anybody.get_mut(&place(endpoint)), &mut self.is_placed);
+    }
+
+    /// What is left of the run at `index`.
+    fn left(&self, index: usize, run: &Run<'a>) -> Vec<&'a WorkloadEntry> {
+        let placed = &self.is_placed[index];
+        let left = run.endpoints.iter().zip(placed).filter(|(_, is_placed)| !**is_placed);
+        left.map(|(endpoint, _)| *endpoint).collect()
     }
 }
 
-/// What feeds either. A remark of either, that its list is not whole, stays, and one is added where
-/// the list becomes too long.
-fn with_origins(annotations: &Pairs, older: &Pairs) -> Pairs {
+/// The first of `queue` that is not placed, which it is then.
+fn taken(queue: Option<&mut Queue>, is_placed: &mut [Vec<bool>]) -> Option<At> {
+    let queue = queue?;
+    while let Some((index, number)) = queue.pop_front() {
+        if !std::mem::replace(&mut is_placed[index][number], true) {
+            return Some((index, number));
+        }
+    }
+    None
+}
+
+/// `annotations`, saying of what these runs are.
+fn with_runs(annotations: &Pairs, runs: &[Run<'_>]) -> Pairs {
+    let origins = Text::from(listed(runs.iter().filter_map(|run| run.origin)));
+    let is_inline = annotations.get(ENDPOINTS_PER_ORIGIN_ANNOTATION).is_some()
+        || runs.iter().any(|run| !run.endpoints.is_empty());
+    let counts = per_origin_text(runs.iter().map(|run| run.endpoints.len()));
+    let counts = counts.filter(|_| is_inline);
+    let own = [(ORIGINS_ANNOTATION, Some(origins)), (ENDPOINTS_PER_ORIGIN_ANNOTATION, counts)];
+    with(annotations, own)
+}
+
+/// `annotations` with the origins of `older` too, remarks among them.
+fn with_lines_of(annotations: &Pairs, older: &Pairs) -> Pairs {
     let text_of = |pairs: &Pairs| pairs.get(ORIGINS_ANNOTATION).cloned().unwrap_or_default();
     let (text, older) = (text_of(annotations), text_of(older));
-    let (mut seen, mut all, mut is_cut) = (BTreeSet::new(), String::new(), false);
-    for line in text.split('\n').chain(older.split('\n')) {
-        if line.is_empty() || !seen.insert(line) {
-            continue;
-        }
-        let is_remark = !line.contains('/');
-        if !is_remark && all.len() + line.len() >= ORIGINS_LEN_MAX {
-            is_cut = true;
-            continue;
-        }
-        if !all.is_empty() {
-            all.push('\n');
-        }
-        all.push_str(line);
+    let mut seen = BTreeSet::new();
+    let lines = text.split('\n').chain(older.split('\n'));
+    let lines = lines.filter(|line| !line.is_empty() && seen.insert(*line));
+    let (origins, remarks): (Vec<&str>, Vec<&str>) = lines.partition(|line| line.contains('/'));
+    let mut all = listed(origins.into_iter());
+    for remark in remarks {
+        all.push('\n');
+        all.push_str(remark);
     }
-    if is_cut {
-        all.push_str("\n(and more)");
-    }
-    let key = Text::from(ORIGINS_ANNOTATION);
-    let others = annotations.iter().filter(|(known, _)| known.as_ref() != ORIGINS_ANNOTATION);
+    let own = [
+        (ORIGINS_ANNOTATION, Some(Text::from(all))),
+        // It is not known any more.
+        (ENDPOINTS_PER_ORIGIN_ANNOTATION, None),
+    ];
+    with(annotations, own)
+}
+
+fn with<const N: usize>(annotations: &Pairs, own: [(&str, Option<Text>); N]) -> Pairs {
+    let is_own = |key: &Text| own.iter().any(|(known, _)| **known == **key);
+    let others = annotations.iter().filter(|(key, _)| !is_own(key));
     let others = others.map(|(key, value)| (key.clone(), value.clone()));
-    others.chain([(key, Text::from(all))]).collect()
+    let own = own.iter().filter_map(|(key, value)| Some((Text::from(*key), value.clone()?)));
+    others.chain(own).collect()
 }

@@ -6,12 +6,14 @@
 //! maps, shared strings, and an IP address is not a string.
 
 mod join;
+mod origins;
 mod parse;
 mod print;
 mod spec;
 mod wire;
 mod yaml;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -21,6 +23,8 @@ use landfall_core::pairs::Pairs;
 use landfall_core::text::Text;
 
 pub use self::join::{ENDPOINTS_MAX, OBJECT_LEN_MAX};
+pub use self::origins::{ENDPOINTS_PER_ORIGIN_ANNOTATION, ORIGINS_ANNOTATION};
+pub(crate) use self::origins::{origins_text, per_origin_text};
 pub(crate) use self::parse::{Metadata, object_of};
 pub use self::parse::{ParseError, Read, from_json, from_yaml};
 pub(crate) use self::print::Extra;
@@ -45,12 +49,6 @@ pub const SERVICE_LABEL: &str = "landfall.dev/service";
 pub const SOURCES_ANNOTATION: &str = "landfall.dev/sources";
 /// Since when an object is kept without endpoints; RFC 3339 with milliseconds.
 pub const REMOVED_AT_ANNOTATION: &str = "landfall.dev/removed-at";
-/// Which services of registries are published in an object, one a line. A line without a slash,
-/// which every service has behind its source, is a remark: the list is not whole.
-pub const ORIGINS_ANNOTATION: &str = "landfall.dev/origins";
-/// Bytes of that list, but for remarks: half of what Kubernetes takes for all annotations together,
-/// of which policies may fill 32 KiB, and some 4,000 services. More make a list that is not whole.
-pub const ORIGINS_LEN_MAX: usize = 128 << 10;
 /// Labels and annotations that no policy may set.
 pub const RESERVED_PREFIX: &str = "landfall.dev/";
 
@@ -287,8 +285,16 @@ impl mesh::Body for Body {
         self.service_label()
     }
 
-    fn with_endpoints_of(&self, other: &Self) -> Option<Self> {
-        join::joined(self, other)
+    fn lessened_in<'a>(&'a self, other: &'a Self) -> BTreeSet<Option<&'a str>> {
+        origins::lessened(self, other)
+    }
+
+    fn with_endpoints_of(
+        &self,
+        older: &Self,
+        stays: &dyn Fn(Option<&str>) -> bool,
+    ) -> Option<Self> {
+        join::joined(self, older, stays)
     }
 
     fn without_endpoints(&self) -> Option<Self> {
@@ -305,7 +311,8 @@ impl mesh::Body for Body {
                 entry.resolution = Resolution::Static;
             }
         }
-        Some(Self { spec: Spec::ServiceEntry(entry), ..self.clone() })
+        let annotations = origins::without_endpoints(&self.annotations);
+        Some(Self { annotations, spec: Spec::ServiceEntry(entry), ..self.clone() })
     }
 }
 

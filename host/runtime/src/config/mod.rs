@@ -18,6 +18,7 @@ use landfall_core::guard::GuardSettings;
 use landfall_core::pattern::Selector;
 use landfall_core::plan::Mode;
 use landfall_core::registry::SourceName;
+use landfall_core::sharing::Sharing;
 use landfall_core::text::Text;
 use landfall_mesh::api::{Location, Owner};
 use landfall_mesh::mcp::{AddressRange, TlsIdentity};
@@ -38,6 +39,8 @@ pub struct Configuration {
     pub defaults: Defaults,
     /// In the order in which they see an instance.
     pub policies: Vec<PolicyConfig>,
+    /// How sources share hosts.
+    pub sharing: Arc<Sharing>,
     /// Where resources go.
     pub sinks: Vec<SinkConfig>,
     /// The deletion budget.

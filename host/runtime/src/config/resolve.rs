@@ -1,5 +1,6 @@
 //! From the configuration as written to what the line works with. Collects every problem.
 
+mod sharing;
 mod sinks;
 
 use std::collections::BTreeSet;
@@ -15,7 +16,7 @@ use landfall_core::pattern::{Pattern, Selector};
 use landfall_core::registry::{Health, SourceName};
 use landfall_core::template::Template;
 use landfall_core::text::Text;
-use landfall_mesh::api::Location;
+use landfall_mesh::api::{Location, OWNER_LABEL};
 use landfall_mesh::render::Shape;
 use landfall_mesh::validate::LIST_LEN_MAX;
 use landfall_policy_host::Limits;
@@ -45,6 +46,7 @@ pub(super) fn resolve(
     let sources = resolver.sources(&config.sources);
     let defaults = resolver.defaults(&config.defaults);
     let policies = resolver.policies(&config.policies);
+    let sharing = Arc::new(resolver.sharing(&config.sharing, &sources));
     let sinks = resolver.sinks(&config.sinks);
     let owner = resolver.owner(config);
     let guard = GuardSettings {
@@ -57,10 +59,13 @@ pub(super) fn resolve(
         resolver.listen("/admin/listen", &config.admin.listen, "127.0.0.1:15080 or [::1]:15080");
     match (defaults, owner, admin_listen, resolver.problems) {
         (Some(defaults), Some(owner), Some(admin_listen), problems) if problems.is_empty() => {
+            let own_mark = (Text::from(OWNER_LABEL), Text::from(owner.as_str()));
+            let defaults = Defaults { own_mark: Some(own_mark), ..defaults };
             Ok(Configuration {
                 sources,
                 defaults,
                 policies,
+                sharing,
                 sinks,
                 guard,
                 grace: config.guard.grace.0,
@@ -344,7 +349,8 @@ impl Resolver<'_> {
                 wire::Health::Unknown => Health::Unknown,
             })
             .collect();
-        Some(Defaults { host: host?, namespace: namespace?, labels, health })
+        let (host, namespace) = (host?, namespace?);
+        Some(Defaults { host, namespace, labels, health, own_mark: None })
     }
 
     fn template(&mut self, pointer: &str, raw: &str) -> Option<Template> {

@@ -356,6 +356,28 @@ fn a_file_that_is_no_configuration_is_not_read_to_its_end() {
 }
 
 /// Every key of the configuration, each with a legal value.
+#[test]
+fn rules_of_sharing_name_sources_that_are_there() {
+    let sources = "sources:\n- {name: dc1, file: {path: a}}\n- {name: dc2, file: {path: b}}\n";
+    check(
+        &format!(
+            "{sources}sharing:\n- {{precedence: [dc2], weights: {{dc1: 9}}}}\n- {{hosts: [a.mesh]}}\n"
+        ),
+        expect!["6:3: this rule is for no host, because rule 1 before it is for all; put it first"],
+    );
+    check(
+        &format!(
+            "{sources}sharing:\n- hosts: [a.mesh]\n  precedence: [dc3, dc1, dc1]\n  weights: \
+             {{dc2: 0, dc4: 1}}\n"
+        ),
+        expect![[r#"
+            6:16: there is no source "dc3"; there are dc1, dc2
+            6:26: source "dc1" is listed twice
+            7:13: a weight is 1 to 65535, for to Istio none is the same as 1; to publish nothing of a source use mode first
+            7:21: there is no source "dc4"; there are dc1, dc2"#]],
+    );
+}
+
 const EVERY_KEY: &str = r#"
 sources:
   - name: dc1
@@ -402,6 +424,11 @@ policies:
   - name: b
     component:
       configMap: {namespace: shop, name: mapper, key: k, kubeconfig: kc, context: c}
+sharing:
+  - hosts: ["*.shop.mesh"]
+    mode: first
+    precedence: [dc1]
+    weights: {dc1: 3}
 sinks:
   - files: {path: out}
     mode: sync
@@ -502,7 +529,7 @@ fn wrong_values(value: &Value) -> Vec<Value> {
         }
         Value::String(text) => {
             wrong.extend([1.into(), 1.5.into(), true.into()]);
-            let words = ["sync", "auto", "internal", "passing"];
+            let words = ["sync", "auto", "internal", "passing", "first"];
             let starts_with_digit = text.starts_with(|c: char| c.is_ascii_digit());
             if starts_with_digit || words.contains(&text.as_str()) || text.starts_with("http") {
                 wrong.extend(["nonsense".into(), "localhost:15080".into(), "".into()]);

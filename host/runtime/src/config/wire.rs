@@ -19,6 +19,9 @@ pub struct Config {
     pub defaults: Defaults,
     /// Policies, in the order in which they see an instance.
     pub policies: Vec<Policy>,
+    /// How sources share a host that several of them publish: the first rule that fits it holds.
+    /// Without one all their endpoints are published.
+    pub sharing: Vec<SharingRule>,
     /// Where resources go.
     pub sinks: Vec<Sink>,
     /// What holds removals back.
@@ -238,6 +241,37 @@ pub struct Match {
     pub sources: Vec<String>,
     /// Patterns for service names, or for `group/name`; all when empty.
     pub services: Vec<String>,
+}
+
+/// How sources share hosts.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct SharingRule {
+    /// Patterns for host names, or for `namespace/host`, in which `*` stands for any text; all when
+    /// empty.
+    pub hosts: Vec<String>,
+    /// Whose endpoints are published.
+    pub mode: SharingMode,
+    /// Sources, of which the earlier go before the later. Those that are not listed come after, in
+    /// the order of `sources`.
+    pub precedence: Vec<String>,
+    /// By what the weights of a source's endpoints are multiplied, 1 to 65535, by its name; 1 when
+    /// left out. The product is 65535 at most.
+    pub weights: BTreeMap<String, u16>,
+}
+
+/// Whose endpoints are published at a host that sources share.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum SharingMode {
+    /// Those of all sources. An instance that several have, by address, network and ports, is
+    /// published once, as the first of them in precedence has it.
+    #[default]
+    Union,
+    /// Those of the first source in precedence that publishes any.
+    First,
+    /// As union, and proxies prefer endpoints of their own network and locality.
+    PreferLocal,
 }
 
 /// What a policy may use.

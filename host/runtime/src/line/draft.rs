@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 use landfall_core::decision::{DecidedService, Fault};
-use landfall_core::group::{MeshServices, Redecided, group};
+use landfall_core::group::{MeshServices, Redecided, group, regroup};
 use landfall_core::mesh::{HostKey, MeshService, Setting};
 use landfall_core::pattern::Selector;
 use landfall_core::registry::{Service, ServiceId, SourceName};
+use landfall_core::sharing::Sharing;
 use landfall_core::text::Text;
 use landfall_policy_host::{Origin, Rules, Work, Workers};
 
@@ -100,6 +101,10 @@ pub(super) struct Known {
     pub(super) registries: BTreeMap<SourceName, &'static str>,
     /// Services that wait for a policy which is not there yet.
     pub(super) waiting: Vec<Selector>,
+    /// How sources share hosts.
+    pub(super) sharing: Arc<Sharing>,
+    /// How they shared `services`.
+    pub(super) shared_by: Arc<Sharing>,
     pub(super) decided: DecidedServices,
     pub(super) services: MeshServices,
 }
@@ -189,7 +194,12 @@ impl Known {
                 now: change.now.as_deref(),
             })
             .collect();
-        let (services, touched) = group(self.services.clone(), &pairs);
+        let (services, shared_anew) = match Arc::ptr_eq(&self.sharing, &self.shared_by) {
+            true => (self.services.clone(), BTreeSet::new()),
+            false => regroup(self.services.clone(), &self.sharing),
+        };
+        let (services, mut touched) = group(services, &pairs, &self.sharing);
+        touched.extend(shared_anew);
         let mut draft = Draft { changes, decided, services, touched, answers: Vec::new() };
         self.ask_service_policies(&mut draft, rules, asked);
         draft

@@ -22,10 +22,11 @@ use landfall_core::finding::{Finding, FindingCode};
 use landfall_core::group::MeshServices;
 use landfall_core::guard::{Evidence, Trust};
 use landfall_core::linger::{Change, Lingering};
-use landfall_core::mesh::{Endpoint, HostKey, ObjectId};
+use landfall_core::mesh::{Endpoint, HostKey, ObjectId, Tie};
 use landfall_core::pattern::Selector;
 use landfall_core::plan::Desired;
 use landfall_core::registry::{Doubt, Service, ServiceId, Snapshot, SourceName, SourceState};
+use landfall_core::sharing::{Ranks, Sharing};
 use landfall_core::text::Text;
 use landfall_core::time::Time;
 use landfall_mesh::api::Body;
@@ -53,6 +54,8 @@ pub struct Line {
     undecided: Undecided,
     again: Again,
     setting_faults: BTreeMap<HostKey, Arc<Fault>>,
+    /// Services of the mesh that one source has alone.
+    ranks: OrdMap<Tie, Ranks>,
     finding_counts: BTreeMap<FindingCode, usize>,
     /// Whether the next round renders everything anew.
     render_all: bool,
@@ -63,6 +66,8 @@ pub struct Line {
 pub struct LineOptions {
     /// How objects are made.
     pub render: RenderOptions,
+    /// How sources share hosts.
+    pub sharing: Arc<Sharing>,
     /// How long a host that lost its place goes on answering.
     pub grace: Duration,
 }
@@ -83,6 +88,8 @@ struct SourceLine {
 struct RenderedHost {
     objects: Vec<ObjectId>,
     findings: Vec<Finding>,
+    /// What its objects have in common, where one source has it alone.
+    tie: Option<Tie>,
 }
 
 /// What a round changed.
@@ -107,6 +114,7 @@ impl Line {
     /// A line without sources yet.
     #[must_use]
     pub fn new(workers: Arc<Workers>, rules: Arc<Rules>, options: LineOptions) -> Self {
+        let (sharing, shared_by) = (Arc::clone(&options.sharing), Arc::clone(&options.sharing));
         Self {
             rules,
             options,
@@ -115,6 +123,8 @@ impl Line {
                 workers,
                 registries: BTreeMap::new(),
                 waiting: Vec::new(),
+                sharing,
+                shared_by,
                 decided: DecidedServices::new(),
                 services: MeshServices::new(),
             },
@@ -125,6 +135,7 @@ impl Line {
             undecided: Undecided::default(),
             again: Again::default(),
             setting_faults: BTreeMap::new(),
+            ranks: OrdMap::new(),
             finding_counts: BTreeMap::new(),
             render_all: false,
         }
@@ -132,6 +143,9 @@ impl Line {
 
     /// Replaces the options; the next round renders everything by them.
     pub fn set_options(&mut self, options: LineOptions) {
+        if self.known.sharing != options.sharing {
+            self.known.sharing = Arc::clone(&options.sharing);
+        }
         self.options = options;
         self.render_all = true;
     }
@@ -292,6 +306,7 @@ impl Line {
             self.note_decided(change, &mut round);
         }
         self.known.decided = decided;
+        self.known.shared_by = Arc::clone(&self.known.sharing);
         let services_before = std::mem::replace(&mut self.known.services, services);
         for (host, answer) in answers {
             let is_new = !services_before.contains_key(&host);
@@ -406,6 +421,9 @@ impl Line {
         let is_current = service.is_some();
         let service = service.or_else(|| self.lingering.get(host));
         let old = self.rendered.remove(host);
+        if let Some(tie) = old.as_ref().and_then(|old| old.tie.as_ref()) {
+            self.ranks.remove(tie);
+        }
         let (objects_before, findings_before) =
             old.map_or_else(Default::default, |rendered| (rendered.objects, rendered.findings));
         let mut gone: BTreeSet<ObjectId> = objects_before.into_iter().collect();
@@ -414,6 +432,12 @@ impl Line {
         if let Some(service) = service {
             let rendered = render(service, &self.options.render);
             let mut objects = Vec::with_capacity(rendered.objects.len());
+            let ranks = if is_current { service.ranks() } else { None };
+            let tie = ranks.and_then(|ranks| {
+                let tie = rendered.objects.first()?.tie();
+                self.ranks.insert(Tie::clone(&tie), ranks);
+                Some(tie)
+            });
             for object in rendered.objects {
                 gone.remove(&object.id);
                 objects.push(object.id.clone());
@@ -427,7 +451,7 @@ impl Line {
                 }
             }
             findings.clone_from(&rendered.findings);
-            let rendered = RenderedHost { objects, findings: rendered.findings };
+            let rendered = RenderedHost { objects, findings: rendered.findings, tie };
             self.rendered.insert(host.clone(), rendered);
         }
         count(&mut self.finding_counts, &findings_before, &findings);
@@ -461,6 +485,7 @@ impl Line {
         Evidence {
             sources: self.sources.iter().map(|(name, line)| (name.clone(), trust(line))).collect(),
             undecided: self.undecided.printed().clone(),
+            ranks: self.ranks.clone(),
         }
     }
 

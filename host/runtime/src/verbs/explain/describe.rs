@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use landfall_core::decision::DecidedService;
 use landfall_core::mapping::{Edit, Mapping, Verdict};
 use landfall_core::mesh::{MeshService, Setting};
-use landfall_core::registry::Instance;
+use landfall_core::registry::{Instance, SourceName};
+use landfall_core::sharing::SharingMode;
 use landfall_core::text::Interner;
 use landfall_policy_host::Step;
 
@@ -153,5 +154,22 @@ pub(super) fn write_settings(report: &mut Report, service: &MeshService) {
             Setting::Label(key, value) => tell!(report, "  label {key}={value}"),
             Setting::Annotation(key, value) => tell!(report, "  annotation {key}={value}"),
         }
+    }
+}
+
+/// Why a host has an instance and does not publish it: the rule by which sources share it.
+pub(super) fn write_outranked(report: &mut Report, service: &MeshService, source: &SourceName) {
+    let key = &service.key;
+    match (service.sharing.mode, service.parts.first()) {
+        (SharingMode::First, Some(winner)) if winner.origin.source != *source => tell!(
+            report,
+            "left out of {key}: by the sharing rule source {} has it alone, and goes before {source}",
+            winner.origin.source
+        ),
+        _ => tell!(
+            report,
+            "left out of {key}: another source that goes before {source} has the same instance, by \
+             address, network and ports"
+        ),
     }
 }

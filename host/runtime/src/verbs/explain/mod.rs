@@ -15,7 +15,7 @@ use landfall_core::registry::{Instance, ServiceId};
 use landfall_mesh::api::{self, ApiVersion, MeshObject, Owner};
 use landfall_policy_host::Work;
 
-use self::describe::{write_default, write_facts, write_settings, write_step};
+use self::describe::{write_default, write_facts, write_outranked, write_settings, write_step};
 use self::place::{At, places};
 use super::report::{Report, tell};
 use super::sighted::{Sighted, sighted};
@@ -205,7 +205,12 @@ impl Scene<'_> {
         let is_own = |(origin, endpoint): &(&Arc<ServiceId>, &Endpoint)| {
             **origin == decided.id && endpoint.instance.id == instance.id
         };
-        for place in places(service, entry, rendered).into_iter().filter(|p| is_own(&p.endpoint)) {
+        let mut own = places(service, entry, rendered);
+        own.retain(|place| is_own(&place.endpoint));
+        if own.is_empty() {
+            write_outranked(report, service, &decided.id.source);
+        }
+        for place in own {
             match place.at {
                 At::Inline { index, count } => {
                     tell!(report, "published in {}, endpoint {} of {count}", entry.id, index + 1);

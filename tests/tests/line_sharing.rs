@@ -1,0 +1,285 @@
+//! Two sources that publish the same hosts, through the whole line into a sink in memory.
+
+#![allow(clippy::unwrap_used, reason = "a failure ends the test")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use landfall_core::defaults::Defaults;
+use landfall_core::mesh::Body as _;
+use landfall_core::pairs::Pairs;
+use landfall_core::plan::{Observed, Step};
+use landfall_core::registry::{
+    Doubt, Health, Instance, InstancePort, Service, ServiceKey, Snapshot, SourceName, SourceState,
+};
+use landfall_core::sharing::{Sharing, SharingMode, SharingRule};
+use landfall_core::template::Template;
+use landfall_core::text::Text;
+use landfall_mesh::api::{Body, EndpointAddress};
+use landfall_mesh::render::{RenderOptions, Shape};
+use landfall_policy_host::Rules;
+use landfall_runtime::line::LineOptions;
+use landfall_tests::line::{DEFAULT, GRACE, OPEN, World};
+use landfall_tests::world;
+use proptest::prelude::*;
+
+/// What each of the two sources offers; `None` before it has listed anything.
+type Offers = [Option<SourceState>; 2];
+
+fn sources() -> [SourceName; 2] {
+    ["new", "old"].map(|name| SourceName::parse(name).unwrap())
+}
+
+/// A listing as `service=1,2 other=3`: each number is the last part of an address.
+fn listing(text: &str) -> SourceState {
+    let mut snapshot = Snapshot::default();
+    for service in text.split_whitespace() {
+        let (name, numbers) = service.split_once('=').unwrap();
+        let instances = numbers.split(',').map(|number| Arc::new(instance(number))).collect();
+        let key = ServiceKey { name: Text::from(name), ..ServiceKey::default() };
+        let (service, _) = Service::new(key.clone(), Pairs::default(), Pairs::default(), instances);
+        snapshot.services.insert(key, Arc::new(service));
+    }
+    world::state(snapshot)
+}
+
+fn instance(number: &str) -> Instance {
+    Instance {
+        id: Text::from(number),
+        address: Text::from(format!("10.0.0.{number}")),
+        ports: vec![InstancePort {
+            name: Text::from("http"),
+            number: 8080,
+            protocol: Text::from("http"),
+        }],
+        health: Health::Passing,
+        weight: 1,
+        tags: Vec::new(),
+        meta: Pairs::default(),
+        ext: Pairs::default(),
+        locality: None,
+    }
+}
+
+fn in_doubt(state: SourceState) -> SourceState {
+    let since = landfall_core::time::Time::from_millis(1_000_000);
+    let doubt = Doubt { code: "unreachable", message: String::new(), since };
+    SourceState { doubt: Some(doubt), ..state }
+}
+
+fn sharing(mode: SharingMode) -> Arc<Sharing> {
+    let precedence = sources().to_vec();
+    let rule = SharingRule { mode, precedence, ..SharingRule::default() };
+    Arc::new(Sharing { otherwise: Arc::new(rule), ..Sharing::default() })
+}
+
+fn options(mode: SharingMode, shape: Shape) -> LineOptions {
+    let render = RenderOptions { shape, ..RenderOptions::default() };
+    LineOptions { render, sharing: sharing(mode), grace: GRACE }
+}
+
+/// A daemon whose sources share every host in this way, at a sink that holds this.
+fn daemon(mode: SharingMode, shape: Shape, held: Observed<Body>) -> World {
+    let defaults =
+        Defaults { host: Template::parse("{service}.mesh").unwrap(), ..world::defaults() };
+    let rules = Rules::new(defaults, Vec::new());
+    World::of(&sources(), rules, options(mode, shape), held, DEFAULT)
+}
+
+fn round(world: &mut World, offers: &Offers) -> Vec<Step<Body>> {
+    let offered = sources().into_iter().zip(offers);
+    let states: BTreeMap<SourceName, SourceState> =
+        offered.filter_map(|(source, state)| Some((source, state.clone()?))).collect();
+    let round = world.line.round(&states, world.now);
+    world.take(&round)
+}
+
+/// Rounds until nothing is due, through all grace times.
+fn settle(world: &mut World, offers: &Offers) {
+    for _ in 0..4 {
+        round(world, offers);
+        world.now = world.now.plus(GRACE);
+    }
+    assert!(round(world, offers).is_empty(), "planning again gives no step");
+    assert_eq!(world.held.ours, *world.line.desired());
+}
+
+/// What the sink holds, as [`listing`] is written.
+fn held(world: &World) -> String {
+    let mut hosts: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for object in world.held.ours.values() {
+        let Some(entry) = object.body.service_entry() else { continue };
+        let name = entry.hosts[0].strip_suffix(".mesh").unwrap().to_owned();
+        let number = |address: &EndpointAddress| match address {
+            EndpointAddress::Ip(ip) => ip.to_string().rsplit_once('.').unwrap().1.to_owned(),
+            EndpointAddress::Other(other) => other.to_string(),
+        };
+        hosts.insert(name, object.body.addresses().map(number).collect());
+    }
+    let hosts = hosts.iter().map(|(name, numbers)| format!("{name}={}", numbers.join(",")));
+    hosts.collect::<Vec<_>>().join(" ")
+}
+
+/// What a fresh daemon publishes of two listings.
+fn published(mode: SharingMode, new: &str, old: &str) -> String {
+    let mut world = daemon(mode, Shape::Inline, Observed::default());
+    settle(&mut world, &[Some(listing(new)), Some(listing(old))]);
+    held(&world)
+}
+
+#[test]
+fn sources_share_a_host_as_the_rule_says() {
+    use SharingMode::{First, PreferLocal, Union};
+    for (mode, new, old, want) in [
+        (Union, "a=1,2", "a=3", "a=1,2,3"),
+        (Union, "a=1,2", "a=2,3 b=4", "a=1,2,3 b=4"),
+        (PreferLocal, "a=1,2", "a=2,3", "a=1,2,3"),
+        (First, "a=1,2", "a=2,3 b=4", "a=1,2 b=4"),
+        (First, "", "a=3", "a=3"),
+    ] {
+        assert_eq!(published(mode, new, old), want, "{mode:?} {new} | {old}");
+    }
+}
+
+#[test]
+fn one_source_in_doubt_never_empties_what_the_other_has() {
+    for mode in [SharingMode::Union, SharingMode::First] {
+        let both = [Some(listing("a=1 b=2")), Some(listing("a=3 c=4"))];
+        let mut world = daemon(mode, Shape::Inline, Observed::default());
+        settle(&mut world, &both);
+        let before = held(&world);
+        let nothing = || Some(in_doubt(listing("")));
+        for offers in [[nothing(), both[1].clone()], [both[0].clone(), nothing()]] {
+            round(&mut world, &offers);
+            assert_eq!(held(&world), before, "{mode:?}");
+            // What comes from the other one is published all the same.
+            round(&mut world, &both);
+        }
+        let grown = [nothing(), Some(listing("a=3 c=4,5"))];
+        round(&mut world, &grown);
+        assert!(held(&world).contains("c=4,5"), "{mode:?}: {}", held(&world));
+    }
+}
+
+#[test]
+fn what_a_healthy_source_lost_goes_though_the_other_is_in_doubt() {
+    let mut world = daemon(SharingMode::Union, Shape::Inline, Observed::default());
+    world.guard = OPEN;
+    settle(&mut world, &[Some(listing("a=1,2")), Some(listing("a=3,4"))]);
+    let nothing = || Some(in_doubt(listing("")));
+    let steps = round(&mut world, &[nothing(), Some(listing("a=4,5"))]);
+    assert_eq!((held(&world).as_str(), steps.len()), ("a=1,2,4,5", 1));
+    assert!(round(&mut world, &[nothing(), Some(listing("a=4,5"))]).is_empty(), "and stays so");
+    let steps = round(&mut world, &[nothing(), Some(listing(""))]);
+    assert_eq!((held(&world).as_str(), steps.len()), ("a=1,2", 1));
+    settle(&mut world, &[Some(listing("a=2")), Some(listing("a=6"))]);
+    assert_eq!(held(&world), "a=2,6");
+}
+
+#[test]
+fn a_host_goes_over_when_its_first_source_has_nothing_more() {
+    let mut world = daemon(SharingMode::First, Shape::Inline, Observed::default());
+    let old = || Some(listing("a=3"));
+    settle(&mut world, &[Some(listing("a=1")), old()]);
+    assert_eq!(held(&world), "a=1");
+    round(&mut world, &[Some(in_doubt(listing(""))), old()]);
+    assert_eq!(held(&world), "a=1", "in doubt nothing is known to be gone");
+    round(&mut world, &[Some(listing("")), old()]);
+    assert_eq!(held(&world), "a=3");
+    round(&mut world, &[Some(listing("a=2")), old()]);
+    assert_eq!(held(&world), "a=2");
+}
+
+#[test]
+fn the_first_source_takes_a_host_whether_or_not_the_others_have_spoken() {
+    let mut before = daemon(SharingMode::First, Shape::Inline, Observed::default());
+    settle(&mut before, &[Some(listing("")), Some(listing("a=3"))]);
+    let mut restarted = daemon(SharingMode::First, Shape::Inline, before.held);
+    round(&mut restarted, &[Some(listing("a=1")), None]);
+    assert_eq!(held(&restarted), "a=1", "whatever the other lists");
+}
+
+#[test]
+fn other_rules_hold_at_once() {
+    let offers = [Some(listing("a=1,2")), Some(listing("a=2,3 b=4"))];
+    let mut world = daemon(SharingMode::Union, Shape::Inline, Observed::default());
+    world.guard = OPEN;
+    settle(&mut world, &offers);
+    world.line.set_options(options(SharingMode::First, Shape::Inline));
+    settle(&mut world, &offers);
+    assert_eq!(held(&world), "a=1,2 b=4");
+    world.line.set_options(options(SharingMode::Union, Shape::Inline));
+    settle(&mut world, &offers);
+    assert_eq!(held(&world), "a=1,2,3 b=4");
+}
+
+/// A listing over few hosts and addresses, so that sources have some in common.
+fn listings() -> impl Strategy<Value = String> {
+    let numbers = prop::collection::btree_set(1_u8..5, 1..4);
+    prop::collection::btree_map("[ab]", numbers, 0..3).prop_map(|services| {
+        let service = |(name, numbers): (String, BTreeSet<u8>)| {
+            let numbers: Vec<String> = numbers.iter().map(u8::to_string).collect();
+            format!("{name}={}", numbers.join(","))
+        };
+        services.into_iter().map(service).collect::<Vec<_>>().join(" ")
+    })
+}
+
+/// Whether two listings have an instance of one service in common.
+fn have_common(one: &str, other: &str) -> bool {
+    let instances = |text: &str| -> BTreeSet<String> {
+        let of_service = |service: &str| {
+            let (name, numbers) = service.split_once('=').unwrap();
+            numbers.split(',').map(|number| format!("{name}={number}")).collect::<Vec<_>>()
+        };
+        text.split_whitespace().flat_map(of_service).collect()
+    };
+    !instances(one).is_disjoint(&instances(other))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn a_restart_writes_nothing_whoever_speaks_first(
+        new in listings(),
+        old in listings(),
+        first in 0_usize..2,
+        doubts in any::<bool>(),
+        mode in prop::sample::select(vec![SharingMode::Union, SharingMode::First]),
+        shape in prop::sample::select(vec![Shape::Inline, Shape::WorkloadEntries]),
+    ) {
+        // A WorkloadEntry that two sources have is made of the one that has spoken, for a while.
+        prop_assume!(shape == Shape::Inline || mode == SharingMode::First || !have_common(&new, &old));
+        let both = [Some(listing(&new)), Some(listing(&old))];
+        let mut before = daemon(mode, shape, Observed::default());
+        settle(&mut before, &both);
+        let mut restarted = daemon(mode, shape, before.held);
+        let mut alone: Offers = [None, None];
+        alone[first].clone_from(&both[first]);
+        prop_assert!(round(&mut restarted, &[None, None]).is_empty());
+        prop_assert!(round(&mut restarted, &alone).is_empty(), "one has spoken");
+        // A listing that is not whole yet.
+        if doubts {
+            alone[1 - first] = Some(in_doubt(listing("")));
+            prop_assert!(round(&mut restarted, &alone).is_empty(), "the other is in doubt");
+        }
+        prop_assert!(round(&mut restarted, &both).is_empty(), "both have");
+    }
+
+    #[test]
+    fn every_history_of_two_sources_converges(
+        news in prop::collection::vec(listings(), 1..4),
+        olds in prop::collection::vec(listings(), 1..4),
+        mode in prop::sample::select(vec![SharingMode::Union, SharingMode::First]),
+    ) {
+        let mut world = daemon(mode, Shape::Inline, Observed::default());
+        world.guard = OPEN;
+        for (new, old) in news.iter().zip(&olds) {
+            round(&mut world, &[Some(listing(new)), Some(listing(old))]);
+        }
+        let (new, old) = (news.last().unwrap(), olds.last().unwrap());
+        settle(&mut world, &[Some(listing(new)), Some(listing(old))]);
+        prop_assert_eq!(held(&world), published(mode, new, old));
+    }
+}
