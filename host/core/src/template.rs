@@ -78,6 +78,13 @@ impl Template {
         self.parts.iter().any(|part| matches!(part, Part::Variable(Variable::Meta(_))))
     }
 
+    /// The text with `x` for every variable: whether that is legal says whether the rest of it is.
+    #[must_use]
+    pub fn sample(&self) -> String {
+        let x = Text::from("x");
+        self.render(|_| Some(Text::clone(&x)))
+    }
+
     /// The text with every variable made a DNS label; labels that would be empty are left out.
     /// `altered` is set when a value had to be altered.
     #[must_use]
@@ -94,8 +101,13 @@ impl Template {
             *altered |= legal.altered;
             Some(legal.name)
         });
-        let labels: Vec<&str> = text.split('.').filter(|label| !label.is_empty()).collect();
-        labels.join(".")
+        without_empty_labels(&text)
+    }
+
+    /// The host name with `x` for every variable.
+    #[must_use]
+    pub fn sample_host(&self) -> String {
+        without_empty_labels(&self.sample())
     }
 
     /// The text with every variable as the registry has it.
@@ -118,6 +130,11 @@ impl Template {
         }
         text
     }
+}
+
+fn without_empty_labels(host: &str) -> String {
+    let labels: Vec<&str> = host.split('.').filter(|label| !label.is_empty()).collect();
+    labels.join(".")
 }
 
 // === impl Variable ===

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use landfall_core::defaults::Defaults;
 use landfall_core::guard::GuardSettings;
-use landfall_core::name;
+use landfall_core::name::{self, Hostname, Namespace};
 use landfall_core::pattern::{Pattern, Selector};
 use landfall_core::registry::{Health, SourceName};
 use landfall_core::template::Template;
@@ -162,8 +162,9 @@ impl Resolver<'_> {
                     None
                 }
                 _ => {
+                    let second = if source.eureka.is_some() { "eureka" } else { "consul" };
                     self.problem(
-                        &at,
+                        &child(&at, second),
                         "a source is of one kind only: keep one of file, consul, eureka",
                     );
                     None
@@ -178,6 +179,7 @@ impl Resolver<'_> {
 
     fn consul(&mut self, at: &str, consul: &wire::ConsulSource) -> ConsulConfig {
         let urls = self.urls(at, &consul.url, &consul.urls, &CONSUL);
+        let urls = urls.into_iter().map(|(_, url)| url).collect();
         self.pair(at, &consul.cert_file, &consul.key_file);
         let why = "reading all anew takes a registry seconds";
         self.at_least(at, "resync", consul.resync, consul::RESYNC_MIN, why);
@@ -219,28 +221,37 @@ impl Resolver<'_> {
             self.at_least(at, key, given, least, why);
         }
         let mut user = eureka.user.clone();
-        for url in &mut urls {
+        for (pointer, url) in &mut urls {
             let in_url = url.username().to_owned();
             if in_url.contains('%') {
-                self.problem(at, "an address has a user with special letters; set user instead");
+                let message = "an address has a user with special letters; set user instead";
+                self.problem(pointer, message);
             }
             if !in_url.is_empty() && user.get_or_insert_with(|| in_url.clone()) != &in_url {
-                self.problem(at, "the addresses and user name different users; name one");
+                self.problem(pointer, "the addresses and user name different users; name one");
             }
             // Only addresses without a host refuse, and those have none.
             let _taken = url.set_username("");
         }
         if user.as_ref().is_some_and(|user| user.contains(':')) {
-            self.problem(at, "user has a colon, which HTTP takes for the end of the user's name");
+            let message = "user has a colon, which HTTP takes for the end of the user's name";
+            self.problem(&child(at, "user"), message);
         }
         let login = match (user, &eureka.password_file) {
             (Some(user), Some(file)) => Some(EurekaLogin { user, password_file: self.path(file) }),
             (None, None) => None,
-            (Some(_), None) | (None, Some(_)) => {
-                self.missing(at, "user and passwordFile go together; set both or none");
+            (one, _) => {
+                let there = match one {
+                    Some(_) if eureka.user.is_some() => "user",
+                    Some(_) if eureka.url.is_some() => "url",
+                    Some(_) => "urls",
+                    None => "passwordFile",
+                };
+                self.lone(at, there, "user and passwordFile go together; set both or none");
                 None
             }
         };
+        let urls = urls.into_iter().map(|(_, url)| url).collect();
         EurekaConfig {
             urls,
             login,
@@ -254,7 +265,7 @@ impl Resolver<'_> {
         }
     }
 
-    /// The addresses of a registry. None is repeated in what is said of it: messages are kept and
+    /// The addresses of a registry, and where each stands. None is repeated in what is said of it: messages are kept and
     /// shown, and a secret may stand in any part, most of all in one that is written wrongly.
     fn urls(
         &mut self,
@@ -262,7 +273,7 @@ impl Resolver<'_> {
         one: &Option<String>,
         several: &[String],
         like: &Addresses,
-    ) -> Vec<Url> {
+    ) -> Vec<(String, Url)> {
         let mut urls = Vec::new();
         let of_one = one.iter().map(|raw| (child(at, "url"), raw));
         let list = several.iter().enumerate();
@@ -291,7 +302,7 @@ impl Resolver<'_> {
                 );
                 self.problem(&pointer, message);
             }
-            urls.push(url);
+            urls.push((pointer, url));
         }
         if one.is_none() && several.is_empty() {
             self.missing(at, format!("url is missing, such as {}", like.such_as));
@@ -300,8 +311,19 @@ impl Resolver<'_> {
     }
 
     fn pair(&mut self, at: &str, cert: &Option<PathBuf>, key: &Option<PathBuf>) {
-        if cert.is_some() != key.is_some() {
-            self.missing(at, "certFile and keyFile go together; set both or none");
+        let there = match (cert, key) {
+            (Some(_), None) => "certFile",
+            (None, Some(_)) => "keyFile",
+            (None, None) | (Some(_), Some(_)) => return,
+        };
+        self.lone(at, there, "certFile and keyFile go together; set both or none");
+    }
+
+    /// Notes that the key `there` lacks another one beside it, unless that may be what the schema
+    /// refused.
+    fn lone(&mut self, at: &str, there: &str, message: &str) {
+        if self.document.is_whole(at) {
+            self.problem(&child(at, there), message);
         }
     }
 
@@ -326,7 +348,25 @@ impl Resolver<'_> {
 
     fn defaults(&mut self, defaults: &wire::Defaults) -> Option<Defaults> {
         let host = self.template("/defaults/host", &defaults.host);
+        if let Some(host) = &host
+            && let Err(error) = Hostname::parse(&host.sample_host())
+        {
+            let message = format!(
+                "\"host\" makes no legal host name of any service: {error}; write one such as \
+                 {{service}}.{{source}}.mesh"
+            );
+            self.problem("/defaults/host", message);
+        }
         let namespace = self.template("/defaults/namespace", &defaults.namespace);
+        if let Some(namespace) = &namespace
+            && let Err(error) = Namespace::parse(&namespace.sample())
+        {
+            let message = format!(
+                "\"namespace\" makes no legal namespace of any service: {error}; write one such as \
+                 mesh-registry"
+            );
+            self.problem("/defaults/namespace", message);
+        }
         let mut labels = Vec::new();
         for (key, value) in &defaults.labels {
             let pointer = child("/defaults/labels", key);
@@ -382,7 +422,11 @@ impl Resolver<'_> {
                     None
                 }
                 (Some(_), Some(_)) => {
-                    self.problem(&child(&at, "component"), "set one of: file, configMap");
+                    let second = child(&child(&at, "component"), "configMap");
+                    self.problem(
+                        &second,
+                        "a component has one origin: keep one of file, configMap",
+                    );
                     None
                 }
             };

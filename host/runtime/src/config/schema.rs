@@ -74,6 +74,7 @@ fn stand_in(schema: &Value, schema_path: &str, key: &str) -> Value {
     let path = child(&format!("{object}/properties"), key);
     let is_text = |schema: &Value| schema.get("type").is_some_and(|kind| kind == "string");
     match schema.pointer(&resolved(schema, &path)) {
+        Some(schema) if is_text(schema) && schema.get("minLength").is_some() => Value::from("-"),
         Some(schema) if is_text(schema) => Value::from(""),
         Some(_) | None => Value::Object(serde_json::Map::new()),
     }
@@ -156,6 +157,10 @@ fn explained(document: &Document, schema: &Value, error: &ValidationError<'_>) -
                 shown(error.instance()),
                 options.join(", ")
             )
+        }
+        // Paths alone have a least length.
+        ValidationErrorKind::MinLength { .. } => {
+            format!("{name} is empty, but must name a file or a folder")
         }
         ValidationErrorKind::Minimum { limit } => {
             format!("{name} is {}, but must be {limit} or more", shown(error.instance()))

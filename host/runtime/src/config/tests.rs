@@ -40,7 +40,7 @@ sinks:
             1:1: unknown key "sorces"; did you mean "sources"?
             3:5: source name: "Not_Legal" is not a legal DNS label: labels consist of letters, digits and dashes
             4:26: unknown key "pth"; did you mean "path"?
-            5:5: a source is of one kind only: keep one of file, consul, eureka
+            7:5: a source is of one kind only: keep one of file, consul, eureka
             8:5: a source needs one of: file, consul, eureka
             8:5: the name "twice" is used twice in sources; each needs its own
             9:9: "removalShare" must be of type string, but is 20
@@ -64,7 +64,7 @@ sinks:
 "#,
         expect![[r#"
             2:5: source name: "Not_Legal" is not a legal DNS label: labels consist of letters, digits and dashes
-            4:5: a source is of one kind only: keep one of file, consul, eureka
+            6:5: a source is of one kind only: keep one of file, consul, eureka
             7:5: a source needs one of: file, consul, eureka
             7:5: the name "twice" is used twice in sources; each needs its own
             8:12: "servce" is not a variable; there are {service}, {source}, {group}, {datacenter}, {partition} and {meta.KEY}
@@ -104,27 +104,27 @@ fn a_login_of_eureka_is_whole_and_its_password_is_not_told() {
     check(
         &of("urls: [\"http://u:hush@a/eureka\", \"ftp://b\"], user: w, certFile: c"),
         expect![[r#"
-            3:5: certFile and keyFile go together; set both or none
-            3:5: the addresses and user name different users; name one
-            3:5: user and passwordFile go together; set both or none
+            3:21: the addresses and user name different users; name one
             3:21: urls has a password in it; use passwordFile
-            3:47: urls is not an http:// or https:// address, such as http://127.0.0.1:8761/eureka"#]],
+            3:47: urls is not an http:// or https:// address, such as http://127.0.0.1:8761/eureka
+            3:59: user and passwordFile go together; set both or none
+            3:68: certFile and keyFile go together; set both or none"#]],
     );
     check(
         &of("passwordFile: p, resync: 1s, staleAfter: 30s"),
         expect![[r#"
-        3:5: url is missing, such as http://127.0.0.1:8761/eureka
-        3:5: user and passwordFile go together; set both or none
-        3:31: resync is 1s; reading all anew takes a registry seconds, so set 10s or more
-        3:43: staleAfter is 30s; instances renew their leases every 30s and may fail to once, so set 1m or more"#]],
+            3:5: url is missing, such as http://127.0.0.1:8761/eureka
+            3:14: user and passwordFile go together; set both or none
+            3:31: resync is 1s; reading all anew takes a registry seconds, so set 10s or more
+            3:43: staleAfter is 30s; instances renew their leases every 30s and may fail to once, so set 1m or more"#]],
     );
     check(
         &of("url: http://a%20b@h/eureka, user: \"a:b\""),
         expect![[r#"
-        3:5: an address has a user with special letters; set user instead
-        3:5: the addresses and user name different users; name one
-        3:5: user and passwordFile go together; set both or none
-        3:5: user has a colon, which HTTP takes for the end of the user's name"#]],
+            3:14: an address has a user with special letters; set user instead
+            3:14: the addresses and user name different users; name one
+            3:42: user and passwordFile go together; set both or none
+            3:42: user has a colon, which HTTP takes for the end of the user's name"#]],
     );
 }
 
@@ -271,12 +271,76 @@ sinks:
   - kubernetes: {namespaces: [c]}
   - kubernetes: {namespaces: [b, d]}
   - {kubernetes: {}, mode: upsert-only}
+  - files: {path: out/inner}
+  - files: {path: beside/../out}
+  - files: {path: outer}
+  - files: {path: .}
+  - files: {path: /elsewhere}
+  - {files: {path: one}, kubernetes: {}}
 "#,
         expect![[r#"
-            4:5: a sink above has this folder already; keep one of them
-            8:5: a sink above writes to namespaces of this cluster that this one writes to; keep one of them
-            9:5: a sink above writes to namespaces of this cluster that this one writes to; keep one of them"#]],
+            4:14: a sink above has this folder already; keep one of them
+            8:18: a sink above writes to namespaces of this cluster that this one writes to; keep one of them
+            9:6: a sink above writes to namespaces of this cluster that this one writes to; keep one of them
+            10:13: this folder is inside that of a sink above, which would take what is written here for somebody else's; put them side by side
+            11:13: a sink above has this folder already; keep one of them
+            13:13: the folder of a sink above is inside this one, which would take what is written there for somebody else's; put them side by side
+            15:6: a sink is of one kind: kubernetes, files or mcp; keep one"#]],
     );
+}
+
+#[test]
+fn no_path_is_empty() {
+    check(
+        r#"sources:
+  - {name: a, file: {path: ""}}
+  - {name: b, consul: {url: "http://b", tokenFile: ""}}
+policies:
+  - {name: p, component: {file: ""}}
+sinks:
+  - files: {path: ""}
+  - files: {path: ""}
+"#,
+        expect![[r#"
+            2:22: "path" is empty, but must name a file or a folder
+            3:41: "tokenFile" is empty, but must name a file or a folder
+            5:27: "file" is empty, but must name a file or a folder
+            7:13: "path" is empty, but must name a file or a folder
+            8:13: "path" is empty, but must name a file or a folder"#]],
+    );
+}
+
+#[test]
+fn what_would_be_no_legal_name_of_any_service_is_refused() {
+    let defaults = |text: &str| format!("defaults: {text}\n");
+    for legal in [
+        r#"{host: "{service}.mesh"}"#,
+        r#"{host: "*.{service}.mesh", namespace: "{group}-apps"}"#,
+        r#"{host: "{meta.host}", namespace: "{meta.namespace}"}"#,
+        r#"{host: "{service}-{datacenter}..Mesh."}"#,
+    ] {
+        check(&defaults(legal), expect!["ok"]);
+    }
+    let mut told = String::new();
+    for illegal in [
+        r#"{host: ""}"#,
+        r#"{host: "*"}"#,
+        r#"{host: "{service}.my_mesh"}"#,
+        r#"{host: ".."}"#,
+        r#"{namespace: ""}"#,
+        r#"{namespace: "{service}.x"}"#,
+    ] {
+        let problems = parse(&defaults(illegal), Path::new("")).unwrap_err();
+        told.extend(problems.iter().map(|problem| format!("{problem}\n")));
+    }
+    expect![[r#"
+        1:12: "host" makes no legal host name of any service: "" is not a legal host name: it is empty; write one such as {service}.{source}.mesh
+        1:12: "host" makes no legal host name of any service: "*" is not a legal host name: a wildcard needs a domain below it, as in *.example.com; write one such as {service}.{source}.mesh
+        1:12: "host" makes no legal host name of any service: "x.my_mesh" is not a legal host name: labels consist of letters, digits and dashes; write one such as {service}.{source}.mesh
+        1:12: "host" makes no legal host name of any service: "" is not a legal host name: it is empty; write one such as {service}.{source}.mesh
+        1:12: "namespace" makes no legal namespace of any service: "" is not a legal namespace: a label is empty; write one such as mesh-registry
+        1:12: "namespace" makes no legal namespace of any service: "x.x" is not a legal namespace: labels consist of letters, digits and dashes; write one such as mesh-registry
+    "#]].assert_eq(&told);
 }
 
 #[test]
@@ -289,11 +353,11 @@ fn servers_have_addresses_of_their_own() {
   - mcp: {listen: here, journal: c, certFile: c}
 "#,
         expect![[r#"
-            3:5: a sink above has this address or this journal already; keep one of them
-            4:5: certFile and keyFile go together; set both or none
+            3:38: a sink above has this journal already; give each its own
             4:50: "virtualAddresses": "240.241.0.1/16" is not a range of addresses; it must be an address with its host part zero, a slash and the length of the network, such as 240.241.0.0/16
-            5:5: certFile and keyFile go together; set both or none
-            5:11: "listen" is "here", but must be an IP address and a port, such as 127.0.0.1:18000 or [::]:18000"#]],
+            4:84: certFile and keyFile go together; set both or none
+            5:11: "listen" is "here", but must be an IP address and a port, such as 127.0.0.1:18000 or [::]:18000
+            5:37: certFile and keyFile go together; set both or none"#]],
     );
 }
 

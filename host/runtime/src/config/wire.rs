@@ -58,6 +58,7 @@ pub struct Source {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct FileSource {
     /// A YAML or JSON file, or a folder of them. Relative to the configuration file.
+    #[schemars(length(min = 1))]
     pub path: PathBuf,
 }
 
@@ -73,15 +74,19 @@ pub struct ConsulSource {
     pub urls: Vec<String>,
     /// A file that holds the ACL token; read again when it changes.
     #[serde(default)]
+    #[schemars(length(min = 1))]
     pub token_file: Option<PathBuf>,
     /// PEM file of the certificate authorities to trust.
     #[serde(default)]
+    #[schemars(length(min = 1))]
     pub ca_file: Option<PathBuf>,
     /// PEM file of the client certificate.
     #[serde(default)]
+    #[schemars(length(min = 1))]
     pub cert_file: Option<PathBuf>,
     /// PEM file of the client certificate's key.
     #[serde(default)]
+    #[schemars(length(min = 1))]
     pub key_file: Option<PathBuf>,
     /// The datacenters to list; the agent's own when empty.
     #[serde(default)]
@@ -125,15 +130,19 @@ pub struct EurekaSource {
     pub user: Option<String>,
     /// A file that holds the user's password; read again when it changes.
     #[serde(default)]
+    #[schemars(length(min = 1))]
     pub password_file: Option<PathBuf>,
     /// PEM file of the certificate authorities to trust.
     #[serde(default)]
+    #[schemars(length(min = 1))]
     pub ca_file: Option<PathBuf>,
     /// PEM file of the client certificate.
     #[serde(default)]
+    #[schemars(length(min = 1))]
     pub cert_file: Option<PathBuf>,
     /// PEM file of the client certificate's key.
     #[serde(default)]
+    #[schemars(length(min = 1))]
     pub key_file: Option<PathBuf>,
     /// How often to ask what changed; `1s` or more, 5s when left out.
     #[serde(default)]
@@ -207,6 +216,7 @@ pub struct Policy {
 pub struct Component {
     /// A file: raw, gzip or zstd. Relative to the configuration file; watched for changes.
     #[serde(default)]
+    #[schemars(length(min = 1))]
     pub file: Option<PathBuf>,
     /// A ConfigMap, watched through the Kubernetes API.
     #[serde(default)]
@@ -227,6 +237,7 @@ pub struct ConfigMapRef {
     pub key: Option<String>,
     /// The kubeconfig to read it with; in-cluster when left out.
     #[serde(default)]
+    #[schemars(length(min = 1))]
     pub kubeconfig: Option<PathBuf>,
     /// The kubeconfig's context; its current one when left out.
     #[serde(default)]
@@ -324,6 +335,7 @@ pub enum Mode {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct KubernetesSink {
     /// In-cluster when left out, or else the user's own.
+    #[schemars(length(min = 1))]
     pub kubeconfig: Option<PathBuf>,
     /// The kubeconfig's context; its current one when left out.
     pub context: Option<String>,
@@ -336,6 +348,7 @@ pub struct KubernetesSink {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct FilesSink {
     /// Relative to the configuration file; made when missing.
+    #[schemars(length(min = 1))]
     pub path: PathBuf,
 }
 
@@ -347,6 +360,7 @@ pub struct McpSink {
     pub listen: String,
     /// The file that keeps what is served, over restarts too. Relative to the configuration file;
     /// made when missing. Nobody else writes it.
+    #[schemars(length(min = 1))]
     pub journal: PathBuf,
     /// A range of addresses such as 240.241.0.0/16, of which each service gets one of its own:
     /// istiod gives none to services that it is told of this way. None when left out.
@@ -354,9 +368,11 @@ pub struct McpSink {
     pub virtual_addresses: Option<String>,
     /// A PEM file with the server's certificate and the chain above it; plain text when left out.
     #[serde(default)]
+    #[schemars(length(min = 1))]
     pub cert_file: Option<PathBuf>,
     /// A PEM file with its private key.
     #[serde(default)]
+    #[schemars(length(min = 1))]
     pub key_file: Option<PathBuf>,
 }
 

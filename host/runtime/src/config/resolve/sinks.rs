@@ -1,5 +1,7 @@
 //! Where resources go, from the configuration as written. No two sinks write to one place.
 
+use std::path::{Component, Path, PathBuf};
+
 use landfall_core::plan::Mode;
 use landfall_mesh::api::Owner;
 use landfall_mesh::mcp::{RangeError, TlsIdentity};
@@ -39,23 +41,16 @@ impl Resolver<'_> {
                     continue;
                 }
                 _ => {
-                    self.problem(&at, ONE_KIND);
+                    let second = if sink.mcp.is_some() { "mcp" } else { "files" };
+                    self.problem(&format!("{at}/{second}"), format!("{ONE_KIND}; keep one"));
                     continue;
                 }
             };
-            // Two that write to one place would each take the other's steps for drift. What lost
-            // something may have been another place.
-            if resolved.iter().any(|known| overlap(&known.kind, &kind))
+            // What lost something may have been another place.
+            if let Some(clash) = resolved.iter().find_map(|known| clash(&known.kind, &kind))
                 && self.document.is_whole(&at)
             {
-                let message = match &kind {
-                    SinkKind::Files { .. } => "a sink above has this folder already",
-                    SinkKind::Mcp { .. } => "a sink above has this address or this journal already",
-                    SinkKind::Kubernetes { .. } => {
-                        "a sink above writes to namespaces of this cluster that this one writes to"
-                    }
-                };
-                self.problem(&at, format!("{message}; keep one of them"));
+                self.problem(&format!("{at}/{}", clash.key), clash.message);
             }
             let mode = match sink.mode {
                 wire::Mode::Sync => Mode::Sync,
@@ -98,7 +93,7 @@ impl Resolver<'_> {
             && !self.document.is_lessened("")
         {
             self.problem(
-                &format!("/sinks/{index}"),
+                &format!("/sinks/{index}/kubernetes"),
                 "a kubernetes sink needs \"owner\" at the top level, such as `owner: dc1`: it \
                  marks the objects that are this installation's, and two installations with the \
                  same mark in one cluster delete each other's",
@@ -112,26 +107,79 @@ impl Resolver<'_> {
     }
 }
 
-/// Whether there is a place that both write to. No namespaces are all.
-fn overlap(one: &SinkKind, other: &SinkKind) -> bool {
-    match (one, other) {
-        (SinkKind::Files { path: one }, SinkKind::Files { path: other }) => one == other,
+/// How two sinks are in each other's way.
+struct Clash {
+    /// The key below the second one that says so.
+    key: &'static str,
+    message: &'static str,
+}
+
+/// Why two sinks cannot stand beside each other, if so: where both write to one place each would take
+/// the other's steps for drift. No namespaces are all.
+fn clash(above: &SinkKind, this: &SinkKind) -> Option<Clash> {
+    let (key, message) = match (above, this) {
+        (SinkKind::Files { path: above }, SinkKind::Files { path: this }) => {
+            let (above, this) = (plain(above), plain(this));
+            let message = if above.is_absolute() != this.is_absolute() {
+                // Where the configuration's own folder is is not known here.
+                return None;
+            } else if above == this {
+                "a sink above has this folder already; keep one of them"
+            } else if this.starts_with(&above) {
+                "this folder is inside that of a sink above, which would take what is written here \
+                 for somebody else's; put them side by side"
+            } else if above.starts_with(&this) {
+                "the folder of a sink above is inside this one, which would take what is written \
+                 there for somebody else's; put them side by side"
+            } else {
+                return None;
+            };
+            ("files/path", message)
+        }
         (
             SinkKind::Kubernetes { access: one, namespaces: of_one },
             SinkKind::Kubernetes { access: other, namespaces: of_other },
         ) => {
-            one == other
-                && (of_one.is_empty()
-                    || of_other.is_empty()
-                    || of_one.iter().any(|namespace| of_other.contains(namespace)))
+            let meet = of_one.is_empty()
+                || of_other.is_empty()
+                || of_one.iter().any(|namespace| of_other.contains(namespace));
+            if one != other || !meet {
+                return None;
+            }
+            let message = "a sink above writes to namespaces of this cluster that this one writes \
+                           to; keep one of them";
+            ("kubernetes/namespaces", message)
         }
         (
             SinkKind::Mcp { listen: one, journal: of_one, .. },
             SinkKind::Mcp { listen: other, journal: of_other, .. },
-        ) => one == other || of_one == of_other,
+        ) => {
+            if one == other {
+                ("mcp/listen", "a sink above listens here already; keep one of them")
+            } else if plain(of_one) == plain(of_other) {
+                ("mcp/journal", "a sink above has this journal already; give each its own")
+            } else {
+                return None;
+            }
+        }
         (
             SinkKind::Files { .. } | SinkKind::Kubernetes { .. } | SinkKind::Mcp { .. },
             SinkKind::Files { .. } | SinkKind::Kubernetes { .. } | SinkKind::Mcp { .. },
-        ) => false,
+        ) => return None,
+    };
+    Some(Clash { key, message })
+}
+
+/// `path` without `..` behind a folder, as far as names tell: nothing is looked up.
+fn plain(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match (part, plain.components().next_back()) {
+            (Component::ParentDir, Some(Component::Normal(_))) => {
+                plain.pop();
+            }
+            _ => plain.push(part),
+        }
     }
+    plain
 }
