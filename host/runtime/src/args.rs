@@ -20,7 +20,9 @@ pub(crate) struct Cli {
     /// How to write the log, which goes to standard error.
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, env = "LANDFALL_LOG_FORMAT")]
     pub(crate) log_format: LogFormat,
-    /// What to log: a level, or `target=level` pairs.
+    /// What to log: a level, or `target=level` pairs. Of the Kubernetes client's own errors, which
+    /// are told with the name of their sink, only what `kube_runtime::watcher` or
+    /// `kube_client::client::builder` is named for.
     #[arg(long, global = true, default_value = "info", env = "LANDFALL_LOG")]
     pub(crate) log: String,
 }

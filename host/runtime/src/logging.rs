@@ -7,14 +7,15 @@ use tracing_subscriber::EnvFilter;
 
 use crate::args::LogFormat;
 
+/// Modules of the Kubernetes client that log the errors which they return.
+const QUIET: &str = "kube_runtime::watcher=off,kube_client::client::builder=off";
+
 /// Starts logging.
 ///
 /// # Errors
 /// `filter` is not one, or logging was started before.
 pub(crate) fn start(filter: &str, format: LogFormat) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(filter).with_context(|| {
-        format!("{filter:?} is not a log filter, such as info or landfall_runtime=debug")
-    })?;
+    let filter = filtering(filter)?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_target(false)
@@ -25,4 +26,63 @@ pub(crate) fn start(filter: &str, format: LogFormat) -> anyhow::Result<()> {
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
     started.map_err(|error| anyhow::anyhow!("failed to start logging: {error}"))
+}
+
+/// What `filter` says, and no more of the Kubernetes client than is asked for by name: it tells a
+/// failure once for every attempt and not of which cluster, and each is a condition of a sink or a
+/// policy that is told with its name.
+fn filtering(filter: &str) -> anyhow::Result<EnvFilter> {
+    let wanted = format!("{QUIET},{filter}");
+    EnvFilter::try_new(wanted).with_context(|| {
+        format!("{filter:?} is not a log filter, such as info or landfall_runtime=debug")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, Write};
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(filter: &str) -> String {
+        let written = Written::default();
+        let out = written.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_env_filter(filtering(filter).unwrap())
+            .with_writer(move || out.clone())
+            .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::warn!(target: "kube_runtime::watcher", "watch list error with 403");
+            tracing::error!(target: "kube_client::client::builder", "failed with status 403");
+            tracing::warn!(target: "kube_client::client::tls", "Server cert bypassed");
+            tracing::warn!("ours");
+        });
+        String::from_utf8(written.0.lock().unwrap().clone()).unwrap()
+    }
+
+    #[test]
+    fn the_kubernetes_client_tells_its_failures_to_us() {
+        let said = logged("info");
+        assert!(said.contains("ours") && said.contains("bypassed"), "{said}");
+        assert!(!said.contains("403"), "{said}");
+        let asked = logged("info,kube_runtime::watcher=warn,kube_client::client::builder=error");
+        assert_eq!(asked.matches("403").count(), 2, "{asked}");
+        assert_eq!(logged("off"), "");
+        assert!(filtering("a=b=c").is_err());
+    }
 }
