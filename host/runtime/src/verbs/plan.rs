@@ -16,6 +16,9 @@ use crate::config::{self, Configuration};
 use crate::once::{Once, gather, report};
 use crate::sources::Needed;
 
+/// Six lines of a usual terminal: the longest names of objects fit beside what is said of them. Names
+/// in registries may be of any length; `--output yaml` has all of it.
+const LINE_CHARS_MAX: usize = 480;
 /// Lines around a change in a diff.
 const CONTEXT_LINES: usize = 3;
 
@@ -58,7 +61,7 @@ async fn steps(
     once: &Once,
     timeout: Duration,
 ) -> anyhow::Result<(String, usize)> {
-    let mut report = Report::default();
+    let mut report = Report::bounded(LINE_CHARS_MAX);
     once.notes().iter().for_each(|note| tell!(report, "{note}"));
     let mut count = 0;
     if config.sinks.is_empty() {
