@@ -9,6 +9,7 @@
 //! Invariant: a file that does not carry our mark is never changed and never deleted.
 
 mod disk;
+mod lock;
 #[cfg(test)]
 mod tests;
 
@@ -27,6 +28,7 @@ use landfall_core::plan::Observed;
 use landfall_core::text::Text;
 use landfall_core::time::Time;
 
+use self::lock::Lock;
 use crate::api::{
     self, ApiVersion, Body, Extra, Manifest, MeshObject, Owner, ParseError, Read, ServiceEntry,
     Spec, WorkloadEntry,
@@ -46,6 +48,7 @@ pub struct FilesSink {
     leftovers: Vec<PathBuf>,
     /// istiod knows objects by namespace and name without anything between.
     joined: BTreeMap<(Kind, String), ObjectId>,
+    lock: Option<Lock>,
 }
 
 #[derive(Clone, Debug)]
@@ -91,6 +94,20 @@ pub enum FilesError {
         /// Why it failed.
         source: io::Error,
     },
+    /// Another process writes to it.
+    #[error(
+        "another Landfall with owner {owner} writes to {}: it holds {}. Stop one of the two, or give \
+         each an owner or a folder of its own",
+        folder.display(), lock.display()
+    )]
+    Locked {
+        /// The folder.
+        folder: PathBuf,
+        /// What is locked.
+        lock: PathBuf,
+        /// Whose objects both write.
+        owner: Owner,
+    },
     /// There is too much to look through.
     #[error("{} holds more than {max} files; name a folder of its own", path.display())]
     TooMany {
@@ -111,7 +128,7 @@ impl FilesSink {
     #[must_use]
     pub fn new(path: PathBuf, owner: Owner, version: ApiVersion) -> Self {
         let (known, looked, joined) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { path, owner, version, known, looked, leftovers: Vec::new(), joined }
+        Self { path, owner, version, known, looked, leftovers: Vec::new(), joined, lock: None }
     }
 
     /// Makes the folder if it is not there: istiod does not start without it. Not needed before
@@ -122,6 +139,18 @@ impl FilesSink {
     pub fn prepare(&self) -> Result<(), FilesError> {
         fs::create_dir_all(&self.path)
             .map_err(|source| FilesError::Make { path: self.path.clone(), source })
+    }
+
+    /// Keeps every other process from writing for the same owner, from now on. For who is about to
+    /// write; looking needs nothing of it.
+    ///
+    /// # Errors
+    /// Another process is there already.
+    pub fn hold(&mut self) -> Result<(), FilesError> {
+        if !self.lock.as_ref().is_some_and(Lock::is_there) {
+            self.lock = Lock::take(&self.path, &self.owner)?;
+        }
+        Ok(())
     }
 
     /// Reads what is there, as far as it changed since it was read before. Files of others that
@@ -523,6 +552,7 @@ impl FilesError {
         match self {
             Self::Read { .. } => "files_read",
             Self::Make { .. } => "files_make",
+            Self::Locked { .. } => "files_locked",
             Self::TooMany { .. } => "files_too_many",
         }
     }

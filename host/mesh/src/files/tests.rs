@@ -388,3 +388,41 @@ fn long_names_fit_the_file_system() {
     assert_ne!(one, two);
     assert!(one.len() < 230);
 }
+
+#[test]
+fn a_folder_has_one_writer_for_each_owner() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("out");
+    let mut one = sink(&path);
+    one.hold().unwrap();
+    assert!(!path.exists(), "nothing is made of it");
+    one.prepare().unwrap();
+    one.hold().unwrap();
+    // Another process, as `flock` is; locks of this one are shared.
+    let lock = path.join(".landfall-home.lock");
+    let takes = |lock: &Path| {
+        let mut flock = std::process::Command::new("flock");
+        flock.arg("--nonblock").arg(lock).arg("true").status().unwrap().success()
+    };
+    assert!(!takes(&lock));
+    sink(&path).hold().unwrap();
+    assert!(!takes(&lock), "the first still has it");
+    // What is locked is passed over.
+    sync(&mut one, &desired(1, 5));
+    assert!(texts(&path).iter().all(|(file, _)| *file != lock));
+    // Whoever takes the folder away takes the lock away.
+    fs::remove_dir_all(&path).unwrap();
+    one.prepare().unwrap();
+    assert!(takes(&lock));
+    one.hold().unwrap();
+    assert!(!takes(&lock));
+    drop(one);
+    let other = fs::File::open(&lock).unwrap();
+    other.try_lock().unwrap();
+    let error = sink(&path).hold().unwrap_err();
+    assert_eq!(error.code(), "files_locked");
+    let told = error.to_string();
+    assert!(told.starts_with("another Landfall with owner home writes to "), "{told}");
+    other.unlock().unwrap();
+    sink(&path).hold().unwrap();
+}

@@ -7,12 +7,13 @@ use landfall_core::finding::Finding;
 use landfall_core::mesh::ObjectId;
 use landfall_core::plan::Observed;
 use landfall_mesh::api::Body;
-use landfall_mesh::files::FilesSink;
+use landfall_mesh::files::{FilesError, FilesSink};
 use landfall_mesh::kube::Observation;
 use landfall_mesh::sink::{Applied, Condition, Outcome, Step};
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::Use;
 use crate::clock;
 
 /// How often a folder is read again to find what somebody changed by hand.
@@ -25,6 +26,7 @@ pub(super) struct Folder {
     sink: Arc<Mutex<FilesSink>>,
     sighting: watch::Sender<Observation>,
     findings: std::sync::Mutex<FolderFindings>,
+    used: Use,
 }
 
 /// What is to be said of a folder.
@@ -45,12 +47,13 @@ impl FolderFindings {
 }
 
 impl Folder {
-    /// Begins to look at a folder, until `stop`.
-    pub(super) fn start(sink: FilesSink, stop: CancellationToken) -> Arc<Self> {
+    /// Begins to look at a folder, until `stop`. To be written to it is held.
+    pub(super) fn start(sink: FilesSink, used: Use, stop: CancellationToken) -> Arc<Self> {
         let folder = Arc::new(Self {
             sink: Arc::new(Mutex::new(sink)),
             sighting: watch::Sender::new(Observation::default()),
             findings: std::sync::Mutex::default(),
+            used,
         });
         tokio::spawn(watch_folder(Arc::clone(&folder), stop));
         folder
@@ -83,7 +86,10 @@ impl Folder {
         let mut sink = Arc::clone(&self.sink).lock_owned().await;
         let unfinished: Vec<Applied> = steps.iter().map(unfinished).collect();
         let done = tokio::task::spawn_blocking(move || {
-            let applied = sink.apply(&steps, clock::wall());
+            let applied = match sink.hold() {
+                Ok(()) => sink.apply(&steps, clock::wall()),
+                Err(error) => steps.iter().map(|step| not_begun(step, &error)).collect(),
+            };
             (applied, sink)
         });
         // A panic of the writer is the only way to an error; its steps are planned again.
@@ -109,8 +115,10 @@ impl Folder {
     /// Reads what is there. What did not change stays shared with the reading before.
     async fn observe(&self) {
         let mut sink = Arc::clone(&self.sink).lock_owned().await;
+        let used = self.used;
         let read = tokio::task::spawn_blocking(move || {
-            let read = sink.observe();
+            let held = if used == Use::Write { sink.hold() } else { Ok(()) };
+            let read = held.and_then(|()| sink.observe());
             (read, sink)
         });
         let Ok((read, sink)) = read.await else { return };
@@ -142,6 +150,12 @@ impl Folder {
 pub(super) fn unfinished(step: &Step) -> Applied {
     let outcome = Outcome::Unavailable("writing failed half-way".to_owned());
     Applied { id: step.id().clone(), verb: step.verb(), outcome, attempts: 1 }
+}
+
+/// A step that somebody else's lock keeps back.
+fn not_begun(step: &Step, error: &FilesError) -> Applied {
+    let outcome = Outcome::Unavailable(error.to_string());
+    Applied { id: step.id().clone(), verb: step.verb(), outcome, attempts: 0 }
 }
 
 async fn watch_folder(folder: Arc<Folder>, stop: CancellationToken) {

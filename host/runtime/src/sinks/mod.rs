@@ -115,7 +115,7 @@ impl RunningSink {
             }
             SinkKind::Files { path } => {
                 let sink = FilesSink::new(path.clone(), owner.clone(), ApiVersion::V1);
-                let folder = Folder::start(sink, stop.clone());
+                let folder = Folder::start(sink, used, stop.clone());
                 let sighting = folder.sighting();
                 (format!("files:{}", path.display()), Running::Files(folder), sighting)
             }
