@@ -86,10 +86,12 @@ pub(crate) struct PolicyTaken<'a> {
     pub(crate) revision: &'a Revision,
 }
 
-/// A policy's new revision was refused; the one before stays at work.
+/// What a policy's origin offers was refused.
 pub(crate) struct PolicyRefused<'a> {
     /// Which policy.
     pub(crate) policy: &'a Text,
+    /// Whether a revision of before is at work, and stays.
+    pub(crate) is_at_work: bool,
     /// At which stage, of a closed set.
     pub(crate) code: &'static str,
     /// For the policy's author.
@@ -263,12 +265,17 @@ impl PolicyRefused<'_> {
     pub(crate) fn emit(&self, metrics: &Metrics) {
         let labels = SwapLabels { policy: self.policy.to_string(), result: self.code };
         metrics.policy_swaps.get_or_create(&labels).inc();
-        warn!(
-            policy = %self.policy,
-            code = self.code,
-            error = self.message,
-            "Policy refused; what stood before stays at work."
-        );
+        let Self { policy, code, message: error, .. } = self;
+        if self.is_at_work {
+            warn!(%policy, code, error, "Policy refused; the one before stays at work.");
+        } else {
+            warn!(
+                %policy,
+                code,
+                error,
+                "Policy refused, and none was at work before; what is published of its services stays."
+            );
+        }
     }
 }
 

@@ -178,7 +178,8 @@ impl Daemon {
         message: &str,
     ) {
         if let Some(slot) = self.policies.iter().find(|slot| slot.serial == serial) {
-            PolicyRefused { policy: slot.name(), code, message }.emit(&self.metrics);
+            let is_at_work = slot.revision.is_some();
+            PolicyRefused { policy: slot.name(), is_at_work, code, message }.emit(&self.metrics);
         }
         let note = Note { warning: true, reason: "PolicyRefused", message: message.to_owned() };
         self.tell(serial, config_map, note);
