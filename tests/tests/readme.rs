@@ -44,6 +44,30 @@ fn commands_do_what_documents_say() {
     assert!(problems.is_empty(), "\na document is wrong:\n  {}\n", problems.join("\n  "));
 }
 
+/// The configuration that README.md shows is one to begin with: it needs no cluster and no registry.
+#[test]
+fn the_configuration_of_the_readme_runs() {
+    let shown = items(&file("README.md").text).expect("README.md can be read").into_iter();
+    let mut files = shown.filter_map(|item| match item {
+        Item::File(_, path, text) => Some((path, text)),
+        Item::Command(..) | Item::Shown(..) => None,
+    });
+    let (path, text) = files.next().expect("README.md has a configuration");
+    let scene = Scene::new();
+    let text = format!("{text}\nadmin: {{listen: \"127.0.0.1:0\"}}\n");
+    fs::write(scene.path(&path), text).expect("a configuration can be written");
+    let program = Program::new(LANDFALL, scene.folder.path());
+    let mut daemon = program.start(&["run", "-c", &path]).expect("landfall starts");
+    let published = scene.path("out/mesh-registry/serviceentry-orders.by-hand.mesh.yaml");
+    let started = Instant::now();
+    while !published.exists() {
+        let ended = daemon.ended().expect("the system knows");
+        assert!(ended.is_none() && started.elapsed() < START_MAX, "{ended:?}:\n{}", daemon.log());
+        thread::sleep(POLL);
+    }
+    assert!(daemon.stop().expect("it stops").success());
+}
+
 #[test]
 fn schema_is_fresh() {
     let program = Program::new(LANDFALL, root());
