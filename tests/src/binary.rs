@@ -119,14 +119,22 @@ impl Running {
         self.child.try_wait()
     }
 
+    /// Sends it a signal, such as `HUP`.
+    ///
+    /// # Errors
+    /// There is no shell to do it.
+    pub fn signal(&self, name: &str) -> io::Result<()> {
+        // The standard library knows no signals; the shell has `kill` built in.
+        let kill = format!("kill -{name} {}", self.child.id());
+        Command::new("sh").args(["-c", &kill]).status().map(drop)
+    }
+
     /// Asks it to stop, as Kubernetes does, and waits until it has.
     ///
     /// # Errors
     /// It cannot be asked, or does not end.
     pub fn stop(mut self) -> io::Result<ExitStatus> {
-        // The standard library knows no signals; the shell has `kill` built in.
-        let kill = format!("kill -TERM {}", self.child.id());
-        Command::new("sh").args(["-c", &kill]).status()?;
+        self.signal("TERM")?;
         wait(&mut self.child, STOP_MAX)
     }
 }

@@ -199,7 +199,7 @@ async fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
     use tokio::io::AsyncReadExt as _;
     // Opening a pipe waits for somebody to write into it.
     if !tokio::fs::metadata(path).await?.is_file() {
-        return Err(std::io::Error::other("it is not a file"));
+        return Err(std::io::Error::other("it is not a regular file"));
     }
     let mut bytes = Vec::new();
     let most = PACKED_BYTES_MAX as u64 + 1;

@@ -112,6 +112,18 @@ pub(crate) struct ConfigurationGone<'a> {
     pub(crate) error: &'a std::io::Error,
 }
 
+/// Somebody asked by SIGHUP to take the configuration file up.
+pub(crate) struct ReloadAsked<'a> {
+    /// The file.
+    pub(crate) path: &'a Path,
+}
+
+/// The configuration file says what is at work already.
+pub(crate) struct ConfigurationUnchanged<'a> {
+    /// The file.
+    pub(crate) path: &'a Path,
+}
+
 /// A changed configuration is at work.
 pub(crate) struct ConfigurationTaken<'a> {
     /// The file.
@@ -294,6 +306,20 @@ impl ConfigurationGone<'_> {
             error = %self.error,
             "Configuration file cannot be read; what was read before stays at work."
         );
+    }
+}
+
+impl ReloadAsked<'_> {
+    /// Logs it.
+    pub(crate) fn emit(&self) {
+        info!(path = %self.path.display(), "Asked by SIGHUP to read the configuration.");
+    }
+}
+
+impl ConfigurationUnchanged<'_> {
+    /// Logs it. The first look at the file finds this too, of which nobody need hear.
+    pub(crate) fn emit(&self) {
+        debug!(path = %self.path.display(), "Configuration unchanged.");
     }
 }
 

@@ -19,6 +19,7 @@ use landfall_core::mesh::ObjectId;
 use landfall_core::time::Time;
 use landfall_mesh::sink::Applied;
 use landfall_policy_host::{EngineSettings, PolicyEngine, Rules, Workers};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -105,6 +106,9 @@ pub(crate) async fn run(path: PathBuf, stop: CancellationToken) -> anyhow::Resul
         metrics,
         config,
     };
+    // Before anything that takes long: until somebody listens SIGHUP ends the process.
+    let hangup = signal(SignalKind::hangup()).context("failed to listen for SIGHUP")?;
+    tokio::spawn(reload::heed_hangup(hangup, path.clone(), events.clone(), stop.clone()));
     daemon.start_all().await?;
     tokio::spawn(reload::watch(path, events, stop.clone()));
     daemon.serve(&mut inbox, &stop).await;

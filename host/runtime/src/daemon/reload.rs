@@ -12,6 +12,7 @@ use std::time::Duration;
 use landfall_core::registry::SourceName;
 use landfall_core::text::Text;
 use tokio::io::AsyncReadExt;
+use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -26,7 +27,10 @@ use crate::once::line_options;
 use crate::pause::grown;
 use crate::prepared::{Prepared, prepare};
 use crate::slots::PolicySlot;
-use crate::telemetry::{ConfigurationGone, ConfigurationRefused, ConfigurationTaken};
+use crate::telemetry::{
+    ConfigurationGone, ConfigurationRefused, ConfigurationTaken, ConfigurationUnchanged,
+    ReloadAsked,
+};
 
 /// How often the configuration file is looked at.
 const CONFIG_POLL: Duration = Duration::from_millis(250);
@@ -70,7 +74,9 @@ impl Daemon {
         let refusals = self.reloading.refusals;
         self.reloading = Reloading { number, refusals, ..Reloading::default() };
         let config = match config::load(&self.path) {
-            Ok(config) if config == self.config => return,
+            Ok(config) if config == self.config => {
+                return ConfigurationUnchanged { path: &self.path }.emit();
+            }
             Ok(config) => config,
             Err(error) => return self.refuse_configuration(&error.into()),
         };
@@ -191,12 +197,37 @@ async fn look(path: &Path) -> std::io::Result<Look> {
     let metadata = tokio::fs::metadata(path).await?;
     // Opening a pipe waits for somebody to write into it.
     if !metadata.is_file() {
-        return Err(std::io::Error::other("it is not a file"));
+        return Err(std::io::Error::other("it is not a regular file"));
     }
     let mut bytes = Vec::new();
     let file = tokio::fs::File::open(path).await?;
     file.take(CONFIG_BYTES_MAX + 1).read_to_end(&mut bytes).await?;
     Ok(Look { inode: metadata.ino(), bytes })
+}
+
+/// Tells whenever somebody asks by SIGHUP, as of daemons is asked, to take the configuration file up:
+/// at once, as it is then, and also where it is what was refused before.
+pub(super) async fn heed_hangup(
+    mut hangup: Signal,
+    path: PathBuf,
+    events: mpsc::Sender<Event>,
+    stop: CancellationToken,
+) {
+    loop {
+        tokio::select! {
+            asked = hangup.recv() => if asked.is_none() { return },
+            () = stop.cancelled() => return,
+        }
+        ReloadAsked { path: &path }.emit();
+        match look(&path).await {
+            Ok(_) => {
+                if events.send(Event::Configuration).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => ConfigurationGone { path: &path, error: &error }.emit(),
+        }
+    }
 }
 
 /// Tells when the configuration file changes, and once in the beginning: it may have changed since

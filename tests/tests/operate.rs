@@ -1,0 +1,159 @@
+//! The daemon as whoever operates it meets it: signals, a folder that is taken, and what the log
+//! says.
+
+#![allow(clippy::unwrap_used, reason = "a failure ends the test")]
+#![allow(clippy::disallowed_methods, reason = "what a daemon says is waited for")]
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use landfall_tests::binary::{Program, Running};
+use landfall_tests::hostile::hostile;
+use tempfile::TempDir;
+
+const LANDFALL: &str = env!("CARGO_BIN_EXE_landfall-under-test");
+/// A debug build compiles a policy before anything is said of it.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(10);
+
+const ORDERS: &str = "\
+services:
+  - name: orders
+    instances:
+      - {id: orders-1, address: 10.0.0.1, ports: [{name: http, port: 80}]}
+";
+const FILE: &str = "{name: files, file: {path: registry}}";
+
+struct Scene {
+    folder: TempDir,
+}
+
+impl Scene {
+    /// A folder with a registry of one service, which is published as `orders.mesh`.
+    fn new() -> Self {
+        let scene = Self { folder: tempfile::tempdir().unwrap() };
+        fs::create_dir(scene.path("registry")).unwrap();
+        scene.write("registry/orders.yaml", ORDERS);
+        scene.configure("{service}.mesh", &[FILE], "");
+        scene
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+    }
+
+    fn configure(&self, host: &str, sources: &[&str], more: &str) {
+        let sources = sources.join(", ");
+        let text = format!(
+            "admin: {{listen: \"127.0.0.1:0\"}}\nsources: [{sources}]\n\
+             defaults: {{host: \"{host}\", namespace: mesh}}\nsinks: [{{files: {{path: out}}}}]\n\
+             {more}"
+        );
+        self.write("landfall.yaml", &text);
+    }
+
+    fn program(&self) -> Program {
+        Program::new(LANDFALL, self.folder.path())
+    }
+
+    fn start(&self) -> Running {
+        self.program().start(&["run"]).unwrap()
+    }
+
+    fn until_published(&self, host: &str, running: &Running) {
+        let file = self.path(&format!("out/mesh/serviceentry-{host}.yaml"));
+        until(running, host, || file.exists());
+    }
+}
+
+fn until(running: &Running, what: &str, is_so: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < WAIT_MAX, "no {what}: {}", running.log());
+        std::thread::sleep(POLL);
+    }
+}
+
+fn until_said(running: &Running, what: &str) {
+    until(running, what, || running.log().contains(what));
+}
+
+#[test]
+fn a_hangup_has_the_configuration_read() {
+    let scene = Scene::new();
+    let mut running = scene.start();
+    scene.until_published("orders.mesh", &running);
+    scene.configure("{service}.renamed", &[FILE], "");
+    running.signal("HUP").unwrap();
+    scene.until_published("orders.renamed", &running);
+    assert_eq!(running.ended().unwrap(), None);
+    // What is no file is not waited for.
+    fs::remove_file(scene.path("landfall.yaml")).unwrap();
+    let pipe = std::process::Command::new("mkfifo").arg(scene.path("landfall.yaml")).status();
+    assert!(pipe.unwrap().success());
+    running.signal("HUP").unwrap();
+    until(&running, "second request", || running.log().matches("Asked by SIGHUP").count() == 2);
+    until_said(&running, "it is not a regular file");
+    assert!(running.stop().unwrap().success());
+}
+
+#[test]
+fn a_policy_is_said_to_be_refused_beside_what_stands() {
+    let scene = Scene::new();
+    scene.write("policy.wasm", "no component");
+    let policies = "policies: [{name: p, component: {file: policy.wasm}, limits: {time: 5s}}]\n";
+    scene.configure("{service}.mesh", &[FILE], policies);
+    let running = scene.start();
+    until_said(&running, "Policy refused, and none was at work before");
+    let replace = |bytes: &[u8]| {
+        fs::write(scene.path("new.wasm"), bytes).unwrap();
+        fs::rename(scene.path("new.wasm"), scene.path("policy.wasm")).unwrap();
+    };
+    replace(&hostile("harmless"));
+    until_said(&running, "Policy at work");
+    assert!(!running.log().contains("the one before stays"), "{}", running.log());
+    replace(b"no component either");
+    until_said(&running, "Policy refused; the one before stays at work");
+}
+
+#[test]
+fn two_daemons_do_not_fight_over_a_folder() {
+    let scene = Scene::new();
+    let first = scene.start();
+    scene.until_published("orders.mesh", &first);
+    let second = scene.start();
+    until_said(&second, "files_locked");
+    assert!(second.log().contains("another Landfall with owner default writes to"));
+    // Who only looks needs no lock.
+    let plan = scene.program().run(&["plan", "--exit-code"]).unwrap();
+    assert!(plan.status.success(), "{plan:?}");
+    assert!(first.stop().unwrap().success());
+    scene.write("registry/pay.yaml", &ORDERS.replace("orders", "pay"));
+    scene.until_published("pay.mesh", &second);
+    assert!(second.log().contains("Sink can be used again"), "{}", second.log());
+}
+
+#[test]
+fn what_keeps_a_source_from_beginning_is_said() {
+    let scene = Scene::new();
+    scene.write("registry/broken.yaml", "services:\n  - name: [\n");
+    let pipe = std::process::Command::new("mkfifo").arg(scene.path("token")).status();
+    assert!(pipe.unwrap().success());
+    scene.write("whole.yaml", &ORDERS.replace("orders", "pay"));
+    let whole = "{name: whole, file: {path: whole.yaml}}";
+    let consul = "{name: dc1, consul: {url: \"http://127.0.0.1:1\", tokenFile: token}}";
+    scene.configure("{service}.mesh", &[FILE, whole, consul], "");
+    let running = scene.start();
+    // Neither keeps another one waiting.
+    scene.until_published("pay.mesh", &running);
+    until_said(&running, "source=files code=\"file_syntax\"");
+    assert!(running.log().contains("broken.yaml"), "{}", running.log());
+    until_said(&running, "token: it is not a regular file");
+    assert!(!scene.path("out/mesh/serviceentry-orders.mesh.yaml").exists(), "it is not complete");
+    assert!(running.stop().unwrap().success());
+}
