@@ -71,7 +71,8 @@ pub struct GuardOptions<'a, B> {
     pub settings: &'a GuardSettings,
     /// How long a host goes on whose endpoints moved.
     pub grace: Duration,
-    /// The services of the mesh of which a step is under way or waits to be tried again.
+    /// The services of the mesh of which a step is under way or waits to be tried again. Nobody asks
+    /// while [`GuardState::weighs_losses`] says no.
     pub busy: &'a BTreeSet<Tie>,
     /// How many steps may pass; the others are to be planned again.
     pub steps_max: usize,
@@ -411,6 +412,12 @@ impl GuardState {
     /// The step for `id` failed, and took nothing.
     pub fn failed(&mut self, id: &ObjectId) {
         self.under_way.remove(id);
+    }
+
+    /// Whether the budget holds the loss of any service, or held and let it go.
+    #[must_use]
+    pub fn weighs_losses(&self) -> bool {
+        !self.losses.is_empty()
     }
 
     /// Lets go what the budget holds now: an operator said so.

@@ -215,7 +215,8 @@ impl Line {
         let rules = Arc::clone(&self.rules);
         let changed: BTreeSet<Arc<ServiceId>> =
             changes.iter().map(|(id, _)| Arc::clone(id)).collect();
-        self.note_waiting(&changes);
+        let waiting = self.waiting_of(&changes);
+        self.note_waiting(waiting);
         let mut redecided = self.known.decide(changes, &rules, None);
         let mut asked = Asked::Touched(BTreeSet::new());
         if let Some((services, hosts)) = self.again.take_due(now) {
@@ -275,25 +276,32 @@ impl Line {
         let waiting_before = std::mem::replace(&mut self.known.waiting, rehearsed.waiting.clone());
         let rules = Arc::clone(&rehearsed.rules);
         let listed = self.listed();
-        let redecided = self.known.decide(listed.clone(), &rules, Some(&rehearsed.decided));
+        let waiting = self.waiting_of(&listed);
+        let redecided = self.known.decide(listed, &rules, Some(&rehearsed.decided));
         let draft = self.known.draft(redecided, &rules, Asked::All(Some(&rehearsed)));
         if let Err(refused) = judge(&draft, &rehearsed.judged) {
             self.known.waiting = waiting_before;
             return Err(refused);
         }
-        self.note_waiting(&listed);
+        self.note_waiting(waiting);
         self.rules = rules;
         Ok(self.settle(draft, now))
     }
 
-    /// Services that wait for a policy and of which nothing was decided keep what an earlier
-    /// process published.
-    fn note_waiting(&mut self, services: &[(Arc<ServiceId>, Option<Arc<Service>>)]) {
-        for (id, service) in services {
-            if service.is_some() && self.known.waits(id) && !self.known.decided.contains_key(id) {
-                self.undecided.add_service(Arc::clone(id));
-            }
-        }
+    /// The services that wait for a policy and of which nothing was decided.
+    fn waiting_of(
+        &self,
+        services: &[(Arc<ServiceId>, Option<Arc<Service>>)],
+    ) -> Vec<Arc<ServiceId>> {
+        let waits =
+            |id: &Arc<ServiceId>| self.known.waits(id) && !self.known.decided.contains_key(id);
+        let there = services.iter().filter(|(id, service)| service.is_some() && waits(id));
+        there.map(|(id, _)| Arc::clone(id)).collect()
+    }
+
+    /// They keep what an earlier process published.
+    fn note_waiting(&mut self, waiting: Vec<Arc<ServiceId>>) {
+        waiting.into_iter().for_each(|id| self.undecided.add_service(id));
     }
 
     /// Takes a draft: lingers and renders what it touched.

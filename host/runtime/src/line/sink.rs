@@ -197,13 +197,14 @@ impl SinkLine {
         }
         let blocked: Vec<ObjectId> =
             planned.blocked.into_iter().filter(|id| self.blocked.insert(id.clone())).collect();
+        let busy = if self.guard.weighs_losses() { self.busy() } else { BTreeSet::new() };
         let guard_options = GuardOptions {
             places: Places::new(desired, &self.observed),
             total_endpoints: self.endpoints,
             evidence: options.evidence,
             settings: options.guard,
             grace: options.grace,
-            busy: &self.busy(),
+            busy: &busy,
             steps_max: self.steps_max - self.in_flight.len(),
             now: options.now,
         };
