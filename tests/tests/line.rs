@@ -217,6 +217,22 @@ fn hosts_that_moved_over_a_restart_have_their_grace_time() {
 }
 
 #[test]
+fn a_step_that_fails_otherwise_is_news() {
+    let state = world::state(world::snapshot(1, 1));
+    let mut world = World::new(Observed::default(), OPEN);
+    let mut fails_with = |code| {
+        let round = world.line.round(&[(world::source(), state.clone())].into(), world.now);
+        let steps = world.due(&round);
+        assert_eq!(verbs(&steps), ["create"]);
+        let is_news = world.sink.failed(steps[0].id(), code, world.now);
+        world.now = world.now.plus(std::time::Duration::from_secs(120));
+        is_news
+    };
+    let told = ["forbidden", "forbidden", "refused", "refused", "forbidden"].map(&mut fails_with);
+    assert_eq!(told, [true, false, true, false, true]);
+}
+
+#[test]
 fn services_that_move_to_one_host_over_a_restart_are_not_lost() {
     let state = world::state(world::snapshot(40, 1));
     let mut before = World::new(Observed::default(), OPEN);

@@ -323,7 +323,7 @@ fn a_service_that_changes_its_shape_never_lacks_endpoints() {
                 for step in of_phase {
                     if blocked || dice.below(2) == 0 {
                         stuck = true;
-                        world.sink.failed(step.id(), world.now);
+                        world.sink.failed(step.id(), "unavailable", world.now);
                     } else {
                         world.apply(step);
                     }

@@ -37,8 +37,8 @@ pub(crate) struct StepDone<'a> {
     pub(crate) sink: &'a str,
     /// What became of it.
     pub(crate) applied: &'a Applied,
-    /// Whether it failed and had not failed the time before.
-    pub(crate) is_first_failure: bool,
+    /// Whether it did not fail so the time before.
+    pub(crate) is_news: bool,
 }
 
 /// Things came up that a person should know.
@@ -163,7 +163,7 @@ impl StepDone<'_> {
         metrics.steps.get_or_create(&labels).inc();
         match outcome {
             Outcome::Done(_) => info!(sink = self.sink, object = %id, verb, attempts, "Applied."),
-            _ if self.is_first_failure => {
+            _ if self.is_news => {
                 warn!(
                     sink = self.sink,
                     object = %id,

@@ -236,7 +236,7 @@ impl Daemon {
         let mut wake = round.wake;
         for (sink, line) in &mut self.sinks {
             FindingsSeen { findings: &sink.take_findings() }.emit();
-            if let Some(condition) = sink.take_condition_change() {
+            if let Some(condition) = sink.take_condition_change(now) {
                 ConditionChanged { sink: sink.name(), condition: condition.as_ref() }.emit();
             }
             sink.take_sighting(line, desired);
@@ -270,13 +270,13 @@ impl Daemon {
             return;
         };
         let now = clock::now();
-        let is_first_failure = if applied.outcome.is_done() {
+        let is_news = if applied.outcome.is_done() {
             line.applied(&applied.id, now);
-            false
+            true
         } else {
-            line.failed(&applied.id, now)
+            line.failed(&applied.id, applied.outcome.code(), now)
         };
-        StepDone { sink: sink.name(), applied, is_first_failure }.emit(&self.metrics);
+        StepDone { sink: sink.name(), applied, is_news }.emit(&self.metrics);
     }
 }
 

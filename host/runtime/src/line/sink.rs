@@ -65,6 +65,8 @@ struct Begun {
 #[derive(Debug)]
 struct Failed {
     attempts: u32,
+    /// How it failed last, of a closed set.
+    code: &'static str,
     retry_at: Time,
     step: Begun,
 }
@@ -299,17 +301,18 @@ impl SinkLine {
         self.guard.applied(id, now);
     }
 
-    /// Notes that the step for `id` failed; it is planned again after a while, which grows. Says
-    /// whether it is the first failure in a row.
-    pub fn failed(&mut self, id: &ObjectId, now: Time) -> bool {
+    /// Notes that the step for `id` failed with `code`; it is planned again after a while, which
+    /// grows. Says whether it did not fail so the time before.
+    pub fn failed(&mut self, id: &ObjectId, code: &'static str, now: Time) -> bool {
         let Some(step) = self.in_flight.remove(id) else { return false };
         self.guard.failed(id);
-        let attempts = self.failed.get(id).map_or(0, |failed| failed.attempts);
-        let pause = grown(RETRY_MIN, attempts, RETRY_MAX);
-        let failed =
-            Failed { attempts: attempts.saturating_add(1), retry_at: now.plus(pause), step };
+        let before = self.failed.get(id);
+        let is_news = before.is_none_or(|before| before.code != code);
+        let attempts = before.map_or(0, |before| before.attempts);
+        let retry_at = now.plus(grown(RETRY_MIN, attempts, RETRY_MAX));
+        let failed = Failed { attempts: attempts.saturating_add(1), code, retry_at, step };
         self.failed.insert(id.clone(), failed);
-        attempts == 0
+        is_news
     }
 
     /// Lets go what the deletion budget holds.
