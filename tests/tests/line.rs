@@ -104,6 +104,33 @@ fn one_change_is_one_step_and_an_empty_listing_is_held() {
 }
 
 #[test]
+fn what_is_held_is_not_gone_over_while_nothing_happens() {
+    let mut world = World::new(Observed::default(), DEFAULT);
+    world.settle(&world::state(world::snapshot(100, 3)));
+    let nothing = world::state(Snapshot::default());
+    assert!(world.round(&nothing).is_empty());
+    let plans = world.sink.plans();
+    for _ in 0..40 {
+        world.now = world.now.plus(std::time::Duration::from_millis(100));
+        assert!(world.round(&nothing).is_empty());
+    }
+    assert_eq!((world.sink.plans(), world.sink.held().len()), (plans, 100));
+    // What the budget follows from may have changed with time alone, and so may everything else
+    // with what is known of sources.
+    world.now = world.now.plus(std::time::Duration::from_secs(1));
+    world.round(&nothing);
+    assert_eq!(world.sink.plans(), plans + 1);
+    let doubt = Doubt { code: "unreachable", message: String::new(), since: world.now };
+    world.round(&SourceState { doubt: Some(doubt), ..nothing.clone() });
+    assert_eq!(world.sink.plans(), plans + 2);
+    let held = |why: &HeldFor| matches!(why, HeldFor::EndOfDoubt(_));
+    assert!(world.sink.held().iter().all(|step| held(&step.why)));
+    world.round(&nothing);
+    world.sink.release();
+    assert_eq!(world.round(&nothing).len(), 100);
+}
+
+#[test]
 fn what_comes_is_published_though_what_goes_is_held() {
     let mut world = World::new(Observed::default(), OPEN);
     let both = world::snapshot(1, 2);

@@ -32,7 +32,7 @@ pub enum Trust {
 }
 
 /// What proves that something is gone.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Evidence {
     /// What each configured source is worth.
     pub sources: BTreeMap<SourceName, Trust>,

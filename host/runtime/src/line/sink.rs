@@ -26,6 +26,9 @@ use crate::pause::grown;
 /// what may pass; what reaches us lasts longer.
 const RETRY_MIN: Duration = Duration::from_secs(5);
 const RETRY_MAX: Duration = Duration::from_secs(60);
+/// How long a plan stands that nothing happened to: what went a while ago leaves room in the budget,
+/// of which nobody tells. As often as the daemon looks when nothing is due.
+const PLAN_AGE_MAX: Duration = Duration::from_secs(5);
 
 /// What is known of one sink.
 #[derive(Debug)]
@@ -52,6 +55,21 @@ pub struct SinkLine {
     blocked: BTreeSet<ObjectId>,
     /// Desired objects in namespaces that the sink does not watch.
     outside: BTreeSet<ObjectId>,
+    /// The last plan, while nothing happened that another could follow from.
+    standing: Option<Standing>,
+    /// How often steps were worked out.
+    plans: u64,
+}
+
+/// By what a plan was made that stands.
+#[derive(Debug)]
+struct Standing {
+    evidence: Evidence,
+    guard: GuardSettings,
+    grace: Duration,
+    /// When it is to be made anew.
+    until: Time,
+    wake: Option<Time>,
 }
 
 /// A step that was begun.
@@ -115,6 +133,8 @@ impl SinkLine {
             told: BTreeMap::new(),
             blocked: BTreeSet::new(),
             outside: BTreeSet::new(),
+            standing: None,
+            plans: 0,
         }
     }
 
@@ -131,6 +151,7 @@ impl SinkLine {
             self.unsettled.extend(desired.keys().cloned());
             self.guard.moved = Moved::inherited(seen);
             self.ready = true;
+            self.standing = None;
         }
         let count = |object: &Arc<Object<Body>>| object.body.endpoint_count();
         for item in self.observed.ours.diff(&seen.ours) {
@@ -149,16 +170,21 @@ impl SinkLine {
                 }
             };
             self.unsettled.insert(id.clone());
+            self.standing = None;
         }
         for item in self.observed.foreign.diff(&seen.foreign) {
             let (SetDiffItem::Add(id) | SetDiffItem::Remove(id)) = item;
             self.unsettled.insert(id.clone());
+            self.standing = None;
         }
         self.observed.clone_from(seen);
     }
 
     /// Takes up what a round of the line changed.
     pub fn desire(&mut self, round: &Round, now: Time) {
+        if !round.changed.is_empty() || !round.moved.is_empty() {
+            self.standing = None;
+        }
         for id in &round.changed {
             self.failed.remove(id);
             if !round.moved.contains(id) {
@@ -179,6 +205,10 @@ impl SinkLine {
         if !self.ready || self.in_flight.len() > self.steps_max / 2 {
             return Due { steps: Vec::new(), blocked: Vec::new(), wake: None };
         }
+        if let Some(standing) = self.standing.as_ref().filter(|plan| plan.holds(&options)) {
+            return Due { steps: Vec::new(), blocked: Vec::new(), wake: standing.wake };
+        }
+        self.plans += 1;
         self.leave_outside(desired);
         let scope: Vec<ObjectId> = self
             .unsettled
@@ -223,6 +253,14 @@ impl SinkLine {
         let retry = self.failed.values().map(|failed| failed.retry_at);
         let retry = retry.filter(|at| *at > options.now).min();
         let wake = [planned.wake, guarded.wake, retry].into_iter().flatten().min();
+        let oldest = options.now.plus(PLAN_AGE_MAX);
+        self.standing = Some(Standing {
+            evidence: options.evidence.clone(),
+            guard: *options.guard,
+            grace: options.grace,
+            until: wake.map_or(oldest, |wake| wake.min(oldest)),
+            wake,
+        });
         Due { steps, blocked, wake }
     }
 
@@ -296,6 +334,7 @@ impl SinkLine {
 
     /// Notes that the step for `id` was applied. What the sink holds now is in its next reading.
     pub fn applied(&mut self, id: &ObjectId, now: Time) {
+        self.standing = None;
         self.in_flight.remove(id);
         self.failed.remove(id);
         self.guard.applied(id, now);
@@ -305,6 +344,7 @@ impl SinkLine {
     /// grows. Says whether it did not fail so the time before.
     pub fn failed(&mut self, id: &ObjectId, code: &'static str, now: Time) -> bool {
         let Some(step) = self.in_flight.remove(id) else { return false };
+        self.standing = None;
         self.guard.failed(id);
         let before = self.failed.get(id);
         let is_news = before.is_none_or(|before| before.code != code);
@@ -317,6 +357,7 @@ impl SinkLine {
 
     /// Lets go what the deletion budget holds.
     pub fn release(&mut self) {
+        self.standing = None;
         self.guard.release();
     }
 
@@ -388,6 +429,12 @@ impl SinkLine {
         self.in_flight.len()
     }
 
+    /// How often steps were worked out so far: what is held takes long to go over.
+    #[must_use]
+    pub fn plans(&self) -> u64 {
+        self.plans
+    }
+
     /// What the sink holds, as of its last reading.
     #[must_use]
     pub fn observed(&self) -> &Observed<Body> {
@@ -398,6 +445,16 @@ impl SinkLine {
     #[must_use]
     pub fn object_count(&self) -> usize {
         self.observed.ours.len()
+    }
+}
+
+impl Standing {
+    /// Whether the same would follow again.
+    fn holds(&self, options: &SinkOptions<'_>) -> bool {
+        options.now < self.until
+            && self.evidence == *options.evidence
+            && self.guard == *options.guard
+            && self.grace == options.grace
     }
 }
 
