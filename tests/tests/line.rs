@@ -137,7 +137,7 @@ fn what_comes_is_published_though_what_goes_is_held() {
     world.settle(&world::state(both.clone()));
     let addresses = |world: &World| -> Vec<String> {
         let objects = world.held.ours.values();
-        objects.flat_map(|object| object.body.addresses().map(ToString::to_string)).collect()
+        objects.flat_map(|object| object.body.addresses().map(|at| at.to_string())).collect()
     };
     let before = addresses(&world);
     // All instances are replaced while the source is in doubt of them.

@@ -110,7 +110,7 @@ fn held(world: &World) -> String {
     for object in world.held.ours.values() {
         let Some(entry) = object.body.service_entry() else { continue };
         let name = entry.hosts[0].strip_suffix(".mesh").unwrap().to_owned();
-        let number = |address: &EndpointAddress| match address {
+        let number = |address: EndpointAddress| match address {
             EndpointAddress::Ip(ip) => ip.to_string().rsplit_once('.').unwrap().1.to_owned(),
             EndpointAddress::Other(other) => other.to_string(),
         };
@@ -174,6 +174,25 @@ fn what_a_healthy_source_lost_goes_though_the_other_is_in_doubt() {
     assert_eq!((held(&world).as_str(), steps.len()), ("a=1,2", 1));
     settle(&mut world, &[Some(listing("a=2")), Some(listing("a=6"))]);
     assert_eq!(held(&world), "a=2,6");
+}
+
+#[test]
+fn what_several_sources_have_goes_when_all_have_lost_it() {
+    for shape in [Shape::Inline, Shape::WorkloadEntries] {
+        let both = [Some(listing("a=1,2")), Some(listing("a=1,2"))];
+        let mut before = daemon(SharingMode::Union, shape, Observed::default());
+        settle(&mut before, &both);
+        assert_eq!(before.endpoints(), 2);
+        // Whoever publishes it has none of it any more, and the other has not spoken.
+        let mut restarted = daemon(SharingMode::Union, shape, before.held);
+        restarted.guard = OPEN;
+        round(&mut restarted, &[Some(listing("a=2")), None]);
+        assert_eq!(restarted.endpoints(), 2, "{shape:?}");
+        round(&mut restarted, &[Some(listing("")), None]);
+        assert_eq!(restarted.endpoints(), 2, "{shape:?}");
+        settle(&mut restarted, &[Some(listing("")), Some(listing("a=2"))]);
+        assert_eq!(restarted.endpoints(), 1, "{shape:?}");
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use imbl::OrdMap;
 use crate::decision::DecidedService;
 use crate::finding::{Finding, FindingCode};
 use crate::mapping::{Address, Port, Protocol};
-use crate::mesh::{Contribution, Endpoint, HostKey, MeshService};
+use crate::mesh::{Contribution, Double, Doubles, Endpoint, HostKey, MeshService};
 use crate::name::PortName;
 use crate::registry::{ServiceId, SourceName};
 use crate::sharing::{Sharing, SharingMode, SharingRule};
@@ -130,7 +130,7 @@ const FINDINGS_MAX: usize = 20;
 /// The service of the mesh that `offers` make by `rule`, without settings.
 #[must_use]
 pub fn gathered(key: HostKey, offers: Vec<Contribution>, rule: &Arc<SharingRule>) -> MeshService {
-    let parts = shared(rule, &offers);
+    let (parts, doubles) = shared(rule, &offers);
     let mut findings = Vec::new();
     // Parts are in the order of their origins, so those of one source stand together.
     let of_one_source = |pair: &&[Contribution]| pair[0].origin.source == pair[1].origin.source;
@@ -155,18 +155,19 @@ pub fn gathered(key: HostKey, offers: Vec<Contribution>, rule: &Arc<SharingRule>
         findings.push(Finding::new(FindingCode::PortConflict, &key, message));
     }
     let (sharing, settings) = (Arc::clone(rule), Arc::from([]));
-    MeshService { key, ports, parts, offers, sharing, settings, findings }
+    MeshService { key, ports, parts, doubles, offers, sharing, settings, findings }
 }
 
-/// What of `offers` is published by `rule`, in the same order.
-fn shared(rule: &SharingRule, offers: &[Contribution]) -> Vec<Contribution> {
+/// What of `offers` is published by `rule`, in the same order, and who else offers it.
+fn shared(rule: &SharingRule, offers: &[Contribution]) -> (Vec<Contribution>, Doubles) {
     let mut sources: Vec<&SourceName> = offers.iter().map(|offer| &offer.origin.source).collect();
     sources.sort_by_key(|source| rule.rank(source));
     sources.dedup();
     match (rule.mode, &*sources) {
-        (_, [] | [_]) => offers.to_vec(),
+        (_, [] | [_]) => (offers.to_vec(), Doubles::new()),
         (SharingMode::First, [first, ..]) => {
-            offers.iter().filter(|offer| offer.origin.source == **first).cloned().collect()
+            let of_first = offers.iter().filter(|offer| offer.origin.source == **first);
+            (of_first.cloned().collect(), Doubles::new())
         }
         (SharingMode::Union | SharingMode::PreferLocal, _) => each_once(&sources, offers),
     }
@@ -174,22 +175,37 @@ fn shared(rule: &SharingRule, offers: &[Contribution]) -> Vec<Contribution> {
 
 /// `offers` without endpoints that an earlier one of `sources` has too. One source may well list an
 /// instance twice, and means it then.
-fn each_once(sources: &[&SourceName], offers: &[Contribution]) -> Vec<Contribution> {
-    let mut owners: BTreeMap<Place<'_>, &SourceName> = BTreeMap::new();
+fn each_once(sources: &[&SourceName], offers: &[Contribution]) -> (Vec<Contribution>, Doubles) {
+    let mut owners: BTreeMap<Place<'_>, (&SourceName, Vec<&Arc<ServiceId>>)> = BTreeMap::new();
     for source in sources {
-        let own = offers.iter().filter(|offer| offer.origin.source == **source);
-        for place in own.flat_map(|offer| offer.endpoints.iter()).filter_map(place) {
-            owners.entry(place).or_insert(source);
+        for offer in offers.iter().filter(|offer| offer.origin.source == **source) {
+            for place in offer.endpoints.iter().filter_map(place) {
+                let (owner, others) = owners.entry(place).or_insert((source, Vec::new()));
+                if owner != source && others.last() != Some(&&offer.origin) {
+                    others.push(&offer.origin);
+                }
+            }
         }
     }
     let mut shared = Vec::with_capacity(offers.len());
+    let mut doubles = Doubles::new();
     for offer in offers {
         let Contribution { origin, endpoints } = offer;
-        let is_own = |endpoint: &&Endpoint| {
-            let owner = place(endpoint).and_then(|place| owners.get(&place));
-            owner.is_none_or(|owner| **owner == origin.source)
-        };
-        let own: Vec<&Endpoint> = endpoints.iter().filter(is_own).collect();
+        let mut own: Vec<&Endpoint> = Vec::with_capacity(endpoints.len());
+        for endpoint in endpoints.iter() {
+            let (owner, others) = match place(endpoint).and_then(|place| owners.get(&place)) {
+                Some((owner, others)) => (*owner, &**others),
+                None => (&origin.source, &[][..]),
+            };
+            if *owner != origin.source {
+                continue;
+            }
+            own.push(endpoint);
+            if !others.is_empty() {
+                let others = others.iter().copied().map(Arc::clone).collect();
+                doubles.insert(Double::of(origin, endpoint), others);
+            }
+        }
         if own.len() == endpoints.len() {
             shared.push(offer.clone());
         } else if !own.is_empty() {
@@ -197,7 +213,7 @@ fn each_once(sources: &[&SourceName], offers: &[Contribution]) -> Vec<Contributi
             shared.push(Contribution { origin: Arc::clone(origin), endpoints });
         }
     }
-    shared
+    (shared, doubles)
 }
 
 /// What makes two registrations one instance: where traffic to them ends.
@@ -352,7 +368,8 @@ mod tests {
         let key = host_key();
         let offers: Vec<Contribution> =
             offers.iter().map(|text| contribution(&key, text)).collect();
-        let shared: Vec<String> = shared(rule, &offers)
+        let (shared, _) = shared(rule, &offers);
+        let shared: Vec<String> = shared
             .iter()
             .map(|part| {
                 let ids = part.endpoints.iter().map(|endpoint| &*endpoint.instance.id);

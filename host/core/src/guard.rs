@@ -5,14 +5,18 @@
 //! exception: a host that one source has alone is left as it is while that source may still have
 //! it, for what is published of others there would replace it.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use imbl::{OrdMap, OrdSet};
 
-use crate::mesh::{Body, Object, ObjectId, Tie};
+pub use crate::budget::{BUDGET_WINDOW, GuardSettings};
+use crate::budget::{Budget, Losses, Over, Scale};
+use crate::counts::{Counts, subtract};
+use crate::mesh::{Body, Object, ObjectId, Stays, Tie};
 use crate::moved::{Judged, Moved, Places, Stay, Waits};
 use crate::plan::{Step, in_order};
 use crate::registry::SourceName;
@@ -44,20 +48,6 @@ pub struct Evidence {
     pub ranks: OrdMap<Tie, Ranks>,
 }
 
-/// How much may go at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GuardSettings {
-    /// Percent of all endpoints, 0 to 100, that may go within [`BUDGET_WINDOW`].
-    pub removal_share_percent: u8,
-    /// Fewer endpoints than this may always go.
-    pub removal_min: usize,
-    /// After this long what is held goes all the same.
-    pub hold: Duration,
-}
-
-/// What is meant by "at once": a mass removal reaches us in many small changes.
-pub const BUDGET_WINDOW: Duration = Duration::from_secs(60);
-
 /// What the guard judges by.
 #[derive(Debug)]
 pub struct GuardOptions<'a, B> {
@@ -81,27 +71,11 @@ pub struct GuardOptions<'a, B> {
 }
 
 /// What the guard remembers of one sink.
-#[derive(Clone, Debug, Default)]
-pub struct GuardState {
+#[derive(Debug)]
+pub struct GuardState<B: Body> {
     /// Objects whose endpoints moved.
-    pub moved: Moved,
-    /// Endpoints that went within the window, the latest last.
-    spent: VecDeque<(Time, usize)>,
-    /// Endpoints that go by steps under way.
-    under_way: BTreeMap<ObjectId, usize>,
-    /// Services of the mesh whose losses the budget holds, or held and let go.
-    losses: BTreeMap<Tie, Loss>,
-}
-
-/// What one service of the mesh would lose.
-#[derive(Clone, Copy, Debug)]
-struct Loss {
-    /// Endpoints.
-    count: usize,
-    /// Since when it would lose so many.
-    since: Time,
-    /// Whether so many may go.
-    is_let_go: bool,
+    pub moved: Moved<B>,
+    budget: Budget<B::Address>,
 }
 
 /// The guard's answer.
@@ -162,7 +136,7 @@ pub enum HeldFor {
 pub fn guard<B: Body>(
     steps: Vec<Step<B>>,
     options: &GuardOptions<'_, B>,
-    state: &mut GuardState,
+    state: &mut GuardState<B>,
 ) -> Guarded<B> {
     let mut guarded = Guarded::empty(options.steps_max);
     let standing = standing(&steps, options.evidence);
@@ -176,8 +150,8 @@ pub fn guard<B: Body>(
         match proof.lack(&step) {
             Some(why) => {
                 guarded.hold_whole(&step, why);
-                let stays = |origin: Option<&str>| proof.lack_for(origin).is_some();
-                proven.extend(without_loss(&step, &stays));
+                let origin = |origin: Option<&str>| proof.lack_for(origin).is_some();
+                proven.extend(part(&step, &Stays { origin: &origin, endpoint: &|_| true }));
             }
             None => proven.push(step),
         }
@@ -191,30 +165,40 @@ pub fn guard<B: Body>(
             None => due.push(step),
         }
     }
-    let losses = Losses::of(&due, &kept);
-    let over = state.over_budget(&losses, options);
-    for step in due {
-        if let Some(why) = over.get(&step.tie()).filter(|_| takes_away(&step)) {
-            guarded.hold(&step, why.clone());
-            continue;
+    let scale = Scale {
+        total: options.total_endpoints,
+        settings: options.settings,
+        busy: options.busy,
+        now: options.now,
+    };
+    let mut losses = Losses::of(&due, &kept);
+    if state.budget.would_hold(&losses, scale) {
+        losses = losses.beside_other_shapes(&due, &options.places);
+    }
+    let mut over = state.budget.judge(&losses, scale);
+    for mut step in due {
+        let mut takes = losses.of_object(step.id());
+        if let Some(over) = over.get_mut(&step.tie())
+            && let Some(held) = over.hold(&step, &takes)
+        {
+            guarded.hold_whole(&step, HeldFor::from(&*over));
+            subtract(&mut takes, &held);
+            let Some(part) = part_beside(&step, held) else { continue };
+            step = part;
         }
-        if guarded.steps.len() >= options.steps_max {
-            continue;
+        if guarded.steps.len() < options.steps_max {
+            state.budget.begin(&step, takes);
+            guarded.steps.push(step);
         }
-        if let Some(loss) = losses.charged_to(&step) {
-            state.under_way.insert(step.id().clone(), loss);
-        }
-        guarded.steps.push(step);
     }
     // The harmless parts of held steps stand among the others.
     in_order(&mut guarded.steps);
     guarded
 }
 
-/// What of a held step is not held: an update with the endpoints of services that `stays` picks
-/// beside those that come. Else a service whose old endpoints are held would never get new ones, nor
-/// lose those that are known to be gone.
-fn without_loss<B: Body>(step: &Step<B>, stays: &dyn Fn(Option<&str>) -> bool) -> Option<Step<B>> {
+/// What of a held step is not held: an update with what `stays` beside what comes. Else a service
+/// whose old endpoints are held would never get new ones, nor lose those that may go.
+fn part<B: Body>(step: &Step<B>, stays: &Stays<'_, B::Address>) -> Option<Step<B>> {
     let (Step::Update { from, to } | Step::Empty { from, to }) = step else { return None };
     let body = to.body.with_endpoints_of(&from.body, stays)?;
     if body == *from.body {
@@ -229,6 +213,19 @@ fn without_loss<B: Body>(step: &Step<B>, stays: &dyn Fn(Option<&str>) -> bool) -
         body: Arc::new(body),
     };
     Some(Step::Update { from: Arc::clone(from), to: Arc::new(to) })
+}
+
+/// What of a step is not held, where these endpoints are.
+fn part_beside<B: Body>(step: &Step<B>, held: Counts<B::Address>) -> Option<Step<B>> {
+    let left = RefCell::new(held);
+    let is_held = |address: &B::Address| match left.borrow_mut().get_mut(address) {
+        Some(count) if *count > 0 => {
+            *count -= 1;
+            true
+        }
+        Some(_) | None => false,
+    };
+    part(step, &Stays { origin: &|_| true, endpoint: &is_held })
 }
 
 /// Whether a step takes an object or endpoints away. To clients a ServiceEntry that selects its
@@ -286,7 +283,12 @@ impl<'a, B: Body> Proof<'a, B> {
         match step {
             Step::Create(_) => None,
             Step::Update { from, to } => {
-                from.body.lessened_in(&to.body).into_iter().find_map(|origin| self.lack_for(origin))
+                let lessened = from.body.lessened_in(&to.body).into_iter();
+                let mut unnamed = from.sources.iter().filter(|name| !to.sources.contains(name));
+                lessened
+                    .into_iter()
+                    .find_map(|origin| self.lack_for(origin))
+                    .or_else(|| unnamed.find_map(|source| self.lack_of(source)))
             }
             Step::Empty { .. } | Step::Delete(_) => self.lack_for(None),
         }
@@ -299,20 +301,13 @@ impl<'a, B: Body> Proof<'a, B> {
         let sources = from.sources.iter().filter(|name| source.is_none_or(|s| name.as_str() == s));
         let mut is_known = false;
         for source in sources {
-            is_known = true;
-            if self.outranked.contains(source) {
-                continue;
+            is_known =
+                self.outranked.contains(source) || self.evidence.sources.contains_key(source);
+            if let Some(why) = self.lack_of(source) {
+                return Some(why);
             }
-            match self.evidence.sources.get(source) {
-                Some(trust) => {
-                    if let Some(why) = unsure(source, *trust) {
-                        return Some(why);
-                    }
-                }
-                None => {
-                    is_known = false;
-                    break;
-                }
+            if !is_known {
+                break;
             }
         }
         if !is_known {
@@ -326,6 +321,14 @@ impl<'a, B: Body> Proof<'a, B> {
             None => undecided(from, self.evidence, is_known),
         };
         undecided.map(HeldFor::Decision)
+    }
+
+    /// What is missing for all that a source fed it with, as far as that is configured.
+    fn lack_of(&self, source: &SourceName) -> Option<HeldFor> {
+        if self.outranked.contains(source) {
+            return None;
+        }
+        unsure(source, *self.evidence.sources.get(source)?)
     }
 }
 
@@ -361,120 +364,34 @@ fn undecided<B: Body>(object: &Object<B>, evidence: &Evidence, is_known: bool) -
     }
 }
 
-/// What steps lose. Objects of one mesh service are taken together, so that what goes from one
-/// to another, as when a service changes its shape, and what is replaced by something else at the
-/// same service is not lost. What comes to another service makes up for nothing.
-struct Losses {
-    net: BTreeMap<Tie, usize>,
-    /// The object that stands for the losses of its service.
-    first: BTreeMap<Tie, ObjectId>,
-}
-
-impl Losses {
-    /// `kept` are endpoints that steps take away and that the sink holds elsewhere.
-    fn of<B: Body>(steps: &[Step<B>], kept: &BTreeMap<ObjectId, usize>) -> Self {
-        let mut changes: BTreeMap<Tie, (usize, usize)> = BTreeMap::new();
-        let mut first = BTreeMap::new();
-        for step in steps {
-            let (gain, loss) = step.endpoint_change();
-            let loss = loss.saturating_sub(kept.get(step.id()).copied().unwrap_or_default());
-            let sum = changes.entry(step.tie()).or_default();
-            *sum = (sum.0 + gain, sum.1 + loss);
-            if loss > 0 {
-                first.entry(step.tie()).or_insert_with(|| step.id().clone());
-            }
-        }
-        let net = changes
-            .into_iter()
-            .filter_map(|(tie, (gain, loss))| Some((tie, loss.checked_sub(gain)?)))
-            .filter(|(_, net)| *net > 0)
-            .collect();
-        Self { net, first }
-    }
-
-    /// The loss of a whole service, for the first of its steps that loses something.
-    fn charged_to<B: Body>(&self, step: &Step<B>) -> Option<usize> {
-        let tie = step.tie();
-        self.first.get(&tie).filter(|id| *id == step.id()).and_then(|_| self.net.get(&tie)).copied()
-    }
-}
-
 // === impl GuardState ===
 
-impl GuardState {
+impl<B: Body> GuardState<B> {
     /// The step for `id` was applied: what it took counts for the length of the window.
     pub fn applied(&mut self, id: &ObjectId, now: Time) {
-        if let Some(loss) = self.under_way.remove(id) {
-            self.spent.push_back((now, loss));
-        }
+        self.budget.applied(id, now);
     }
 
     /// The step for `id` failed, and took nothing.
     pub fn failed(&mut self, id: &ObjectId) {
-        self.under_way.remove(id);
+        self.budget.failed(id);
     }
 
     /// Whether the budget holds the loss of any service, or held and let it go.
     #[must_use]
     pub fn weighs_losses(&self) -> bool {
-        !self.losses.is_empty()
+        self.budget.is_weighing()
     }
 
     /// Lets go what the budget holds now: an operator said so.
     pub fn release(&mut self) {
-        self.losses.values_mut().for_each(|loss| loss.is_let_go = true);
+        self.budget.release();
     }
+}
 
-    /// The services of the mesh that may not lose what they would lose now, and why.
-    ///
-    /// Each waits for its own time, which begins anew when it would lose more: what was held a while
-    /// ago, or let go, says nothing of what is to go besides.
-    fn over_budget<B>(
-        &mut self,
-        losses: &Losses,
-        options: &GuardOptions<'_, B>,
-    ) -> BTreeMap<Tie, HeldFor> {
-        let GuardOptions { settings, now, .. } = options;
-        while self.spent.front().is_some_and(|(at, _)| now.since(*at) >= BUDGET_WINDOW) {
-            self.spent.pop_front();
-        }
-        // What was let go may have failed, and comes again.
-        self.losses.retain(|tie, _| losses.net.contains_key(tie) || options.busy.contains(tie));
-        let may_go = |tie: &Tie, count: usize| {
-            let known = self.losses.get(tie);
-            known.is_some_and(|loss| loss.is_let_go && count <= loss.count)
-        };
-        let bound: Vec<(&Tie, usize)> = losses
-            .net
-            .iter()
-            .map(|(tie, count)| (tie, *count))
-            .filter(|(tie, count)| !may_go(tie, *count))
-            .collect();
-        let spent: usize = self.spent.iter().map(|(_, count)| count).sum();
-        let under_way: usize = self.under_way.values().sum();
-        let removals = bound.iter().map(|(_, count)| count).sum::<usize>() + spent + under_way;
-        let total = options.total_endpoints + spent;
-        let is_over = removals >= settings.removal_min
-            && removals * 100 > total * usize::from(settings.removal_share_percent);
-        let mut over = BTreeMap::new();
-        for (tie, count) in bound {
-            if !is_over {
-                self.losses.remove(tie);
-                continue;
-            }
-            let fresh = Loss { count, since: *now, is_let_go: false };
-            let loss = self.losses.entry(tie.clone()).or_insert(fresh);
-            if count > loss.count {
-                *loss = fresh;
-            }
-            let until = loss.since.plus(settings.hold);
-            if until <= *now {
-                loss.is_let_go = true;
-            } else {
-                over.insert(tie.clone(), HeldFor::Budget { removals, total, until });
-            }
-        }
-        over
+impl<B: Body> Default for GuardState<B> {
+    fn default() -> Self {
+        Self { moved: Moved::default(), budget: Budget::default() }
     }
 }
 
@@ -485,20 +402,22 @@ impl<B: Body> Guarded<B> {
         Self { steps: Vec::new(), held: Vec::new(), wake: None, steps_max }
     }
 
+    /// Holds what a step takes away, and lets pass what it brings.
     fn hold(&mut self, step: &Step<B>, why: HeldFor) {
+        self.hold_whole(step, why);
+        if self.steps.len() < self.steps_max {
+            let part = part(step, &Stays::all());
+            self.steps.extend(part.filter(|part| part.lost().is_empty()));
+        }
+    }
+
+    fn hold_whole(&mut self, step: &Step<B>, why: HeldFor) {
         if let HeldFor::Grace { until }
         | HeldFor::Successor { until }
         | HeldFor::Budget { until, .. } = why
         {
             self.wake = Some(self.wake.map_or(until, |known| known.min(until)));
         }
-        self.hold_whole(step, why);
-        if self.steps.len() < self.steps_max {
-            self.steps.extend(without_loss(step, &|_| true));
-        }
-    }
-
-    fn hold_whole(&mut self, step: &Step<B>, why: HeldFor) {
         self.held.push(Held { id: step.id().clone(), verb: step.verb(), why });
     }
 }
@@ -515,6 +434,12 @@ impl HeldFor {
             Self::Successor { .. } => "successor",
             Self::Budget { .. } => "budget",
         }
+    }
+}
+
+impl<A> From<&Over<A>> for HeldFor {
+    fn from(over: &Over<A>) -> Self {
+        Self::Budget { removals: over.removals, total: over.total, until: over.until }
     }
 }
 

@@ -10,6 +10,8 @@
 //! their instances; the mesh crate renders objects; [`plan`] says which steps make a sink equal to
 //! them, and [`guard`] which of those steps must wait, for which it knows what [`moved`].
 
+mod budget;
+mod counts;
 pub mod decision;
 pub mod defaults;
 pub mod diff;

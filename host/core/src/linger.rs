@@ -5,7 +5,7 @@
 //! are still published elsewhere. An instance that left its registry, or that a policy dropped,
 //! leaves at once.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +25,8 @@ pub struct Lingering {
 #[derive(Clone, Debug)]
 struct Linger {
     service: Arc<MeshService>,
+    /// Where its endpoints moved.
+    places: Arc<BTreeSet<HostKey>>,
     until: Time,
 }
 
@@ -46,17 +48,20 @@ pub struct Change<'a> {
 pub struct Advanced {
     /// Hosts that linger in another way than before, or no more.
     pub differ: BTreeSet<HostKey>,
-    /// Of those, hosts whose time is over: what they had is published elsewhere.
-    pub ended: BTreeSet<HostKey>,
+    /// Of those, hosts whose time is over, and where the endpoints moved that they had. Nowhere where
+    /// these were published there all the time.
+    pub ended: BTreeMap<HostKey, Arc<BTreeSet<HostKey>>>,
 }
 
 impl Lingering {
-    /// Takes up the hosts of `change` that are gone, lets go those whose time is over or that
+    /// Takes up the hosts of `change` that are gone, of which `moved_to` says where their endpoints
+    /// are that were not there before, lets go those whose time is over or that
     /// came back, and forgets endpoints that are published nowhere any more.
     pub fn advance(
         &mut self,
         change: &Change<'_>,
         published: impl Fn(&ServiceId, &Endpoint) -> bool,
+        moved_to: impl Fn(&MeshService) -> BTreeSet<HostKey>,
         grace: Duration,
         time: Time,
     ) -> Advanced {
@@ -70,30 +75,32 @@ impl Lingering {
             } else if let Some(service) = before.get(key)
                 && !grace.is_zero()
             {
-                let linger = Linger { service: Arc::clone(service), until: time.plus(grace) };
+                let places = Arc::new(moved_to(service));
+                let until = time.plus(grace);
+                let linger = Linger { service: Arc::clone(service), places, until };
                 self.hosts.insert(key.clone(), linger);
                 differ.insert(key.clone());
             }
         }
-        let mut ended = BTreeSet::new();
+        let mut ended = BTreeMap::new();
         let mut left = Vec::new();
         for (key, linger) in &self.hosts {
             if linger.until <= time {
-                ended.insert(key.clone());
+                ended.insert(key.clone(), Arc::clone(&linger.places));
             } else if linger.service.parts.iter().any(|part| redecided.contains(&part.origin)) {
                 let remaining = remaining(&linger.service, &published);
                 if remaining.as_ref().is_none_or(|service| **service != *linger.service) {
-                    left.push((key.clone(), linger.until, remaining));
+                    left.push((key.clone(), linger.clone(), remaining));
                 }
             }
         }
-        for key in &ended {
+        for key in ended.keys() {
             self.hosts.remove(key);
         }
-        differ.extend(ended.iter().cloned());
-        for (key, until, remaining) in left {
+        differ.extend(ended.keys().cloned());
+        for (key, linger, remaining) in left {
             match remaining {
-                Some(service) => self.hosts.insert(key.clone(), Linger { service, until }),
+                Some(service) => self.hosts.insert(key.clone(), Linger { service, ..linger }),
                 None => self.hosts.remove(&key),
             };
             differ.insert(key);

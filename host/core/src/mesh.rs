@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
+use crate::counts::subtract;
 use crate::finding::Finding;
 use crate::mapping::{Mapping, Port};
 use crate::name::{Hostname, Namespace};
@@ -31,6 +32,8 @@ pub struct MeshService {
     pub ports: Vec<Port>,
     /// Who contributes, in order, and what.
     pub parts: Vec<Contribution>,
+    /// Endpoints that other services would contribute too, and which.
+    pub doubles: Doubles,
     /// Who would contribute, in order, and what: more than `parts` where sources share the host in
     /// another way than all together.
     pub offers: Vec<Contribution>,
@@ -49,6 +52,17 @@ pub struct Contribution {
     pub origin: Arc<ServiceId>,
     /// In the order of instances.
     pub endpoints: Arc<[Endpoint]>,
+}
+
+/// Endpoints that several services have, with those that do not publish them.
+pub type Doubles = BTreeMap<Double, Arc<[Arc<ServiceId>]>>;
+
+/// Which endpoint of which service several have.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Double {
+    origin: Arc<ServiceId>,
+    instance: Text,
+    part: u16,
 }
 
 /// One instance at one host.
@@ -121,12 +135,10 @@ pub struct Object<B> {
 /// What the pure steps ask of the body of an object.
 pub trait Body: PartialEq + Sized {
     /// Where an endpoint is. It stays the same whatever is said of the endpoint besides.
-    type Address<'a>: Ord
-    where
-        Self: 'a;
+    type Address: Clone + fmt::Debug + Ord + 'static;
 
     /// Where its endpoints are; several may be at one address.
-    fn addresses(&self) -> impl Iterator<Item = Self::Address<'_>>;
+    fn addresses(&self) -> impl Iterator<Item = Self::Address>;
 
     /// The same without endpoints; `None` when it cannot be without, as a WorkloadEntry.
     fn without_endpoints(&self) -> Option<Self>;
@@ -136,11 +148,8 @@ pub trait Body: PartialEq + Sized {
     /// the endpoints are that `other` lacks.
     fn lessened_in<'a>(&'a self, other: &'a Self) -> BTreeSet<Option<&'a str>>;
 
-    /// The same with everything besides that services which `stays` picks feed `older` with; `None`
-    /// where the two do not go together. `stays` gets `None` where it is not known whose an
-    /// endpoint is.
-    fn with_endpoints_of(&self, older: &Self, stays: &dyn Fn(Option<&str>) -> bool)
-    -> Option<Self>;
+    /// The same with everything of `older` that stays; `None` where the two do not go together.
+    fn with_endpoints_of(&self, older: &Self, stays: &Stays<'_, Self::Address>) -> Option<Self>;
 
     /// The services of registries that feed it, as [`ServiceId`] prints them; `None` when they
     /// are not all known.
@@ -155,25 +164,49 @@ pub trait Body: PartialEq + Sized {
         self.addresses().count()
     }
 
-    /// How many of its endpoints are not in `other`.
-    fn endpoints_missing_in<'a>(&'a self, other: &'a Self) -> usize {
-        let mut left: BTreeMap<Self::Address<'a>, usize> = BTreeMap::new();
-        for address in other.addresses() {
-            *left.entry(address).or_default() += 1;
+    /// How many endpoints it has at each address.
+    fn counts(&self) -> BTreeMap<Self::Address, usize> {
+        let mut counts = BTreeMap::new();
+        for address in self.addresses() {
+            *counts.entry(address).or_default() += 1;
         }
-        let is_missing = |address: &Self::Address<'a>| match left.get_mut(address) {
-            Some(count) if *count > 0 => {
-                *count -= 1;
-                false
-            }
-            Some(_) | None => true,
-        };
-        self.addresses().filter(is_missing).count()
+        counts
     }
+
+    /// How many of its endpoints at each address are not in `other`.
+    fn missing_in(&self, other: &Self) -> BTreeMap<Self::Address, usize> {
+        let mut counts = self.counts();
+        subtract(&mut counts, &other.counts());
+        counts
+    }
+}
+
+/// What of an older body stays, though a new one lacks it: what both parts pick.
+pub struct Stays<'a, A> {
+    /// Picks services of registries as [`ServiceId`] prints them; `None` is one that is not known.
+    pub origin: &'a dyn Fn(Option<&str>) -> bool,
+    /// Picks endpoints by their addresses; asked once for each that the new body lacks.
+    pub endpoint: &'a dyn Fn(&A) -> bool,
 }
 
 /// What ties the objects of one mesh service together: a namespace, and a name in it.
 pub type Tie = (Text, Text);
+
+// === impl Stays ===
+
+impl<A> Stays<'static, A> {
+    /// Everything stays.
+    #[must_use]
+    pub const fn all() -> Self {
+        Self { origin: &|_| true, endpoint: &|_| true }
+    }
+}
+
+impl<A> fmt::Debug for Stays<'_, A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stays").finish_non_exhaustive()
+    }
+}
 
 // === impl Object ===
 
@@ -185,6 +218,15 @@ impl<B: Body> Object<B> {
         let ObjectId { kind, namespace, name } = &self.id;
         let own = || Text::from(format!("{} {name}", kind.as_str()));
         (Text::clone(namespace), self.body.tie().unwrap_or_else(own))
+    }
+}
+
+// === impl Double ===
+
+impl Double {
+    pub(crate) fn of(origin: &Arc<ServiceId>, endpoint: &Endpoint) -> Self {
+        let instance = Text::clone(&endpoint.instance.id);
+        Self { origin: Arc::clone(origin), instance, part: endpoint.part }
     }
 }
 
@@ -202,14 +244,31 @@ impl MeshService {
         self.parts.iter().map(|part| part.endpoints.len()).sum()
     }
 
+    /// The services of registries that feed it, in order: those that are published, and those that
+    /// would be if another did not have the same.
+    pub fn origins(&self) -> impl Iterator<Item = &Arc<ServiceId>> {
+        let parts = if self.doubles.is_empty() { &self.parts } else { &self.offers };
+        parts.iter().map(|part| &part.origin)
+    }
+
     /// The sources that feed it, in order, each once.
     #[must_use]
     pub fn sources(&self) -> Arc<[SourceName]> {
         let mut sources: Vec<SourceName> =
-            self.parts.iter().map(|part| part.origin.source.clone()).collect();
+            self.origins().map(|origin| origin.source.clone()).collect();
         sources.sort();
         sources.dedup();
         sources.into()
+    }
+
+    /// The services besides `origin` that have the same endpoint.
+    #[must_use]
+    pub fn doubles_of(&self, origin: &Arc<ServiceId>, endpoint: &Endpoint) -> &[Arc<ServiceId>] {
+        if self.doubles.is_empty() {
+            return &[];
+        }
+        let double = Double::of(origin, endpoint);
+        self.doubles.get(&double).map_or(&[], |others| &**others)
     }
 
     /// Who goes before and after the source that has the host, where one has it alone.

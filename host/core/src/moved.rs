@@ -1,38 +1,45 @@
 //! Objects that are not wanted any more because their endpoints moved to another service of the
 //! mesh.
 //!
-//! Such an object goes once the sink holds its endpoints where they are wanted: another host may be
+//! Such an object goes once the sink holds its endpoints where they moved: another host may be
 //! refused, or taken by somebody else's object, and then the old one is all that clients have. What
-//! the sink holds elsewhere is not lost when it goes.
+//! the sink holds there is not lost when it goes. A place that the endpoints had all the time is not
+//! where they moved, and makes up for nothing.
 //!
 //! The line tells which hosts lost their place but not their instances, after they went on for the
-//! grace time, see [`crate::linger`]. Where the process was restarted in between, as by whoever
-//! changes its configuration, the line knows only the new place. What was at the old one stands in
-//! the sink, with the services that fed it, and gets its grace time there.
+//! grace time, and where these are now, see [`crate::linger`]. Where the process was restarted in
+//! between, as by whoever changes its configuration, the line knows only the new place. What was at
+//! the old one stands in the sink, with the services that fed it, and gets its grace time there.
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use imbl::OrdMap;
+
+use crate::counts::{Counts, subtract};
 use crate::mesh::{Body, Kind, Object, ObjectId, Tie};
 use crate::plan::{Desired, Observed, Step};
 use crate::time::Time;
 
 /// What is known of objects whose endpoints moved, or may have.
-#[derive(Clone, Debug, Default)]
-pub struct Moved {
+#[derive(Debug)]
+pub struct Moved<B> {
     objects: BTreeMap<ObjectId, Stage>,
+    /// What the first reading of the sink found.
+    found: OrdMap<ObjectId, Arc<Object<B>>>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Stage {
     /// An earlier process left it, and it was not wanted in this one's life.
     Inherited,
     /// The same, and its endpoints are wanted elsewhere since then.
     Resting(Time),
-    /// It went on for the grace time, which ended then.
-    Ended(Time),
+    /// It went on for the grace time, which ended then, and its endpoints moved to these services
+    /// of the mesh.
+    Ended(Time, BTreeSet<Tie>),
 }
 
 /// What a sink holds and what it should hold.
@@ -42,18 +49,19 @@ pub struct Places<'a, B> {
     observed: &'a Observed<B>,
     wanted: OnceCell<ByOrigin<'a, B>>,
     there: OnceCell<ByOrigin<'a, B>>,
+    by_tie: OnceCell<BTreeMap<Tie, Vec<&'a Object<B>>>>,
 }
 
 /// Objects by the services of registries that feed them.
 type ByOrigin<'a, B> = BTreeMap<&'a str, Vec<&'a Object<B>>>;
 
 /// What is to be made of steps that take moved endpoints away.
-#[derive(Debug, Default)]
-pub(crate) struct Judged {
+#[derive(Debug)]
+pub(crate) struct Judged<A> {
     /// Services of the mesh of which nothing may be removed yet.
     pub(crate) waiting: BTreeMap<Tie, Waits>,
-    /// Endpoints that steps take away and that the sink holds elsewhere.
-    pub(crate) kept: BTreeMap<ObjectId, usize>,
+    /// Endpoints that steps take away and that the sink holds where they moved.
+    pub(crate) kept: BTreeMap<ObjectId, Counts<A>>,
 }
 
 /// For what a moved object waits, and until when at most.
@@ -75,55 +83,59 @@ pub(crate) struct Stay {
     pub(crate) now: Time,
 }
 
-impl Moved {
+impl<B: Body> Moved<B> {
     /// Takes up what the first reading of a sink finds.
     #[must_use]
-    pub fn inherited<B>(observed: &Observed<B>) -> Self {
-        Self { objects: observed.ours.keys().map(|id| (id.clone(), Stage::Inherited)).collect() }
+    pub fn inherited(observed: &Observed<B>) -> Self {
+        let objects = observed.ours.keys().map(|id| (id.clone(), Stage::Inherited)).collect();
+        Self { objects, found: observed.ours.clone() }
     }
 
-    /// The object's grace time is over.
-    pub fn end(&mut self, id: ObjectId, now: Time) {
-        self.objects.insert(id, Stage::Ended(now));
+    /// The object's grace time is over, and its endpoints are at these services of the mesh.
+    pub fn end(&mut self, id: ObjectId, places: BTreeSet<Tie>, now: Time) {
+        self.objects.insert(id, Stage::Ended(now, places));
     }
 
     /// The object is wanted, or gone.
     pub fn forget(&mut self, id: &ObjectId) {
         self.objects.remove(id);
+        if self.objects.is_empty() {
+            self.found = OrdMap::new();
+        }
     }
 
-    pub(crate) fn judge<B: Body>(
+    pub(crate) fn judge(
         &mut self,
         steps: &[Step<B>],
         places: &Places<'_, B>,
         stay: Stay,
-    ) -> Judged {
-        let mut judged = Judged::default();
+    ) -> Judged<B::Address> {
+        let mut judged = Judged { waiting: BTreeMap::new(), kept: BTreeMap::new() };
         for step in steps {
             let (Step::Empty { from, .. } | Step::Delete(from)) = step else {
-                self.objects.remove(step.id());
+                self.forget(step.id());
                 continue;
             };
             let Some(stage) = self.objects.get_mut(step.id()) else { continue };
-            let wanted = places.wanted_elsewhere(from);
-            if wanted == 0 {
-                // It lost its endpoints, or had none, as a ServiceEntry that selects them.
-                self.objects.remove(step.id());
-                continue;
-            }
-            let (since, rests_until) = match *stage {
-                Stage::Inherited => (stay.now, stay.now.plus(stay.grace)),
-                Stage::Resting(since) => (since, since.plus(stay.grace)),
-                Stage::Ended(since) => (since, since),
+            let (rests_until, to) = match stage {
+                Stage::Inherited | Stage::Resting(_) => {
+                    if total(&places.wanted_elsewhere(from, &MovedTo::Any)) == 0 {
+                        // It lost its endpoints, or had none, as a ServiceEntry that selects them.
+                        self.forget(step.id());
+                        continue;
+                    }
+                    let since = if let Stage::Resting(since) = stage { *since } else { stay.now };
+                    *stage = Stage::Resting(since);
+                    (since.plus(stay.grace), MovedTo::Since(&self.found))
+                }
+                Stage::Ended(since, places) => (*since, MovedTo::Services(places)),
             };
-            if let Stage::Inherited = stage {
-                *stage = Stage::Resting(since);
-            }
-            let there = places.there_elsewhere(from);
+            let wanted = total(&places.wanted_elsewhere(from, &to));
+            let there = places.there_elsewhere(from, &to);
             let held_until = rests_until.plus(stay.hold);
             if stay.now < rests_until {
                 judged.waiting.insert(step.tie(), Waits::Grace(rests_until));
-            } else if there < wanted && stay.now < held_until {
+            } else if total(&there) < wanted && stay.now < held_until {
                 judged.waiting.insert(step.tie(), Waits::Successor(held_until));
             }
             judged.kept.insert(step.id().clone(), there);
@@ -132,34 +144,69 @@ impl Moved {
     }
 }
 
+/// Where endpoints may have moved.
+enum MovedTo<'a, B> {
+    /// Anywhere.
+    Any,
+    /// Where they were not when these objects were found.
+    Since(&'a OrdMap<ObjectId, Arc<Object<B>>>),
+    /// To these services of the mesh.
+    Services(&'a BTreeSet<Tie>),
+}
+
 impl<'a, B: Body> Places<'a, B> {
     /// The places of `desired` and `observed`.
     #[must_use]
     pub fn new(desired: &'a Desired<B>, observed: &'a Observed<B>) -> Self {
-        Self { desired, observed, wanted: OnceCell::new(), there: OnceCell::new() }
+        let (wanted, there, by_tie) = (OnceCell::new(), OnceCell::new(), OnceCell::new());
+        Self { desired, observed, wanted, there, by_tie }
     }
 
-    /// How many of an object's endpoints are wanted at another service of the mesh.
-    fn wanted_elsewhere(&self, object: &Object<B>) -> usize {
-        let wanted = self.wanted.get_or_init(|| by_origin(self.desired.values()));
-        elsewhere(object, wanted)
+    /// Which of an object's endpoints are wanted at another service of the mesh.
+    fn wanted_elsewhere(&self, object: &Object<B>, to: &MovedTo<'_, B>) -> Counts<B::Address> {
+        let wanted = self.wanted.get_or_init(|| by_origin(self.desired.values().map(|o| &**o)));
+        elsewhere(object, wanted, to)
     }
 
-    /// How many of an object's endpoints are at another service of the mesh that is wanted, and of
+    /// Which of an object's endpoints are at another service of the mesh that is wanted, and of
     /// which the sink has the ServiceEntry.
-    fn there_elsewhere(&self, object: &Object<B>) -> usize {
+    fn there_elsewhere(&self, object: &Object<B>, to: &MovedTo<'_, B>) -> Counts<B::Address> {
         let there = self.there.get_or_init(|| {
-            let wanted = self.observed.ours.iter().filter(|(id, _)| self.desired.contains_key(*id));
-            let wanted: Vec<&Arc<Object<B>>> = wanted.map(|(_, object)| object).collect();
-            let entries = wanted.iter().filter(|object| object.id.kind == Kind::ServiceEntry);
-            let ties: BTreeSet<Tie> = entries.map(|object| object.tie()).collect();
-            by_origin(wanted.into_iter().filter(|object| ties.contains(&object.tie())))
+            let has_entry = |object: &&Object<B>| object.id.kind == Kind::ServiceEntry;
+            let services = self.by_tie().values().filter(|of_tie| of_tie.iter().any(has_entry));
+            by_origin(services.flatten().copied())
         });
-        elsewhere(object, there)
+        elsewhere(object, there, to)
+    }
+
+    /// Which endpoints that a step takes the sink holds of the same service in its other shape:
+    /// inline for WorkloadEntries, and the other way round.
+    pub(crate) fn in_other_shape(&self, step: &Step<B>) -> Counts<B::Address> {
+        let of_service = self.by_tie().get(&step.tie()).into_iter().flatten();
+        let mut counts = Counts::new();
+        for object in of_service.filter(|object| object.id.kind != step.id().kind) {
+            for (address, count) in object.body.counts() {
+                *counts.entry(address).or_default() += count;
+            }
+        }
+        counts
+    }
+
+    /// What the sink holds and should hold, by services of the mesh.
+    fn by_tie(&self) -> &BTreeMap<Tie, Vec<&'a Object<B>>> {
+        self.by_tie.get_or_init(|| {
+            let mut by_tie: BTreeMap<Tie, Vec<&Object<B>>> = BTreeMap::new();
+            for (id, object) in &self.observed.ours {
+                if self.desired.contains_key(id) {
+                    by_tie.entry(object.tie()).or_default().push(object);
+                }
+            }
+            by_tie
+        })
     }
 }
 
-fn by_origin<'a, B: Body>(objects: impl Iterator<Item = &'a Arc<Object<B>>>) -> ByOrigin<'a, B> {
+fn by_origin<'a, B: Body>(objects: impl Iterator<Item = &'a Object<B>>) -> ByOrigin<'a, B> {
     let mut by_origin = ByOrigin::new();
     for object in objects {
         for origin in object.body.origins().unwrap_or_default() {
@@ -169,15 +216,52 @@ fn by_origin<'a, B: Body>(objects: impl Iterator<Item = &'a Arc<Object<B>>>) -> 
     by_origin
 }
 
-/// How many endpoints of `object` are among those of other services of the mesh that one of the
-/// same services of registries feeds. An address alone proves little: a node has many services.
-fn elsewhere<'a, B: Body>(object: &'a Object<B>, places: &'a ByOrigin<'_, B>) -> usize {
+/// Which endpoints of `object` are among those of other services of the mesh that one of the same
+/// services of registries feeds. An address alone proves little: a node has many services.
+fn elsewhere<B: Body>(
+    object: &Object<B>,
+    places: &ByOrigin<'_, B>,
+    to: &MovedTo<'_, B>,
+) -> Counts<B::Address> {
     let origins = object.body.origins().unwrap_or_default();
     let tie = object.tie();
-    let others = origins.iter().filter_map(|origin| places.get(origin)).flatten();
-    let addresses: BTreeSet<_> = others
-        .filter(|other| other.tie() != tie)
-        .flat_map(|other| other.body.addresses())
-        .collect();
-    object.body.addresses().filter(|address| addresses.contains(address)).count()
+    let mut others: BTreeMap<&ObjectId, &Object<B>> = BTreeMap::new();
+    for other in origins.iter().filter_map(|origin| places.get(origin)).flatten() {
+        let other_tie = other.tie();
+        let is_there = match to {
+            MovedTo::Any | MovedTo::Since(_) => true,
+            MovedTo::Services(services) => services.contains(&other_tie),
+        };
+        if is_there && other_tie != tie {
+            others.insert(&other.id, other);
+        }
+    }
+    let mut there = Counts::new();
+    for (id, other) in others {
+        let mut counts = other.body.counts();
+        if let MovedTo::Since(found) = to
+            && let Some(before) = found.get(id)
+        {
+            subtract(&mut counts, &before.body.counts());
+        }
+        for (address, count) in counts {
+            *there.entry(address).or_default() += count;
+        }
+    }
+    let mut counts = object.body.counts();
+    counts.retain(|address, count| {
+        *count = (*count).min(there.get(address).copied().unwrap_or_default());
+        *count > 0
+    });
+    counts
+}
+
+fn total<A>(counts: &Counts<A>) -> usize {
+    counts.values().sum()
+}
+
+impl<B> Default for Moved<B> {
+    fn default() -> Self {
+        Self { objects: BTreeMap::new(), found: OrdMap::new() }
+    }
 }

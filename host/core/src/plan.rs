@@ -2,6 +2,7 @@
 //!
 //! Invariant: total and deterministic. Planning again after applying gives no step.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -229,14 +230,19 @@ impl<B: Body> Step<B> {
     /// Endpoints that come and endpoints that go by it.
     #[must_use]
     pub fn endpoint_change(&self) -> (usize, usize) {
-        match (self.from(), self.to()) {
-            (None, None) => (0, 0),
-            (None, Some(to)) => (to.body.endpoint_count(), 0),
-            (Some(from), None) => (0, from.body.endpoint_count()),
-            (Some(from), Some(to)) => {
-                (to.body.endpoints_missing_in(&from.body), from.body.endpoints_missing_in(&to.body))
-            }
-        }
+        (self.gained().values().sum(), self.lost().values().sum())
+    }
+
+    /// The endpoints that go by it.
+    #[must_use]
+    pub fn lost(&self) -> BTreeMap<B::Address, usize> {
+        missing(self.from(), self.to())
+    }
+
+    /// The endpoints that come by it.
+    #[must_use]
+    pub fn gained(&self) -> BTreeMap<B::Address, usize> {
+        missing(self.to(), self.from())
     }
 
     /// Whether it would leave its mesh service without endpoints, were it done while a step on an
@@ -267,6 +273,18 @@ impl<B: Body> Step<B> {
             Self::Create(object) | Self::Delete(object) => object.tie(),
             Self::Update { to, .. } | Self::Empty { to, .. } => to.tie(),
         }
+    }
+}
+
+/// The endpoints of `one` that are not in `other`.
+fn missing<B: Body>(
+    one: Option<&Arc<Object<B>>>,
+    other: Option<&Arc<Object<B>>>,
+) -> BTreeMap<B::Address, usize> {
+    match (one, other) {
+        (None, _) => BTreeMap::new(),
+        (Some(one), None) => one.body.counts(),
+        (Some(one), Some(other)) => one.body.missing_in(&other.body),
     }
 }
 

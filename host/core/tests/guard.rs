@@ -11,7 +11,7 @@ use landfall_core::guard::{
     guard,
 };
 use landfall_core::mesh::ObjectId;
-use landfall_core::moved::Places;
+use landfall_core::moved::{Moved, Places};
 use landfall_core::plan::{Observed, Step};
 use landfall_core::registry::SourceName;
 use landfall_core::sharing::Ranks;
@@ -40,7 +40,12 @@ impl Scene {
         Self { evidence: Evidence::default(), settings, now: START }
     }
 
-    fn guard(&self, have: &Objects, want: &Objects, state: &mut GuardState) -> Guarded<TestBody> {
+    fn guard(
+        &self,
+        have: &Objects,
+        want: &Objects,
+        state: &mut GuardState<TestBody>,
+    ) -> Guarded<TestBody> {
         self.guard_while(&[], have, want, state)
     }
 
@@ -49,7 +54,7 @@ impl Scene {
         busy: &[&str],
         have: &Objects,
         want: &Objects,
-        state: &mut GuardState,
+        state: &mut GuardState<TestBody>,
     ) -> Guarded<TestBody> {
         let observed = Observed { ours: made(have), ..Observed::default() };
         let desired = made(want);
@@ -206,7 +211,7 @@ fn what_moved_goes_once_the_sink_has_it_at_its_new_place() {
     let want: Objects = [one("new", 100)].into();
     let moved = || {
         let mut state = GuardState::default();
-        have.keys().for_each(|id| state.moved.end(id.clone(), START));
+        have.keys().for_each(|id| state.moved.end(id.clone(), [tie("new")].into(), START));
         state
     };
     let scene = Scene::new(SETTINGS);
@@ -256,7 +261,7 @@ fn what_comes_to_a_held_removal_waits_for_its_own_time() {
     };
     let have = with([25; 4]);
     let mut scene = Scene::new(SETTINGS);
-    let held = |scene: &Scene, want: &Objects, state: &mut GuardState| {
+    let held = |scene: &Scene, want: &Objects, state: &mut GuardState<TestBody>| {
         let guarded = scene.guard(&have, want, state);
         let held: Vec<String> = guarded.held.iter().map(|held| held.id.name.to_string()).collect();
         guarded.steps.iter().for_each(|step| state.failed(step.id()));
@@ -266,7 +271,7 @@ fn what_comes_to_a_held_removal_waits_for_its_own_time() {
         let mut state = GuardState::default();
         assert_eq!(held(&scene, &with([0, 25, 25, 25]), &mut state), ["a"]);
         scene.now = scene.now.plus(SETTINGS.hold / 2);
-        assert_eq!(held(&scene, &with([0, 10, 25, 25]), &mut state), ["a", "b"]);
+        assert_eq!(held(&scene, &with([0, 3, 25, 25]), &mut state), ["a", "b"]);
         if by_release {
             state.release();
         } else {
@@ -320,4 +325,73 @@ fn a_host_of_one_source_alone_is_not_given_to_another_in_doubt() {
     // Whatever source 1 says, 0 has it.
     check(1, 0, [Current, Silent], ranks(&[], &[1]), Some("update"));
     check(1, 0, [Current, Doubtful], ranks(&[], &[1]), Some("update"));
+}
+
+#[test]
+fn a_place_that_endpoints_had_all_the_time_is_not_where_they_moved() {
+    // A host of all versions, and one of the first version.
+    let have: Objects = [one("all", 100), one("v1", 50)].into();
+    let scene = Scene::new(SETTINGS);
+    // The version is not told any more: 50 places are lost, though all are reachable elsewhere.
+    let want: Objects = [one("all", 100)].into();
+    let guarded = scene.guard(&have, &want, &mut GuardState::default());
+    assert!(matches!(guarded.held[0].why, HeldFor::Budget { removals: 50, total: 150, .. }));
+    // It moved to a host that the sink does not take: what was there before does not stand in.
+    let want: Objects = [one("all", 100), one("new-v1", 50)].into();
+    let mut state = GuardState::default();
+    state.moved.end(one("v1", 50).0, [tie("new-v1")].into(), START);
+    let guarded = scene.guard(&have, &want, &mut state);
+    assert_eq!(verbs(&guarded), ["create"]);
+    assert!(matches!(guarded.held[0].why, HeldFor::Successor { .. }), "{:?}", guarded.held);
+    let have: Objects = [one("all", 100), one("v1", 50), one("new-v1", 50)].into();
+    assert_eq!(verbs(&scene.guard(&have, &want, &mut state)), ["empty"]);
+    // After a restart it is not known which of two was there first: it has its grace time, and then
+    // counts as lost.
+    let observed = Observed { ours: made(&have), ..Observed::default() };
+    let mut state = GuardState::default();
+    state.moved = Moved::inherited(&observed);
+    let guarded = scene.guard(&have, &want, &mut state);
+    assert!(matches!(guarded.held[0].why, HeldFor::Grace { .. }), "{:?}", guarded.held);
+    let later = Scene { now: START.plus(GRACE), ..Scene::new(SETTINGS) };
+    let guarded = later.guard(&have, &want, &mut state);
+    assert!(matches!(guarded.held[0].why, HeldFor::Budget { removals: 50, .. }));
+}
+
+#[test]
+fn what_one_flapping_endpoint_costs_others_is_one() {
+    let (up, down): (Objects, Objects) =
+        ([one("a", 50), one("b", 50)].into(), [one("a", 49), one("b", 50)].into());
+    let mut scene = Scene::new(SETTINGS);
+    let mut state = GuardState::default();
+    for _ in 0..100 {
+        for (have, want) in [(&up, &down), (&down, &up)] {
+            scene.now = scene.now.plus(Duration::from_millis(50));
+            let guarded = scene.guard(have, want, &mut state);
+            assert_eq!(guarded.held, [], "{:?}", scene.now);
+            guarded.steps.iter().for_each(|step| state.applied(step.id(), scene.now));
+        }
+    }
+    let fewer: Objects = [one("a", 50), one("b", 35)].into();
+    assert_eq!(scene.guard(&up, &fewer, &mut state).held, []);
+}
+
+#[test]
+fn what_waits_for_long_is_not_held_against_others() {
+    let have: Objects = [one("a", 50), one("b", 50)].into();
+    let half: Objects = [one("a", 10), one("b", 50)].into();
+    let few: Objects = [one("a", 10), one("b", 49)].into();
+    let held = |guarded: &Guarded<TestBody>| -> Vec<String> {
+        guarded.held.iter().map(|held| held.id.name.to_string()).collect()
+    };
+    let scene = Scene::new(SETTINGS);
+    let mut state = GuardState::default();
+    assert_eq!(held(&scene.guard(&have, &half, &mut state)), ["a"]);
+    assert_eq!(held(&scene.guard(&have, &few, &mut state)), ["a", "b"], "it may be part of it");
+    let mut scene = Scene::new(SETTINGS);
+    let mut state = GuardState::default();
+    assert_eq!(held(&scene.guard(&have, &half, &mut state)), ["a"]);
+    scene.now = scene.now.plus(BUDGET_WINDOW);
+    assert_eq!(held(&scene.guard(&have, &few, &mut state)), ["a"]);
+    scene.now = scene.now.plus(SETTINGS.hold);
+    assert_eq!(held(&scene.guard(&have, &few, &mut state)), [""; 0]);
 }

@@ -11,7 +11,7 @@ use landfall_core::finding::{Finding, FindingCode};
 use landfall_core::mapping::{Address, LABELS_MAX, LOCALITY_LEN_MAX, PORTS_MAX, Port};
 use landfall_core::mesh::{Contribution, Endpoint, HostKey, Kind, MeshService, Object, ObjectId};
 use landfall_core::pairs::Pairs;
-use landfall_core::registry::{Locality, ServiceId};
+use landfall_core::registry::{Locality, ServiceId, SourceName};
 use landfall_core::sharing::SharingMode;
 use landfall_core::text::{Interner, Text};
 
@@ -110,8 +110,8 @@ pub fn render(service: &MeshService, options: &RenderOptions) -> Rendered {
     if service.sharing.mode == SharingMode::PreferLocal {
         prefer_local(service, &placed, &mut annotations, &mut findings);
     }
-    let of_registries = service.parts.iter().map(|part| &*part.origin);
-    annotations.push((Text::from(ORIGINS_ANNOTATION), origins_text(of_registries)));
+    let origins = service.origins().map(|origin| &**origin);
+    annotations.push((Text::from(ORIGINS_ANNOTATION), origins_text(origins)));
     let labels: Pairs = settings.labels.into_iter().collect();
     let mut annotations: Pairs = annotations.into_iter().collect();
     // Room for endpoints: what the object takes without them.
@@ -141,7 +141,10 @@ pub fn render(service: &MeshService, options: &RenderOptions) -> Rendered {
             );
             placed.truncate(fit);
         }
-        if let Some(text) = per_origin_text(counts(service, &placed).into_iter()) {
+        // An endpoint that several have is nobody's alone.
+        if service.doubles.is_empty()
+            && let Some(text) = per_origin_text(counts(service, &placed).into_iter())
+        {
             let key = Text::from(ENDPOINTS_PER_ORIGIN_ANNOTATION);
             let others = annotations.iter().map(|(key, value)| (key.clone(), value.clone()));
             annotations = others.chain([(key, text)]).collect();
@@ -587,19 +590,16 @@ fn selector(label: Text, owner: Option<&Owner>) -> Pairs {
 
 fn workloads(service: &MeshService, placed: Vec<Placed<'_>>, labels: &Pairs) -> Vec<MeshObject> {
     let mut objects = Vec::with_capacity(placed.len());
-    let mut last: Option<(&Arc<ServiceId>, Pairs, Arc<[_]>)> = None;
+    let mut last: Option<(Vec<&Arc<ServiceId>>, Fed)> = None;
     for Placed { origin, endpoint, entry } in placed {
-        let (annotations, sources) = match &last {
-            Some((known, annotations, sources)) if *known == origin => {
-                (annotations.clone(), Arc::clone(sources))
-            }
+        let doubles = service.doubles_of(origin, endpoint);
+        let origins: Vec<&Arc<ServiceId>> = std::iter::once(origin).chain(doubles).collect();
+        let Fed { annotations, sources } = match &last {
+            Some((known, fed)) if *known == origins => fed.clone(),
             Some(_) | None => {
-                let text = origins_text(std::iter::once(&**origin));
-                let annotations: Pairs =
-                    [(Text::from(ORIGINS_ANNOTATION), text)].into_iter().collect();
-                let sources: Arc<[_]> = Arc::from([origin.source.clone()]);
-                last = Some((origin, annotations.clone(), Arc::clone(&sources)));
-                (annotations, sources)
+                let fed = Fed::by(&origins);
+                last = Some((origins, fed.clone()));
+                fed
             }
         };
         let body = Body { labels: labels.clone(), annotations, spec: Spec::WorkloadEntry(entry) };
@@ -611,6 +611,24 @@ fn workloads(service: &MeshService, placed: Vec<Placed<'_>>, labels: &Pairs) -> 
         });
     }
     objects
+}
+
+/// What a WorkloadEntry says of the services that feed it.
+#[derive(Clone)]
+struct Fed {
+    annotations: Pairs,
+    sources: Arc<[SourceName]>,
+}
+
+impl Fed {
+    fn by(origins: &[&Arc<ServiceId>]) -> Self {
+        let text = origins_text(origins.iter().map(|origin| &***origin));
+        let sources: BTreeSet<&SourceName> = origins.iter().map(|origin| &origin.source).collect();
+        Self {
+            annotations: [(Text::from(ORIGINS_ANNOTATION), text)].into_iter().collect(),
+            sources: sources.into_iter().cloned().collect(),
+        }
+    }
 }
 
 /// Which WorkloadEntry stands for `endpoint` at `host`, where endpoints are not inline.

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use landfall_core::mesh::{Body, Kind, Object, ObjectId};
+use landfall_core::mesh::{Body, Kind, Object, ObjectId, Stays};
 use landfall_core::plan::{Desired, Mode, Observed, Plan, PlanOptions, Step, plan};
 use landfall_core::registry::SourceName;
 use landfall_core::text::Text;
@@ -26,7 +26,7 @@ pub(crate) struct TestBody {
 }
 
 impl Body for TestBody {
-    type Address<'a> = usize;
+    type Address = usize;
 
     fn addresses(&self) -> impl Iterator<Item = usize> {
         0..self.endpoints
@@ -50,19 +50,14 @@ impl Body for TestBody {
         own.iter().filter(is_lessened).map(|origin| Some(origin.as_str())).collect()
     }
 
-    fn with_endpoints_of(
-        &self,
-        older: &Self,
-        stays: &dyn Fn(Option<&str>) -> bool,
-    ) -> Option<Self> {
-        let origins = older.origins.iter().flatten();
-        let (staying, going): (Vec<&String>, Vec<&String>) =
-            origins.partition(|origin| stays(Some(origin)));
-        // Endpoints are counted from one, so the one that has more has all.
-        let all_stay = older.origins.is_some() && going.is_empty() || stays(None);
-        let least = if all_stay || !staying.is_empty() { older.endpoints } else { 0 };
+    fn with_endpoints_of(&self, older: &Self, stays: &Stays<'_, usize>) -> Option<Self> {
+        let mut origins = older.origins.iter().flatten().map(|origin| Some(origin.as_str()));
+        let is_staying = origins.any(|origin| (stays.origin)(origin)) || (stays.origin)(None);
+        // Endpoints are counted from one, so those that stay are beyond the others.
+        let more = self.endpoints..older.endpoints;
+        let staying = more.filter(|address| is_staying && (stays.endpoint)(address)).count();
         (self.content != older.content)
-            .then(|| Self { endpoints: self.endpoints.max(least), ..self.clone() })
+            .then(|| Self { endpoints: self.endpoints + staying, ..self.clone() })
     }
 
     fn without_endpoints(&self) -> Option<Self> {

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use landfall_core::mesh::Stays;
 use landfall_core::pairs::Pairs;
 use landfall_core::text::Text;
 
@@ -13,7 +14,7 @@ use super::origins::{
     ENDPOINTS_PER_ORIGIN_ANNOTATION, ORIGINS_ANNOTATION, Run, listed, per_origin_text, runs,
 };
 use super::print::json_len;
-use super::{Body, EndpointAddress, Endpoints, Resolution, ServiceEntry, Spec, WorkloadEntry};
+use super::{Body, EndpointAddress, Endpoints, Resolution, Spec, WorkloadEntry};
 
 /// Most inline endpoints of a ServiceEntry: the CRD's limit.
 pub const ENDPOINTS_MAX: usize = 4096;
@@ -21,17 +22,19 @@ pub const ENDPOINTS_MAX: usize = 4096;
 /// the API server adds, above all `managedFields`.
 pub const OBJECT_LEN_MAX: usize = 1_468_006;
 
-/// Picks the services of registries of which nothing may go; `None` is one that is not known.
-type Stays<'a> = &'a dyn Fn(Option<&str>) -> bool;
-
-/// `body` with what services that `stays` picks feed `older` with; `None` where endpoints are not
-/// found the same way, or listen on ports of their service that differ.
-pub(super) fn joined(body: &Body, older: &Body, stays: Stays<'_>) -> Option<Body> {
+/// `body` with what of `older` stays; `None` where endpoints are not found the same way, or where a
+/// port that they listen on is not the service's any more.
+pub(super) fn joined(
+    body: &Body,
+    older: &Body,
+    stays: &Stays<'_, EndpointAddress>,
+) -> Option<Body> {
     let (entry, older_entry) = (body.service_entry()?, older.service_entry()?);
     match (&entry.endpoints, &older_entry.endpoints) {
         (Endpoints::Inline(_), Endpoints::Inline(_)) => {
-            let is_static = |entry: &ServiceEntry| entry.resolution == Resolution::Static;
-            if entry.ports != older_entry.ports || !is_static(entry) || !is_static(older_entry) {
+            let takes_any = matches!(entry.resolution, Resolution::Static | Resolution::Dns);
+            let has_ports = older_entry.ports.iter().all(|port| entry.ports.contains(port));
+            if entry.resolution != older_entry.resolution || !takes_any || !has_ports {
                 return None;
             }
         }
@@ -69,26 +72,32 @@ fn as_one(runs: Vec<Run<'_>>) -> Vec<Run<'_>> {
 }
 
 /// The runs of `new`, and of `old` those that stay, in the order of `old`.
-fn together<'a>(new: Vec<Run<'a>>, old: Vec<Run<'a>>, stays: Stays<'_>) -> Vec<Run<'a>> {
+fn together<'a>(
+    new: Vec<Run<'a>>,
+    old: Vec<Run<'a>>,
+    stays: &Stays<'_, EndpointAddress>,
+) -> Vec<Run<'a>> {
     let named: BTreeSet<Option<&str>> = new.iter().map(|run| run.origin).collect();
     let mut fresh = Fresh::of(&new);
     let successors: Vec<Vec<Option<&WorkloadEntry>>> =
         old.iter().map(|run| fresh.successors(run)).collect();
     let mut together: Vec<Run<'a>> = Vec::new();
     for (run, successors) in old.iter().zip(successors) {
-        let is_staying = stays(run.origin);
-        if !is_staying && !named.contains(&run.origin) {
-            continue;
-        }
+        let is_staying = (stays.origin)(run.origin);
         let mut endpoints = Vec::with_capacity(run.endpoints.len());
         for (endpoint, successor) in run.endpoints.iter().zip(successors) {
-            if successor.is_none() && is_staying {
+            if successor.is_some() {
+                endpoints.extend(successor);
+            } else if is_staying && (stays.endpoint)(&endpoint.address) {
                 // Another service that has the instance by now waits.
                 fresh.take_place(endpoint);
+                endpoints.push(endpoint);
             }
-            endpoints.extend(successor.or_else(|| is_staying.then_some(*endpoint)));
         }
-        together.push(Run { origin: run.origin, endpoints });
+        let is_bare = run.endpoints.is_empty() && is_staying;
+        if is_bare || !endpoints.is_empty() || named.contains(&run.origin) {
+            together.push(Run { origin: run.origin, endpoints });
+        }
     }
     // From the back, so that the run that comes behind a new one has its place already.
     let mut behind = together.len();
@@ -211,7 +220,7 @@ fn with_lines_of(annotations: &Pairs, older: &Pairs) -> Pairs {
     let text_of = |pairs: &Pairs| pairs.get(ORIGINS_ANNOTATION).cloned().unwrap_or_default();
     let (text, older) = (text_of(annotations), text_of(older));
     let mut seen = BTreeSet::new();
-    let lines = text.split('\n').chain(older.split('\n'));
+    let lines = older.split('\n').chain(text.split('\n'));
     let lines = lines.filter(|line| !line.is_empty() && seen.insert(*line));
     let (origins, remarks): (Vec<&str>, Vec<&str>) = lines.partition(|line| line.contains('/'));
     let mut all = listed(origins.into_iter());

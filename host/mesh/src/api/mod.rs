@@ -17,7 +17,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
-use landfall_core::mesh::{self, Kind};
+use landfall_core::mesh::{self, Kind, Stays};
 use landfall_core::name::{self, Hostname};
 use landfall_core::pairs::Pairs;
 use landfall_core::text::Text;
@@ -266,15 +266,15 @@ impl Body {
 }
 
 impl mesh::Body for Body {
-    type Address<'a> = &'a EndpointAddress;
+    type Address = EndpointAddress;
 
-    fn addresses(&self) -> impl Iterator<Item = &EndpointAddress> {
+    fn addresses(&self) -> impl Iterator<Item = EndpointAddress> {
         let endpoints = match &self.spec {
             Spec::WorkloadEntry(entry) => std::slice::from_ref(entry),
             Spec::ServiceEntry(ServiceEntry { endpoints: Endpoints::Inline(list), .. }) => list,
             Spec::ServiceEntry(ServiceEntry { endpoints: Endpoints::Selected(_), .. }) => &[],
         };
-        endpoints.iter().map(|endpoint| &endpoint.address)
+        endpoints.iter().map(|endpoint| endpoint.address.clone())
     }
 
     fn origins(&self) -> Option<Vec<&str>> {
@@ -289,11 +289,7 @@ impl mesh::Body for Body {
         origins::lessened(self, other)
     }
 
-    fn with_endpoints_of(
-        &self,
-        older: &Self,
-        stays: &dyn Fn(Option<&str>) -> bool,
-    ) -> Option<Self> {
+    fn with_endpoints_of(&self, older: &Self, stays: &Stays<'_, EndpointAddress>) -> Option<Self> {
         join::joined(self, older, stays)
     }
 

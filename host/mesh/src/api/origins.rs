@@ -125,8 +125,15 @@ fn known_runs<'a>(body: &'a Body, list: &'a [WorkloadEntry]) -> Option<Vec<Run<'
 pub(super) fn lessened<'a>(body: &'a Body, other: &'a Body) -> BTreeSet<Option<&'a str>> {
     let (own, theirs) = (runs(body), runs(other));
     if own.iter().chain(&theirs).any(|run| run.origin.is_none()) {
-        let is_less = body.endpoints_missing_in(other) > 0;
-        return is_less.then_some(None).into_iter().collect();
+        let is_less = !body.missing_in(other).is_empty();
+        let unnamed = match (body.origins(), other.origins()) {
+            (Some(own), Some(theirs)) => {
+                let theirs: BTreeSet<&str> = theirs.collect();
+                own.filter(|origin| !theirs.contains(origin)).map(Some).collect()
+            }
+            _ => BTreeSet::new(),
+        };
+        return is_less.then_some(None).into_iter().chain(unnamed).collect();
     }
     let mut left: BTreeMap<(Option<&str>, &EndpointAddress), usize> = BTreeMap::new();
     for run in &theirs {

@@ -582,7 +582,7 @@ fn shared(names: &[&str]) -> MeshService {
 
 #[test]
 fn origins_are_whole_or_not_said() {
-    use landfall_core::mesh::Body as _;
+    use landfall_core::mesh::{Body as _, Stays};
     let long = "n".repeat(600);
     let long = long.as_str();
     let many: Vec<String> = (0..4000).map(|n| format!("{n:04}-{:x>20}", "")).collect();
@@ -620,7 +620,7 @@ fn origins_are_whole_or_not_said() {
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let body = |names: &[&str]| Arc::clone(&render(&shared(names), &auto()).objects[0].body);
     let together = |one: &[&str], other: &[&str]| {
-        let joined = body(one).with_endpoints_of(&body(other), &|_| true).unwrap();
+        let joined = body(one).with_endpoints_of(&body(other), &Stays::all()).unwrap();
         let text = joined.annotations.get(ORIGINS_ANNOTATION).unwrap();
         assert!(text.len() < (128 << 10) + 100, "{text}");
         joined.origins().map(Iterator::count)

@@ -427,7 +427,9 @@ fn rules_of_sharing_name_sources_that_are_there() {
         &format!(
             "{sources}sharing:\n- {{precedence: [dc2], weights: {{dc1: 9}}}}\n- {{hosts: [a.mesh]}}\n"
         ),
-        expect!["6:3: this rule is for no host, because rule 1 before it is for all; put it first"],
+        expect![
+            "6:3: this rule holds for no host, since rule 1 before it is for all; put it before that one"
+        ],
     );
     check(
         &format!(

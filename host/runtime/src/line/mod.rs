@@ -22,7 +22,8 @@ use landfall_core::finding::{Finding, FindingCode};
 use landfall_core::group::MeshServices;
 use landfall_core::guard::{Evidence, Trust};
 use landfall_core::linger::{Change, Lingering};
-use landfall_core::mesh::{Endpoint, HostKey, ObjectId, Tie};
+use landfall_core::mapping::Mapping;
+use landfall_core::mesh::{Endpoint, HostKey, MeshService, ObjectId, Tie};
 use landfall_core::pattern::Selector;
 use landfall_core::plan::Desired;
 use landfall_core::registry::{Doubt, Service, ServiceId, Snapshot, SourceName, SourceState};
@@ -97,9 +98,9 @@ struct RenderedHost {
 pub struct Round {
     /// Objects whose desired state differs from before.
     pub changed: BTreeSet<ObjectId>,
-    /// Of those, objects that are gone and whose endpoints have been published elsewhere for the
-    /// grace time.
-    pub moved: BTreeSet<ObjectId>,
+    /// Of those, objects that are gone and whose endpoints moved, the grace time ago, to these
+    /// services of the mesh.
+    pub moved: BTreeMap<ObjectId, BTreeSet<Tie>>,
     /// Services decided anew.
     pub services: usize,
     /// Findings that were not there before.
@@ -320,6 +321,7 @@ impl Line {
             let is_new = !services_before.contains_key(&host);
             self.note_answer(host, answer, is_new, &mut touched, &mut round);
         }
+        let changed = changes.iter().map(|change| (&*change.id, change)).collect();
         let advanced = self.lingering.advance(
             &Change {
                 before: &services_before,
@@ -328,6 +330,7 @@ impl Line {
                 redecided: &redecided,
             },
             is_published_in(&self.known.decided),
+            |service| moved_to(service, &changed),
             self.options.grace,
             now,
         );
@@ -351,7 +354,7 @@ impl Line {
             touched.extend(self.rendered.keys().cloned());
         }
         for host in &touched {
-            self.render_host(host, &mut round, advanced.ended.contains(host));
+            self.render_host(host, &mut round, advanced.ended.get(host).map(|places| &**places));
         }
         self.again.schedule(now);
         round.wake = [self.lingering.wake(), self.again.due_at()].into_iter().flatten().min();
@@ -421,9 +424,14 @@ impl Line {
         }
     }
 
-    /// Renders the service at `host`, or what lingers there, and notes what differs. With `moved`
-    /// what is gone is published elsewhere.
-    fn render_host(&mut self, host: &HostKey, round: &mut Round, moved: bool) {
+    /// Renders the service at `host`, or what lingers there, and notes what differs. `moved_to` is
+    /// where the endpoints moved that what is gone had.
+    fn render_host(
+        &mut self,
+        host: &HostKey,
+        round: &mut Round,
+        moved_to: Option<&BTreeSet<HostKey>>,
+    ) {
         let service = self.known.services.get(host).filter(|_| !self.undecided.has_host(host));
         // What lingers gives way to whoever has the name by now.
         let is_current = service.is_some();
@@ -467,13 +475,20 @@ impl Line {
         let claims = self.claims.set(host, claim);
         count(&mut self.finding_counts, &claims.before, &claims.now);
         round.findings.extend(appeared(&claims.before, &claims.now));
+        let places = moved_to.into_iter().flatten();
+        let places: BTreeSet<Tie> = places.filter_map(|host| self.tie(host)).collect();
         for id in gone {
             self.desired.remove(&id);
-            if moved {
-                round.moved.insert(id.clone());
+            if !places.is_empty() {
+                round.moved.insert(id.clone(), places.clone());
             }
             round.changed.insert(id);
         }
+    }
+
+    /// What the objects of `host` have in common.
+    fn tie(&self, host: &HostKey) -> Option<Tie> {
+        Some(self.desired.get(self.objects(host).first()?)?.tie())
     }
 
     /// What sinks should hold.
@@ -597,6 +612,34 @@ fn is_published_in(decided: &DecidedServices) -> impl Fn(&ServiceId, &Endpoint) 
                 && instance.ports == endpoint.instance.ports
         })
     }
+}
+
+/// Where the endpoints of a service of the mesh are published now, and were not before `changes`.
+fn moved_to(
+    service: &MeshService,
+    changes: &BTreeMap<&ServiceId, &DecidedChange>,
+) -> BTreeSet<HostKey> {
+    let hosts = |decided: Option<&DecidedService>, instance: &Text| -> BTreeSet<HostKey> {
+        let decision = decided.and_then(|decided| decided.decision(instance));
+        match decision.map(|(_, decision)| &decision.outcome) {
+            Some(Outcome::Published(mappings)) => {
+                let host = |mapping: &Arc<Mapping>| HostKey {
+                    namespace: mapping.namespace.clone(),
+                    host: mapping.host.clone(),
+                };
+                mappings.iter().map(host).collect()
+            }
+            Some(Outcome::Dropped(_)) | None => BTreeSet::new(),
+        }
+    };
+    let mut places = BTreeSet::new();
+    for (origin, endpoint) in service.endpoints() {
+        let Some(change) = changes.get(&**origin) else { continue };
+        let before = hosts(change.before.as_deref(), &endpoint.instance.id);
+        let now = hosts(change.now.as_deref(), &endpoint.instance.id);
+        places.extend(now.difference(&before).cloned());
+    }
+    places
 }
 
 fn lacks_outcome(decided: &DecidedService) -> bool {

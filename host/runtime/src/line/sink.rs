@@ -48,7 +48,7 @@ pub struct SinkLine {
     unsettled: BTreeSet<ObjectId>,
     in_flight: BTreeMap<ObjectId, Begun>,
     failed: BTreeMap<ObjectId, Failed>,
-    guard: GuardState,
+    guard: GuardState<Body>,
     held: Vec<Held>,
     /// How many steps were held for which reason when that was told last.
     told: BTreeMap<&'static str, usize>,
@@ -187,12 +187,12 @@ impl SinkLine {
         }
         for id in &round.changed {
             self.failed.remove(id);
-            if !round.moved.contains(id) {
+            if !round.moved.contains_key(id) {
                 self.guard.moved.forget(id);
             }
         }
-        for id in &round.moved {
-            self.guard.moved.end(id.clone(), now);
+        for (id, places) in &round.moved {
+            self.guard.moved.end(id.clone(), places.clone(), now);
         }
         self.unsettled.extend(round.changed.iter().cloned());
     }

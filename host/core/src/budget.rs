@@ -1,0 +1,414 @@
+//! How many endpoints may go at once.
+//!
+//! Invariant: endpoints are told apart, not counted. What waits, waits for its own time; what was let
+//! go, or replaced, is that until it is gone or is back. Nothing is concluded from it for others.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crate::counts::{Counts, subtract};
+use crate::mesh::{Body, ObjectId, Tie};
+use crate::moved::Places;
+use crate::plan::Step;
+use crate::time::Time;
+
+/// How much may go at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GuardSettings {
+    /// Percent of all endpoints, 0 to 100, that may go within [`BUDGET_WINDOW`].
+    pub removal_share_percent: u8,
+    /// Fewer endpoints than this may always go.
+    pub removal_min: usize,
+    /// After this long what is held goes all the same.
+    pub hold: Duration,
+}
+
+/// What is meant by "at once": a mass removal reaches us in many small changes.
+pub const BUDGET_WINDOW: Duration = Duration::from_secs(60);
+
+/// What the budget remembers of one sink.
+#[derive(Clone, Debug)]
+pub(crate) struct Budget<A> {
+    /// Endpoints that went within the window and did not come back, and when the last one did.
+    spent: BTreeMap<(Tie, A), (Time, usize)>,
+    /// What steps under way take and bring.
+    under_way: BTreeMap<ObjectId, UnderWay<A>>,
+    /// What services of the mesh would lose, as far as it does not simply go.
+    judged: BTreeMap<Tie, BTreeMap<A, Vec<Wave>>>,
+}
+
+/// What one step takes and brings.
+#[derive(Clone, Debug)]
+struct UnderWay<A> {
+    tie: Tie,
+    takes: Counts<A>,
+    /// Of what went before.
+    brings: Counts<A>,
+}
+
+/// Endpoints at one address that would go since the same moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Wave {
+    count: usize,
+    fate: Fate,
+}
+
+/// What becomes of endpoints that are to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// Others of the same service came in their place.
+    Replaced,
+    /// Their time is over, or an operator said so.
+    LetGo,
+    /// They wait since then.
+    Held(Time),
+}
+
+/// What steps take from each service of the mesh.
+pub(crate) struct Losses<A> {
+    services: BTreeMap<Tie, Loss<A>>,
+    /// The same for each object.
+    objects: BTreeMap<ObjectId, Counts<A>>,
+}
+
+/// What one service of the mesh loses. Its objects are taken together, so that what goes from one
+/// to another, as when it changes its shape, and what something else replaces is not lost. What
+/// comes to another service makes up for nothing.
+#[derive(Clone, Debug)]
+struct Loss<A> {
+    lost: Counts<A>,
+    gained: usize,
+}
+
+/// What the budget holds of one service of the mesh.
+#[derive(Clone, Debug)]
+pub(crate) struct Over<A> {
+    /// Endpoints that wait.
+    pub(crate) held: Counts<A>,
+    /// Endpoints that would go, with those that went within the window.
+    pub(crate) removals: usize,
+    /// Endpoints there were.
+    pub(crate) total: usize,
+    /// When the first of them go all the same.
+    pub(crate) until: Time,
+}
+
+/// What the budget judges by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scale<'a> {
+    /// Endpoints that the sink holds now.
+    pub(crate) total: usize,
+    pub(crate) settings: &'a GuardSettings,
+    /// Services of which a step is under way or waits to be tried again: what they would lose is
+    /// not all there to be seen.
+    pub(crate) busy: &'a BTreeSet<Tie>,
+    pub(crate) now: Time,
+}
+
+// === impl Losses ===
+
+impl<A: Ord + Clone> Losses<A> {
+    /// `kept` are endpoints that steps take away and that the sink holds elsewhere.
+    pub(crate) fn of<B: Body<Address = A>>(
+        steps: &[Step<B>],
+        kept: &BTreeMap<ObjectId, Counts<A>>,
+    ) -> Self {
+        let mut losses = Self { services: BTreeMap::new(), objects: BTreeMap::new() };
+        for step in steps {
+            let mut lost = step.lost();
+            if let Some(kept) = kept.get(step.id()) {
+                subtract(&mut lost, kept);
+            }
+            losses.add(step.tie(), step.id(), lost, step.endpoint_change().0);
+        }
+        losses
+    }
+
+    /// Without what the sink holds of the same service in its other shape.
+    pub(crate) fn beside_other_shapes<B: Body<Address = A>>(
+        self,
+        steps: &[Step<B>],
+        places: &Places<'_, B>,
+    ) -> Self {
+        let Self { services, mut objects } = self;
+        let mut losses = Self { services: BTreeMap::new(), objects: BTreeMap::new() };
+        for step in steps {
+            let mut lost = objects.remove(step.id()).unwrap_or_default();
+            if !lost.is_empty() {
+                subtract(&mut lost, &places.in_other_shape(step));
+            }
+            losses.add(step.tie(), step.id(), lost, 0);
+        }
+        for (tie, loss) in &mut losses.services {
+            loss.gained = services.get(tie).map_or(0, |loss| loss.gained);
+        }
+        losses
+    }
+
+    fn add(&mut self, tie: Tie, id: &ObjectId, lost: Counts<A>, gained: usize) {
+        let loss =
+            self.services.entry(tie).or_insert_with(|| Loss { lost: Counts::new(), gained: 0 });
+        loss.gained += gained;
+        for (address, count) in &lost {
+            *loss.lost.entry(address.clone()).or_default() += count;
+        }
+        if !lost.is_empty() {
+            self.objects.insert(id.clone(), lost);
+        }
+    }
+
+    /// What the step for `id` takes.
+    pub(crate) fn of_object(&self, id: &ObjectId) -> Counts<A> {
+        self.objects.get(id).cloned().unwrap_or_default()
+    }
+}
+
+// === impl Over ===
+
+impl<A: Ord + Clone> Over<A> {
+    /// What waits of a step that takes `takes`; `None` where nothing does. A step of an object
+    /// without endpoints of its own, as a ServiceEntry that selects them, waits for theirs.
+    pub(crate) fn hold<B: Body<Address = A>>(
+        &mut self,
+        step: &Step<B>,
+        takes: &Counts<A>,
+    ) -> Option<Counts<A>> {
+        let mut held = Counts::new();
+        for (address, count) in takes {
+            let Some(left) = self.held.get_mut(address) else { continue };
+            let waits = (*left).min(*count);
+            *left -= waits;
+            if waits > 0 {
+                held.insert(address.clone(), waits);
+            }
+        }
+        let is_bare = || step.from().is_some_and(|from| from.body.endpoint_count() == 0);
+        let removes = matches!(step, Step::Empty { .. } | Step::Delete(_));
+        (!held.is_empty() || removes && is_bare()).then_some(held)
+    }
+}
+
+// === impl Budget ===
+
+impl<A: Ord + Clone> Budget<A> {
+    /// Whether anything depends on which services are busy.
+    pub(crate) fn is_weighing(&self) -> bool {
+        !self.judged.is_empty()
+    }
+
+    /// Lets go what is held now.
+    pub(crate) fn release(&mut self) {
+        for wave in self.judged.values_mut().flat_map(BTreeMap::values_mut).flatten() {
+            if let Fate::Held(_) = wave.fate {
+                wave.fate = Fate::LetGo;
+            }
+        }
+    }
+
+    /// Whether anything that is new in `losses` would be held.
+    pub(crate) fn would_hold(&self, losses: &Losses<A>, scale: Scale<'_>) -> bool {
+        !self.clone().judge(losses, scale).is_empty()
+    }
+
+    /// Takes up what would be lost, and says what of it waits.
+    pub(crate) fn judge(&mut self, losses: &Losses<A>, scale: Scale<'_>) -> BTreeMap<Tie, Over<A>> {
+        let Scale { total, settings, busy, now } = scale;
+        self.spent.retain(|_, (at, _)| now.since(*at) < BUDGET_WINDOW);
+        self.judged.retain(|tie, _| losses.services.contains_key(tie) || busy.contains(tie));
+        let mut fresh: BTreeMap<&Tie, Counts<A>> = BTreeMap::new();
+        for (tie, loss) in &losses.services {
+            let unjudged = self.reconcile(tie, loss, !busy.contains(tie));
+            if !unjudged.is_empty() {
+                fresh.insert(tie, unjudged);
+            }
+        }
+        let gone = self.spent.values().map(|(_, count)| count).sum::<usize>();
+        let going = self.under_way.values().flat_map(|step| step.takes.values()).sum::<usize>();
+        let new: usize = fresh.values().flat_map(BTreeMap::values).sum();
+        let held_since = |since: Duration| -> usize {
+            let waves = self.judged.values().flat_map(BTreeMap::values).flatten();
+            let held = |wave: &&Wave| matches!(wave.fate, Fate::Held(at) if now.since(at) < since);
+            waves.filter(held).map(|wave| wave.count).sum()
+        };
+        let removals = new + held_since(Duration::MAX) + gone + going;
+        let total = total + gone;
+        let is_over = |removals: usize| {
+            removals >= settings.removal_min
+                && removals * 100 > total * usize::from(settings.removal_share_percent)
+        };
+        // What has waited for long is not "at once" with what comes now.
+        if is_over(new + held_since(BUDGET_WINDOW) + gone + going) {
+            for (tie, counts) in fresh {
+                let waves = self.judged.entry(tie.clone()).or_default();
+                for (address, count) in counts {
+                    let wave = Wave { count, fate: Fate::Held(now) };
+                    waves.entry(address).or_default().push(wave);
+                }
+            }
+        }
+        if !is_over(removals) {
+            self.forget_held();
+        }
+        self.over(settings.hold, removals, total, now)
+    }
+
+    /// Brings what was judged of a service in line with what it would lose now, and returns what of
+    /// that is new. What came of it in place of others is told by how much the service gains. Where
+    /// not everything is `seen`, nothing is taken to be back.
+    fn reconcile(&mut self, tie: &Tie, loss: &Loss<A>, seen: bool) -> Counts<A> {
+        let waves = self.judged.entry(tie.clone()).or_default();
+        if seen {
+            waves.retain(|address, waves| {
+                shrink(waves, loss.lost.get(address).copied().unwrap_or_default());
+                !waves.is_empty()
+            });
+        }
+        let of_all = |fate: Fate, waves: &BTreeMap<A, Vec<Wave>>| -> usize {
+            let of_fate = waves.values().flatten().filter(|wave| wave.fate == fate);
+            of_fate.map(|wave| wave.count).sum()
+        };
+        let mut replacing = loss.gained.saturating_sub(of_all(Fate::Replaced, waves));
+        let mut fresh = Counts::new();
+        for (address, lost) in &loss.lost {
+            let judged: usize =
+                waves.get(address).into_iter().flatten().map(|wave| wave.count).sum();
+            let unjudged = lost.saturating_sub(judged);
+            let replaced = unjudged.min(replacing);
+            replacing -= replaced;
+            if replaced > 0 {
+                let wave = Wave { count: replaced, fate: Fate::Replaced };
+                waves.entry(address.clone()).or_default().push(wave);
+            }
+            if unjudged > replaced {
+                fresh.insert(address.clone(), unjudged - replaced);
+            }
+        }
+        let mut held: Vec<&mut Wave> = waves
+            .values_mut()
+            .flatten()
+            .filter(|wave| matches!(wave.fate, Fate::Held(_)) && wave.count <= replacing)
+            .collect();
+        held.sort_by_key(|wave| match wave.fate {
+            Fate::Held(since) => Some(since),
+            Fate::Replaced | Fate::LetGo => None,
+        });
+        for wave in held {
+            if wave.count <= replacing {
+                replacing -= wave.count;
+                wave.fate = Fate::Replaced;
+            }
+        }
+        if waves.is_empty() {
+            self.judged.remove(tie);
+        }
+        fresh
+    }
+
+    fn forget_held(&mut self) {
+        self.judged.retain(|_, waves| {
+            waves.retain(|_, waves| {
+                waves.retain(|wave| !matches!(wave.fate, Fate::Held(_)));
+                !waves.is_empty()
+            });
+            !waves.is_empty()
+        });
+    }
+
+    /// What waits, after letting go whose time is over.
+    fn over(
+        &mut self,
+        hold: Duration,
+        removals: usize,
+        total: usize,
+        now: Time,
+    ) -> BTreeMap<Tie, Over<A>> {
+        let mut over = BTreeMap::new();
+        for (tie, waves) in &mut self.judged {
+            let (mut held, mut first) = (Counts::new(), None);
+            for (address, waves) in waves {
+                for wave in waves {
+                    let Fate::Held(since) = wave.fate else { continue };
+                    let until = since.plus(hold);
+                    if until <= now {
+                        wave.fate = Fate::LetGo;
+                        continue;
+                    }
+                    *held.entry(address.clone()).or_default() += wave.count;
+                    first = first.into_iter().chain([until]).min();
+                }
+            }
+            if let Some(until) = first {
+                over.insert(tie.clone(), Over { held, removals, total, until });
+            }
+        }
+        over
+    }
+
+    /// Notes that a step is begun which takes `takes`.
+    pub(crate) fn begin<B: Body<Address = A>>(&mut self, step: &Step<B>, mut takes: Counts<A>) {
+        let tie = step.tie();
+        // What was let go, or replaced, is not counted against others.
+        if let Some(waves) = self.judged.get(&tie) {
+            let free = waves.iter().map(|(address, waves)| {
+                let free = waves.iter().filter(|wave| !matches!(wave.fate, Fate::Held(_)));
+                (address.clone(), free.map(|wave| wave.count).sum())
+            });
+            subtract(&mut takes, &free.collect());
+        }
+        let mut brings = Counts::new();
+        if !self.spent.is_empty() {
+            brings = step.gained();
+            brings.retain(|address, _| self.spent.contains_key(&(tie.clone(), address.clone())));
+        }
+        if !takes.is_empty() || !brings.is_empty() {
+            self.under_way.insert(step.id().clone(), UnderWay { tie, takes, brings });
+        }
+    }
+
+    /// The step for `id` was applied.
+    pub(crate) fn applied(&mut self, id: &ObjectId, now: Time) {
+        let Some(UnderWay { tie, takes, brings }) = self.under_way.remove(id) else { return };
+        for (address, count) in takes {
+            let spent = self.spent.entry((tie.clone(), address)).or_insert((now, 0));
+            *spent = (now, spent.1 + count);
+        }
+        for (address, count) in brings {
+            let key = (tie.clone(), address);
+            if let Some((_, spent)) = self.spent.get_mut(&key) {
+                *spent = spent.saturating_sub(count);
+                if *spent == 0 {
+                    self.spent.remove(&key);
+                }
+            }
+        }
+    }
+
+    /// The step for `id` failed, and took nothing.
+    pub(crate) fn failed(&mut self, id: &ObjectId) {
+        self.under_way.remove(id);
+    }
+}
+
+impl<A> Default for Budget<A> {
+    fn default() -> Self {
+        Self { spent: BTreeMap::new(), under_way: BTreeMap::new(), judged: BTreeMap::new() }
+    }
+}
+
+/// Takes from `waves` what is beyond `count`: first what was free to go, then what waits for the
+/// shortest time.
+fn shrink(waves: &mut Vec<Wave>, count: usize) {
+    let all: usize = waves.iter().map(|wave| wave.count).sum();
+    let mut surplus = all.saturating_sub(count);
+    waves.sort_by_key(|wave| match wave.fate {
+        Fate::Replaced | Fate::LetGo => None,
+        Fate::Held(since) => Some(Reverse(since)),
+    });
+    for wave in waves.iter_mut() {
+        let gone = wave.count.min(surplus);
+        surplus -= gone;
+        wave.count -= gone;
+    }
+    waves.retain(|wave| wave.count > 0);
+}

@@ -1,0 +1,14 @@
+//! Endpoints that are told apart by their addresses alone, of which several may be at one.
+
+use std::collections::BTreeMap;
+
+/// How many endpoints are at each address.
+pub(crate) type Counts<A> = BTreeMap<A, usize>;
+
+/// Takes `others` away from `counts`.
+pub(crate) fn subtract<A: Ord>(counts: &mut Counts<A>, others: &Counts<A>) {
+    counts.retain(|address, count| {
+        *count = count.saturating_sub(others.get(address).copied().unwrap_or_default());
+        *count > 0
+    });
+}
