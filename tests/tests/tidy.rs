@@ -62,8 +62,14 @@ const CORE_HASHES: [&str; 1] = ["host/core/src/text.rs"];
 
 /// Heavy dependencies, and the only packages below `host` that may name them. deny.toml has the
 /// same for what comes with others.
-const HOMES: [(&str, &[&str]); 12] = [
+const HOMES: [(&str, &[&str]); 18] = [
     ("anyhow", &["host/runtime"]),
+    ("aws-config", &["host/registry"]),
+    ("aws-credential-types", &["host/registry"]),
+    ("aws-runtime", &["host/registry"]),
+    ("aws-sdk-servicediscovery", &["host/registry"]),
+    ("aws-smithy-runtime-api", &["host/registry"]),
+    ("aws-smithy-types", &["host/registry"]),
     ("axum", &["host/runtime"]),
     ("clap", &["host/runtime"]),
     ("k8s-openapi", &["host/mesh"]),

@@ -15,12 +15,14 @@
 )]
 
 pub mod backoff;
+pub mod cloudmap;
 pub mod consul;
 pub mod eureka;
 pub mod file;
 pub mod metrics;
 pub mod publisher;
 
+mod amazon;
 mod findings;
 mod http;
 mod trouble;

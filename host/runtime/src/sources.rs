@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use landfall_core::registry::{Doubt, SourceName, SourceState};
+use landfall_registry::cloudmap::{CloudMap, CloudMapSettings};
 use landfall_registry::consul::{Consul, ConsulSettings, Kinds};
 use landfall_registry::eureka::{Eureka, EurekaSettings};
 use landfall_registry::file::{File, FileSettings};
@@ -14,7 +15,7 @@ use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock;
-use crate::config::{ConsulConfig, EurekaConfig, SourceConfig, SourceKind};
+use crate::config::{CloudMapConfig, ConsulConfig, EurekaConfig, SourceConfig, SourceKind};
 
 /// A source at work. Stops when dropped.
 #[derive(Debug)]
@@ -42,6 +43,7 @@ impl RunningSource {
             SourceKind::File { path } => Box::new(File::new(FileSettings::new(path))),
             SourceKind::Consul(consul) => Box::new(Consul::new(consul_settings(consul))),
             SourceKind::Eureka(eureka) => Box::new(Eureka::new(eureka_settings(eureka))),
+            SourceKind::CloudMap(map) => Box::new(CloudMap::new(cloud_map_settings(map))),
         };
         let (publisher, state) = Publisher::new(config.name.clone(), clock::wall);
         let publisher = publisher.with_metrics(Arc::clone(&metrics));
@@ -102,6 +104,21 @@ fn eureka_settings(config: &EurekaConfig) -> EurekaSettings {
     settings.resync = config.resync.unwrap_or(settings.resync);
     settings.prefer_hostname = config.prefer_hostname;
     settings.stale_after = config.stale_after;
+    settings
+}
+
+fn cloud_map_settings(config: &CloudMapConfig) -> CloudMapSettings {
+    let mut settings = CloudMapSettings::new(&config.region);
+    settings.namespaces.clone_from(&config.namespaces);
+    settings.endpoint.clone_from(&config.endpoint);
+    settings.data_endpoint.clone_from(&config.data_endpoint);
+    settings.credentials_file.clone_from(&config.credentials_file);
+    settings.role_arn.clone_from(&config.role_arn);
+    settings.external_id.clone_from(&config.external_id);
+    settings.poll = config.poll.unwrap_or(settings.poll);
+    settings.health_poll = config.health_poll.unwrap_or(settings.health_poll);
+    settings.service_poll = config.service_poll.unwrap_or(settings.service_poll);
+    settings.resync = config.resync.unwrap_or(settings.resync);
     settings
 }
 

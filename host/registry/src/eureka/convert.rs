@@ -25,6 +25,7 @@ use landfall_core::text::{Interner, Text};
 use landfall_core::time::Time;
 
 use super::wire;
+use crate::amazon::region_of;
 
 /// What an answer lists.
 #[derive(Debug, Default)]
@@ -238,18 +239,6 @@ fn locality(wire: &wire::Instance, texts: &mut Interner) -> Option<Locality> {
     }
     let [region, zone, subzone] = [region, zone, ""].map(|part| texts.text(part));
     Some(Locality { region, zone, subzone })
-}
-
-/// The region of one of Amazon's zones: all up to its first number. Behind that stand the letter of
-/// a zone, as in `us-east-1c`, or a place, as in `us-west-2-lax-1a` (AWS, "Regions and Zones").
-fn region_of(zone: &str) -> &str {
-    let digit = zone
-        .match_indices('-')
-        .map(|(dash, _)| dash + 1)
-        .find(|at| zone[*at..].starts_with(|first: char| first.is_ascii_digit()));
-    let Some(begin) = digit else { return "" };
-    let number = zone[begin..].find(|c: char| !c.is_ascii_digit());
-    &zone[..number.map_or(zone.len(), |len| begin + len)]
 }
 
 fn ext(wire: &wire::Instance, is_stale: bool, texts: &mut Interner) -> Pairs {

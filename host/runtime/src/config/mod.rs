@@ -1,5 +1,6 @@
 //! The configuration: read, checked as a whole, and turned into what the line works with.
 
+mod cloud_map;
 mod resolve;
 pub mod schema;
 mod tree;
@@ -89,6 +90,8 @@ pub enum SourceKind {
     Consul(Box<ConsulConfig>),
     /// Netflix Eureka.
     Eureka(Box<EurekaConfig>),
+    /// AWS Cloud Map.
+    CloudMap(Box<CloudMapConfig>),
 }
 
 /// How to reach a Consul, and what to list.
@@ -141,6 +144,33 @@ pub struct EurekaConfig {
     pub prefer_hostname: bool,
     /// When a lease that is not renewed makes critical; never when unset.
     pub stale_after: Option<Duration>,
+}
+
+/// Which Cloud Map to read, and as whom. What is unset is the source's own default.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CloudMapConfig {
+    /// The region.
+    pub region: String,
+    /// By name, HTTP name or identifier; all of the account when empty.
+    pub namespaces: Vec<String>,
+    /// Where requests go instead of AWS' own address.
+    pub endpoint: Option<Url>,
+    /// Where those go that discover instances, if elsewhere.
+    pub data_endpoint: Option<Url>,
+    /// Profiles with credentials.
+    pub credentials_file: Option<PathBuf>,
+    /// The role to assume.
+    pub role_arn: Option<String>,
+    /// What the role's trust policy asks for.
+    pub external_id: Option<String>,
+    /// How often each service's revision is asked for.
+    pub poll: Option<Duration>,
+    /// How often services with health checks are read.
+    pub health_poll: Option<Duration>,
+    /// How often services are listed.
+    pub service_poll: Option<Duration>,
+    /// How often the other services are read.
+    pub resync: Option<Duration>,
 }
 
 /// A policy to run.

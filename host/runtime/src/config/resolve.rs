@@ -30,6 +30,7 @@ use super::{
     PolicyConfig, Problem, ResourceConfig, SourceConfig, SourceKind, units, wire,
 };
 
+const SOURCE_KINDS: &str = "file, consul, eureka, cloudMap";
 /// One call delays everything that is decided in the same round, and the slowest language that is
 /// known needs 70 ms for a full batch.
 const POLICY_TIME_MAX: Duration = Duration::from_secs(5);
@@ -79,11 +80,11 @@ pub(super) fn resolve(
 }
 
 /// What the addresses of a registry are like.
-struct Addresses {
-    such_as: &'static str,
+pub(super) struct Addresses {
+    pub(super) such_as: &'static str,
     /// The key for what must not stand in an address.
-    secret_key: &'static str,
-    may_name_user: bool,
+    pub(super) secret_key: &'static str,
+    pub(super) may_name_user: bool,
 }
 
 const CONSUL: Addresses =
@@ -95,7 +96,7 @@ const EUREKA: Addresses = Addresses {
     may_name_user: true,
 };
 
-struct Resolver<'a> {
+pub(super) struct Resolver<'a> {
     document: &'a Document,
     folder: &'a Path,
     problems: Vec<Problem>,
@@ -104,14 +105,14 @@ struct Resolver<'a> {
 impl Resolver<'_> {
     /// Notes that the value at `pointer` is not legal, unless it stands in for one that the schema
     /// missed already.
-    fn problem(&mut self, pointer: &str, message: impl Into<String>) {
+    pub(super) fn problem(&mut self, pointer: &str, message: impl Into<String>) {
         if !self.document.is_filled(pointer) {
             self.problems.push(self.document.problem(pointer, message));
         }
     }
 
     /// Notes that something is missing at `pointer`, unless it may be what the schema refused.
-    fn missing(&mut self, pointer: &str, message: impl Into<String>) {
+    pub(super) fn missing(&mut self, pointer: &str, message: impl Into<String>) {
         if self.document.is_whole(pointer) {
             self.problem(pointer, message);
         }
@@ -123,7 +124,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn path(&self, path: &Path) -> PathBuf {
+    pub(super) fn path(&self, path: &Path) -> PathBuf {
         // Without what says nothing, so that one folder has one path.
         self.folder.join(path).components().filter(|part| *part != Component::CurDir).collect()
     }
@@ -149,32 +150,45 @@ impl Resolver<'_> {
             if let Err(error) = &name {
                 self.problem(&child(&at, "name"), format!("source name: {error}"));
             }
-            let kind = match (&source.file, &source.consul, &source.eureka) {
-                (Some(file), None, None) => Some(SourceKind::File { path: self.path(&file.path) }),
-                (None, Some(consul), None) => {
-                    Some(SourceKind::Consul(Box::new(self.consul(&child(&at, "consul"), consul))))
-                }
-                (None, None, Some(eureka)) => {
-                    Some(SourceKind::Eureka(Box::new(self.eureka(&child(&at, "eureka"), eureka))))
-                }
-                (None, None, None) => {
-                    self.missing(&at, "a source needs one of: file, consul, eureka");
-                    None
-                }
-                _ => {
-                    let second = if source.eureka.is_some() { "eureka" } else { "consul" };
-                    self.problem(
-                        &child(&at, second),
-                        "a source is of one kind only: keep one of file, consul, eureka",
-                    );
-                    None
-                }
-            };
+            let kind = self.source_kind(&at, source);
             if let (Ok(name), Some(kind)) = (name, kind) {
                 resolved.push(SourceConfig { name, kind });
             }
         }
         resolved
+    }
+
+    fn source_kind(&mut self, at: &str, source: &wire::Source) -> Option<SourceKind> {
+        let wire::Source { name: _, file, consul, eureka, cloud_map } = source;
+        match (file, consul, eureka, cloud_map) {
+            (Some(file), None, None, None) => {
+                Some(SourceKind::File { path: self.path(&file.path) })
+            }
+            (None, Some(consul), None, None) => {
+                Some(SourceKind::Consul(Box::new(self.consul(&child(at, "consul"), consul))))
+            }
+            (None, None, Some(eureka), None) => {
+                Some(SourceKind::Eureka(Box::new(self.eureka(&child(at, "eureka"), eureka))))
+            }
+            (None, None, None, Some(map)) => {
+                Some(SourceKind::CloudMap(Box::new(self.cloud_map(&child(at, "cloudMap"), map))))
+            }
+            (None, None, None, None) => {
+                self.missing(at, format!("a source needs one of: {SOURCE_KINDS}"));
+                None
+            }
+            _ => {
+                // The last that is there: of two it is the second.
+                let second = match (cloud_map, eureka) {
+                    (Some(_), _) => "cloudMap",
+                    (None, Some(_)) => "eureka",
+                    (None, None) => "consul",
+                };
+                let message = format!("a source is of one kind only: keep one of {SOURCE_KINDS}");
+                self.problem(&child(at, second), message);
+                None
+            }
+        }
     }
 
     fn consul(&mut self, at: &str, consul: &wire::ConsulSource) -> ConsulConfig {
@@ -280,34 +294,43 @@ impl Resolver<'_> {
         let of_several = list.map(|(index, raw)| (format!("{at}/urls/{index}"), raw));
         for (pointer, raw) in of_one.chain(of_several) {
             let key = if pointer.ends_with("/url") { "url" } else { "urls" };
-            let url = raw.parse::<Url>().ok();
-            let Some(url) = url.filter(|url| matches!(url.scheme(), "http" | "https")) else {
-                let message = format!(
-                    "{key} is not an http:// or https:// address, such as {}",
-                    like.such_as
-                );
-                self.problem(&pointer, message);
-                continue;
-            };
-            let has_user = !url.username().is_empty() && !like.may_name_user;
-            if has_user || url.password().is_some() {
-                let what = if like.may_name_user { "a password" } else { "a user or a password" };
-                let message = format!("{key} has {what} in it; use {}", like.secret_key);
-                self.problem(&pointer, message);
-            }
-            if url.query().is_some() || url.fragment().is_some() {
-                let message = format!(
-                    "{key} has a query or a fragment; take it out, and use {} if it is a secret",
-                    like.secret_key
-                );
-                self.problem(&pointer, message);
-            }
+            let Some(url) = self.url(&pointer, key, raw, like) else { continue };
             urls.push((pointer, url));
         }
         if one.is_none() && several.is_empty() {
             self.missing(at, format!("url is missing, such as {}", like.such_as));
         }
         urls
+    }
+
+    /// One address, whose value stands at `pointer`.
+    pub(super) fn url(
+        &mut self,
+        pointer: &str,
+        key: &str,
+        raw: &str,
+        like: &Addresses,
+    ) -> Option<Url> {
+        let url = raw.parse::<Url>().ok();
+        let Some(url) = url.filter(|url| matches!(url.scheme(), "http" | "https")) else {
+            let message =
+                format!("{key} is not an http:// or https:// address, such as {}", like.such_as);
+            self.problem(pointer, message);
+            return None;
+        };
+        let has_user = !url.username().is_empty() && !like.may_name_user;
+        if has_user || url.password().is_some() {
+            let what = if like.may_name_user { "a password" } else { "a user or a password" };
+            self.problem(pointer, format!("{key} has {what} in it; use {}", like.secret_key));
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            let message = format!(
+                "{key} has a query or a fragment; take it out, and use {} if it is a secret",
+                like.secret_key
+            );
+            self.problem(pointer, message);
+        }
+        Some(url)
     }
 
     fn pair(&mut self, at: &str, cert: &Option<PathBuf>, key: &Option<PathBuf>) {
@@ -327,7 +350,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn at_least(
+    pub(super) fn at_least(
         &mut self,
         at: &str,
         key: &str,

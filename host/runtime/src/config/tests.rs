@@ -40,8 +40,8 @@ sinks:
             1:1: unknown key "sorces"; did you mean "sources"?
             3:5: source name: "Not_Legal" is not a legal DNS label: labels consist of letters, digits and dashes
             4:26: unknown key "pth"; did you mean "path"?
-            7:5: a source is of one kind only: keep one of file, consul, eureka
-            8:5: a source needs one of: file, consul, eureka
+            7:5: a source is of one kind only: keep one of file, consul, eureka, cloudMap
+            8:5: a source needs one of: file, consul, eureka, cloudMap
             8:5: the name "twice" is used twice in sources; each needs its own
             9:9: "removalShare" must be of type string, but is 20
             9:27: "grace" is "30", which does not fit: A length of time, such as `50ms`, `30s`, `10m` or `1h`.
@@ -64,8 +64,8 @@ sinks:
 "#,
         expect![[r#"
             2:5: source name: "Not_Legal" is not a legal DNS label: labels consist of letters, digits and dashes
-            6:5: a source is of one kind only: keep one of file, consul, eureka
-            7:5: a source needs one of: file, consul, eureka
+            6:5: a source is of one kind only: keep one of file, consul, eureka, cloudMap
+            7:5: a source needs one of: file, consul, eureka, cloudMap
             7:5: the name "twice" is used twice in sources; each needs its own
             8:12: "servce" is not a variable; there are {service}, {source}, {group}, {datacenter}, {partition} and {meta.KEY}
             8:44: "a b" is not a legal label key in Kubernetes
@@ -94,6 +94,40 @@ fn reading_all_anew_must_not_fill_the_time() {
         ],
     );
     check(&of("10s"), expect!["ok"]);
+}
+
+#[test]
+fn a_cloud_map_has_a_region_and_polls_that_aws_can_bear() {
+    let of = |map: &str| format!("sources:\n  - name: a\n    cloudMap: {{{map}}}\n");
+    check(&of("region: eu-central-1"), expect!["ok"]);
+    check(
+        &of("region: eu-central-1, namespaces: [prod], endpoint: \"http://127.0.0.1:5000\", \
+             roleArn: \"arn:aws-cn:iam::123456789012:role/a/b\", externalId: x, poll: 1s"),
+        expect!["ok"],
+    );
+    check(&of("namespaces: [prod]"), expect![[r#"3:5: key "region" is missing"#]]);
+    check(
+        &of("region: \"eu-central-1.example.com/\", namespaces: [\"\"], externalId: x, \
+             dataEndpoint: \"https://u:hush@h/?hush\""),
+        expect![[r#"
+            3:5: dataEndpoint goes with endpoint; set both, or endpoint alone
+            3:5: externalId goes with roleArn; set both or none
+            3:16: region is "eu-central-1.example.com/", but must be like eu-central-1
+            3:66: a namespace has a name; leave namespaces out to list all of them
+            3:86: dataEndpoint has a query or a fragment; take it out, and use credentialsFile if it is a secret
+            3:86: dataEndpoint has a user or a password in it; use credentialsFile"#]],
+    );
+    check(
+        &of("region: a, roleArn: \"arn:aws:iam::1:user/a\", poll: 10ms, healthPoll: 1s, \
+             servicePoll: 1s, resync: 10s, endpoint: h"),
+        expect![[r#"
+            3:27: roleArn is not one, such as arn:aws:iam::123456789012:role/landfall
+            3:61: poll is 10ms; each service costs a request that AWS charges for, so set 1s or more
+            3:73: healthPoll is 1s; each service costs a request that AWS charges for, so set 5s or more
+            3:89: servicePoll is 1s; AWS names no rate for it, so set 5s or more
+            3:106: resync is 10s; each service costs a request that AWS charges for, so set 30s or more
+            3:119: endpoint is not an http:// or https:// address, such as https://vpce-0a1b.servicediscovery.eu-central-1.vpce.amazonaws.com"#]],
+    );
 }
 
 #[test]
@@ -474,6 +508,19 @@ sources:
       resync: 10m
       preferHostname: true
       staleAfter: 5m
+  - name: aws
+    cloudMap:
+      region: eu-central-1
+      namespaces: [prod]
+      endpoint: http://127.0.0.1:5000
+      dataEndpoint: http://127.0.0.1:5001
+      credentialsFile: credentials
+      roleArn: arn:aws:iam::123456789012:role/landfall
+      externalId: x
+      poll: 10s
+      healthPoll: 60s
+      servicePoll: 30s
+      resync: 10m
   - name: by-hand
     file: {path: registry.yaml}
 defaults:

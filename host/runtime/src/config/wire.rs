@@ -51,6 +51,9 @@ pub struct Source {
     /// Netflix Eureka, such as Spring Cloud's.
     #[serde(default)]
     pub eureka: Option<EurekaSource>,
+    /// AWS Cloud Map.
+    #[serde(default)]
+    pub cloud_map: Option<CloudMapSource>,
 }
 
 /// Services listed in files.
@@ -158,6 +161,50 @@ pub struct EurekaSource {
     /// status says; `60s` or more, never when left out.
     #[serde(default)]
     pub stale_after: Option<Duration>,
+}
+
+/// AWS Cloud Map. Credentials are found as the AWS command line finds them: variables, profiles, a
+/// web identity, the role of a pod, a task or an instance.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CloudMapSource {
+    /// The region, such as `eu-central-1`.
+    pub region: String,
+    /// The namespaces to list, by name, HTTP name or identifier; all of the account when empty.
+    #[serde(default)]
+    pub namespaces: Vec<String>,
+    /// Where requests go instead of AWS' own address for the region, such as that of a VPC
+    /// endpoint.
+    #[serde(default)]
+    pub endpoint: Option<String>,
+    /// Where requests that discover instances go, if elsewhere: AWS has them at an address of its
+    /// own, and so have VPC endpoints.
+    #[serde(default)]
+    pub data_endpoint: Option<String>,
+    /// A file of profiles with credentials, used instead of those that are found.
+    #[serde(default)]
+    pub credentials_file: Option<PathBuf>,
+    /// The ARN of a role to assume, such as one in the account that has the namespaces.
+    #[serde(default)]
+    pub role_arn: Option<String>,
+    /// What the trust policy of the role asks for, if it does.
+    #[serde(default)]
+    pub external_id: Option<String>,
+    /// How often each service is asked whether instances came or went, a request each; `1s` or
+    /// more, 10s when left out.
+    #[serde(default)]
+    pub poll: Option<Duration>,
+    /// How often the instances of each service with health checks are read, a request each; `5s`
+    /// or more, 60s when left out.
+    #[serde(default)]
+    pub health_poll: Option<Duration>,
+    /// How often namespaces and services are listed; `5s` or more, 30s when left out.
+    #[serde(default)]
+    pub service_poll: Option<Duration>,
+    /// How often the instances of services without health checks are read though nothing seems to
+    /// have been missed; `30s` or more, 10m when left out.
+    #[serde(default)]
+    pub resync: Option<Duration>,
 }
 
 /// How instances are published when no policy says otherwise.
