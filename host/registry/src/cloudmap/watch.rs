@@ -317,7 +317,8 @@ impl<'a> Watch<'a> {
 
     fn publish(&mut self, now: Instant) {
         let trouble = self.trouble();
-        if !self.is_listed && !(self.is_cataloged && self.listing.is_tried()) {
+        let is_ready = self.is_listed || (self.is_cataloged && self.listing.is_tried());
+        if !is_ready {
             trouble.into_iter().for_each(|trouble| self.out.doubt(trouble));
             return;
         }
