@@ -3,6 +3,7 @@
 
 pub mod binary;
 pub mod conformance;
+pub mod fake_cloudmap;
 pub mod fake_consul;
 pub mod fake_eureka;
 pub mod fake_istiod;

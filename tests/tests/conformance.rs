@@ -1,5 +1,6 @@
-//! The conformance suite, over files, over a fake Consul in both of the ways it is watched, and over
-//! a fake Eureka that tells of changes, that does not, and that writes other JSON.
+//! The conformance suite, over files, over a fake Consul in both of the ways it is watched, over a
+//! fake Eureka that tells of changes, that does not, and that writes other JSON, and over a fake
+//! Cloud Map with large pages and with small ones.
 
 #![allow(clippy::unwrap_used, reason = "a failure ends the test")]
 
@@ -10,12 +11,14 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use landfall_core::registry::Health;
 use landfall_registry::Source;
+use landfall_registry::cloudmap::{CloudMap, CloudMapSettings};
 use landfall_registry::consul::{Consul, ConsulSettings};
 use landfall_registry::eureka::{Eureka, EurekaLogin, EurekaSettings};
 use landfall_registry::file::{File, FileSettings};
 use landfall_tests::conformance::{
     self as cases, BREAKS, Break, Facts, Registry, SERVICE_BREAKS, ServiceBreak,
 };
+use landfall_tests::fake_cloudmap::{self, FakeCloudMap};
 use landfall_tests::fake_consul::{FakeConsul, Fault, entry};
 use landfall_tests::fake_eureka::{self, FakeEureka, Shape};
 use serde_json::{Value, json};
@@ -422,6 +425,139 @@ impl Registry for FakeEurekaRegistry {
     }
 }
 
+// === Cloud Map ===
+
+struct FakeCloudMapRegistry {
+    map: FakeCloudMap,
+    credentials: tempfile::NamedTempFile,
+}
+
+impl FakeCloudMapRegistry {
+    fn new(page_max: usize) -> Self {
+        let credentials = tempfile::NamedTempFile::new().unwrap();
+        let profile = format!(
+            "[default]\naws_access_key_id = {}\naws_secret_access_key = secret\n",
+            fake_cloudmap::ACCESS_KEY
+        );
+        fs::write(credentials.path(), profile).unwrap();
+        let map = FakeCloudMap::start();
+        map.set_page_max(page_max);
+        map.create_namespace("prod");
+        map.create_namespace("stage");
+        Self { map, credentials }
+    }
+}
+
+impl Registry for FakeCloudMapRegistry {
+    fn source(&self) -> Box<dyn Source> {
+        Box::new(CloudMap::new(CloudMapSettings {
+            endpoint: Some(self.map.url().parse().unwrap()),
+            credentials_file: Some(self.credentials.path().to_owned()),
+            poll: Duration::from_millis(50),
+            health_poll: Duration::from_millis(100),
+            service_poll: Duration::from_millis(100),
+            // Longer than a case looks for something wrong to happen, and than it takes to list
+            // services by small pages.
+            settle: Duration::from_secs(6),
+            timeout: Duration::from_millis(700),
+            body_bytes_max: 64 << 10,
+            ..CloudMapSettings::new("eu-central-1")
+        }))
+    }
+
+    fn healths(&self) -> &'static [Health] {
+        &[Health::Critical, Health::Unknown, Health::Passing]
+    }
+
+    fn put(&mut self, service: &str, id: &str, facts: &Facts) {
+        let mut attributes = fake_cloudmap::attributes(&facts.address, facts.port);
+        attributes["version"] = json!(facts.version);
+        self.map.register("prod", service, id, attributes);
+        let health = match facts.health {
+            Health::Passing => "HEALTHY",
+            Health::Unknown => "UNKNOWN",
+            Health::Critical | Health::Warning | Health::Maintenance => "UNHEALTHY",
+        };
+        self.map.set_health("prod", service, id, health);
+    }
+
+    fn remove(&mut self, service: &str, id: &str) {
+        if !self.map.deregister("prod", service, id) {
+            self.map.delete_service("prod", service);
+        }
+    }
+
+    fn put_malformed(&mut self, service: &str) -> bool {
+        let mut attributes = fake_cloudmap::attributes("10.0.0.99", 80);
+        attributes["AWS_INSTANCE_PORT"] = json!("eighty");
+        self.map.register("prod", service, "bad", attributes);
+        true
+    }
+
+    fn reorder(&mut self) -> bool {
+        self.map.reverse();
+        true
+    }
+
+    fn break_down(&mut self, how: Break) -> bool {
+        use fake_cloudmap::Fault;
+        let fault = match how {
+            Break::Unreachable => {
+                self.map.stop();
+                return true;
+            }
+            Break::Refused => {
+                self.map.set_access_key("another");
+                return true;
+            }
+            Break::Errors => Fault::Status(500, "InternalFailure"),
+            // Its rules for who may see what refuse whole questions, and it has no leader.
+            Break::Hidden | Break::Leaderless => return false,
+            Break::Unsaid => Fault::Empty,
+            Break::Limited => Fault::Status(400, "ThrottlingException"),
+            Break::Slow => Fault::SlowBodies,
+            Break::Oversize => Fault::Oversize(100 << 10),
+            Break::Cut => Fault::CutBodies,
+            Break::Silent => Fault::Silence,
+            Break::Gone => Fault::Status(404, "NotFound"),
+        };
+        self.map.set_fault(Some(fault));
+        true
+    }
+
+    fn break_service(&mut self, service: &str, how: ServiceBreak) -> bool {
+        let (status, word) = match how {
+            ServiceBreak::Errors => (500, "InternalFailure"),
+            ServiceBreak::Limited => (400, "RequestLimitExceeded"),
+            ServiceBreak::Unavailable => (503, "ServiceUnavailable"),
+        };
+        self.map.set_fault(Some(fake_cloudmap::Fault::Only(service.to_owned(), status, word)));
+        true
+    }
+
+    fn mend(&mut self) {
+        self.map.set_fault(None);
+        self.map.set_access_key(fake_cloudmap::ACCESS_KEY);
+        if !self.map.is_listening() {
+            self.map.listen();
+        }
+    }
+
+    fn restart(&mut self) -> bool {
+        self.map.stop();
+        self.map.lose_revisions();
+        self.map.listen();
+        true
+    }
+
+    fn restart_empty(&mut self) -> bool {
+        self.map.stop();
+        self.map.forget_everything();
+        self.map.listen();
+        true
+    }
+}
+
 // === The suite ===
 
 /// What a registry can do, besides what all can. A case about anything else passes in vain.
@@ -455,6 +591,8 @@ const EUREKA: Able = Able {
     service_breaks: &[],
     restarts: true,
 };
+
+const CLOUD_MAP: Able = Able { service_breaks: &SERVICE_BREAKS, ..EUREKA };
 
 /// Those of `all` for which `case` says that it could be tried. At once, for each mostly waits.
 async fn tried<T: Copy, const N: usize, F: Future<Output = bool>>(
@@ -553,4 +691,6 @@ suite! {
     eureka: FakeEurekaRegistry::new(), EUREKA;
     eureka_without_delta: FakeEurekaRegistry::without_delta(), EUREKA;
     eureka_from_xml: FakeEurekaRegistry::with_shape(Shape::Xml), EUREKA;
+    cloud_map: FakeCloudMapRegistry::new(100), CLOUD_MAP;
+    cloud_map_with_small_pages: FakeCloudMapRegistry::new(2), CLOUD_MAP;
 }

@@ -1,10 +1,11 @@
-//! Answers of registries: Consul's, Eureka's, and files.
+//! Answers of registries: Consul's, Eureka's, Cloud Map's, and files.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use landfall_core::pairs::Pairs;
 use landfall_core::registry::{Instance, Service, Snapshot};
+use landfall_registry::cloudmap::testing as cloud_map;
 use landfall_registry::consul::testing as consul;
 use landfall_registry::eureka::testing::Known;
 use landfall_registry::file::{self, FileError};
@@ -24,6 +25,7 @@ enum Asked {
     EurekaFull,
     EurekaChanges,
     EurekaApplication,
+    CloudMap,
     File,
 }
 
@@ -31,7 +33,7 @@ enum Asked {
 const EUREKA: &str = include_str!("../../fixtures/eureka/full.json");
 
 /// Which body is a seed for which question.
-const SEEDS: [(Asked, &str); 22] = [
+const SEEDS: [(Asked, &str); 23] = [
     (Asked::File, include_str!("../../../examples/quickstart/registry.yaml")),
     (Asked::File, include_str!("listing.yaml")),
     (Asked::Service, include_str!("../../fixtures/consul/service-web.json")),
@@ -53,6 +55,7 @@ const SEEDS: [(Asked, &str); 22] = [
     (Asked::EurekaChanges, include_str!("../../fixtures/eureka/delta-after-metadata.json")),
     (Asked::EurekaChanges, include_str!("../../fixtures/eureka/delta-after-status.json")),
     (Asked::EurekaChanges, include_str!("../../fixtures/eureka/delta-delete-readd.json")),
+    (Asked::CloudMap, include_str!("../../fixtures/cloudmap/discovered.json")),
     // A file of another form, and an answer where a listing is expected.
     (Asked::File, include_str!("../../fixtures/consul/service-db.json")),
 ];
@@ -87,6 +90,15 @@ pub fn run(bytes: &[u8]) {
         Asked::EurekaApplication => {
             let body = [br#"{"applications":"#, body.as_slice(), b"}"].concat();
             eureka(|known| known.full(&body, Duration::from_secs(45)));
+        }
+        Asked::CloudMap => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+            let runtime = runtime.expect("a runtime without threads can be made");
+            if let Ok((service, _)) = runtime.block_on(cloud_map::discovered(body)) {
+                let mut snapshot = Snapshot::default();
+                snapshot.services.insert(service.key.clone(), Arc::new(service));
+                check(&snapshot);
+            }
         }
         Asked::File => {
             let text = String::from_utf8_lossy(&body);

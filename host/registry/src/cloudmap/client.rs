@@ -18,7 +18,7 @@ use std::time::Duration;
 use aws_config::profile::ProfileFileCredentialsProvider;
 use aws_config::provider_config::ProviderConfig;
 use aws_config::sts::AssumeRoleProvider;
-use aws_config::{BehaviorVersion, Region};
+use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
 use aws_sdk_servicediscovery::Client as Sdk;
 use aws_sdk_servicediscovery::config::Builder;
@@ -128,21 +128,31 @@ impl Client {
                 aws_sdk_servicediscovery::config::SharedCredentialsProvider::new(provider);
             config = config.into_builder().credentials_provider(provider).build();
         }
+        Ok(Self::of(&config, settings, paces, metrics))
+    }
+
+    /// A client that asks as `config` says.
+    pub(super) fn of(
+        config: &SdkConfig,
+        settings: &CloudMapSettings,
+        paces: Arc<Paces>,
+        metrics: Arc<SourceMetrics>,
+    ) -> Self {
         let sdk = |endpoint: Option<&reqwest::Url>| {
-            let mut builder = Builder::from(&config).interceptor(PlainHost);
+            let mut builder = Builder::from(config).interceptor(PlainHost);
             if let Some(endpoint) = endpoint {
                 builder = builder.endpoint_url(endpoint.as_str());
             }
             Sdk::from_conf(builder.build())
         };
         let endpoint = settings.endpoint.as_ref();
-        Ok(Self {
+        Self {
             listing: sdk(endpoint),
             data: sdk(settings.data_endpoint.as_ref().or(endpoint)),
             paces,
             timeout: settings.timeout,
             metrics,
-        })
+        }
     }
 
     /// All services of the namespaces that are called as in `wanted`, or of all of the account.

@@ -38,6 +38,8 @@ mod listing;
 mod pace;
 mod schedule;
 mod settings;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 #[cfg(test)]
 mod tests;
 mod watch;

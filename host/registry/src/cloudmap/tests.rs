@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::client::{Catalog, Discovered};
 use super::convert::{self, Info, Namespace, Registered};
 use super::listing::{Absence, Listing};
+use super::testing;
 
 const SETTLE: Duration = Duration::from_secs(90);
 
@@ -178,6 +179,17 @@ fn a_place_without_its_region_is_in_the_region_of_its_name() {
             b 192.0.2.44 [] Passing REGION=us-west-2 in us-west-2/
         "#]],
     );
+}
+
+#[tokio::test]
+async fn an_answer_of_another_form_is_no_listing() {
+    let recorded = include_str!("../../../../tests/fixtures/cloudmap/discovered.json");
+    let (service, findings) = testing::discovered(recorded.into()).await.unwrap();
+    assert_eq!((service.instances().len(), findings.len()), (3, 0));
+    for body in ["", "{}", "[]", "null", r#"{"Instances": null}"#, &recorded[..400], "<html>"] {
+        let error = testing::discovered(body.into()).await.unwrap_err();
+        assert_eq!(error.code(), "cloud_map_malformed", "{body}: {error}");
+    }
 }
 
 // === What may be gone ===
