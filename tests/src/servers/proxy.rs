@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// The end of a request's head. Registries are only read, so no request has a body.
+/// The end of a request's head.
 const HEAD_END: &[u8] = b"\r\n\r\n";
 
 /// What goes wrong.
@@ -148,8 +148,8 @@ impl Shared {
         self.state().connections.push(client.try_clone()?);
         let mut upstream: Option<TcpStream> = None;
         let mut rest = Vec::new();
-        while let Some(head) = next_head(&mut client, &mut rest)? {
-            let path = path(&head);
+        while let Some(request) = next_request(&mut client, &mut rest)? {
+            let path = path(&request);
             let fault = {
                 let mut state = self.state();
                 state.asked.push(Asked { at: Instant::now(), path: path.clone() });
@@ -163,7 +163,7 @@ impl Shared {
                 Fault::None | Fault::OnlyPath(..) => {}
                 Fault::Cut => {
                     let mut server = TcpStream::connect((Ipv4Addr::LOCALHOST, self.upstream))?;
-                    server.write_all(&head)?;
+                    server.write_all(&request)?;
                     // Less than the head of any answer that has more to say.
                     let mut part = [0; 64];
                     let count = server.read(&mut part)?;
@@ -181,7 +181,7 @@ impl Shared {
                 Some(server) => server,
                 None => upstream.insert(self.connect(&client)?),
             };
-            server.write_all(&head)?;
+            server.write_all(&request)?;
         }
         if let Some(server) = upstream {
             // The client hung up, so nobody waits for what it asked.
@@ -207,12 +207,15 @@ impl Shared {
     }
 }
 
-/// The head of the next request; `None` when there is none.
-fn next_head(client: &mut TcpStream, rest: &mut Vec<u8>) -> io::Result<Option<Vec<u8>>> {
+/// The next request, with its body; `None` when there is none.
+fn next_request(client: &mut TcpStream, rest: &mut Vec<u8>) -> io::Result<Option<Vec<u8>>> {
     let mut part = [0; 4096];
     loop {
         if let Some(at) = rest.windows(HEAD_END.len()).position(|bytes| bytes == HEAD_END) {
-            return Ok(Some(rest.drain(..at + HEAD_END.len()).collect()));
+            let end = at + HEAD_END.len() + body_bytes(&rest[..at]);
+            if end <= rest.len() {
+                return Ok(Some(rest.drain(..end).collect()));
+            }
         }
         match client.read(&mut part)? {
             0 => return Ok(None),
@@ -221,8 +224,15 @@ fn next_head(client: &mut TcpStream, rest: &mut Vec<u8>) -> io::Result<Option<Ve
     }
 }
 
+/// How many bytes follow a head.
+fn body_bytes(head: &[u8]) -> usize {
+    let head = String::from_utf8_lossy(head).to_ascii_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
+    length.and_then(|length| length.trim().parse().ok()).unwrap_or_default()
+}
+
 /// Path and query of a request.
-fn path(head: &[u8]) -> String {
-    let head = String::from_utf8_lossy(head);
-    head.split(' ').nth(1).unwrap_or_default().to_owned()
+fn path(request: &[u8]) -> String {
+    let request = String::from_utf8_lossy(request);
+    request.split(' ').nth(1).unwrap_or_default().to_owned()
 }
