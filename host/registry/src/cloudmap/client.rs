@@ -112,9 +112,10 @@ impl Client {
             let provider = ProviderConfig::empty().with_region(Some(region)).with_http_client(http);
             let profiles = ProfileFileCredentialsProvider::builder()
                 .configure(&provider)
-                .profile_files(files)
+                .profile_files(files.clone())
                 .build();
-            loader = loader.credentials_provider(profiles);
+            // Nothing else is read, for what else the user's own profiles say is of others.
+            loader = loader.profile_files(files).credentials_provider(profiles);
         }
         let mut config = loader.load().await;
         if let Some(role) = &settings.role_arn {

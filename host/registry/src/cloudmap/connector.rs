@@ -24,6 +24,9 @@ const CONNECTIONS_MAX: usize = 8;
 // Credentials are small and near; the SDK names a time of its own where it wants another.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
+// How much of what AWS or the SDK says is told to a person.
+const TOLD_CHARS_MAX: usize = 400;
+
 /// What became of a request that has no answer. It is somewhere among the sources of what the SDK
 /// says.
 #[derive(Debug, thiserror::Error)]
@@ -169,12 +172,23 @@ pub(super) fn chain(error: &dyn Error) -> String {
         }
         source = cause.source();
     }
-    told
+    short(&told)
+}
+
+/// The beginning of `text`, without the end of its last sentence: what to do is told behind it.
+pub(super) fn short(text: &str) -> String {
+    text.trim_end_matches('.').chars().take(TOLD_CHARS_MAX).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_told_is_short_and_ends_in_no_stop() {
+        assert_eq!(short("refused.."), "refused");
+        assert_eq!(short(&"é".repeat(1000)).chars().count(), TOLD_CHARS_MAX);
+    }
 
     #[test]
     fn only_regional_hosts_keep_their_prefix() {

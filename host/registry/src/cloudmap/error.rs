@@ -6,12 +6,9 @@ use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_servicediscovery::config::http::HttpResponse;
 use aws_sdk_servicediscovery::error::{ProvideErrorMetadata, SdkError};
 
-use super::connector::{Fault, chain};
+use super::connector::{Fault, chain, short};
 use super::pace::Operation;
 use crate::trouble::Trouble;
-
-// How much of what AWS says is told to a person.
-const TOLD_CHARS_MAX: usize = 300;
 
 /// Why Cloud Map gave no answer that may be relied on.
 #[derive(Debug, thiserror::Error)]
@@ -159,8 +156,7 @@ impl CloudMapError {
         let code = error.code().unwrap_or_default();
         let message = error.message().unwrap_or("nothing more is said");
         let name = if code.is_empty() { "an error" } else { code };
-        let told: String =
-            format!("{status} {name}: {message}").chars().take(TOLD_CHARS_MAX).collect();
+        let told = short(&format!("{status} {name}: {message}"));
         match code {
             "NamespaceNotFound" | "ServiceNotFound" | "ResourceNotFoundException" => {
                 Self::Missing { attempt, told }
