@@ -259,6 +259,10 @@ fn edits_are_put_right(server: &Cluster, sink: &Running) {
         json!({"spec": {"endpoints": null}}),
         json!({"metadata": {"annotations": {"landfall.dev/sources": "none"}}}),
         json!({"metadata": {"annotations": {"landfall.dev/sources": null}}}),
+        // With these, what we apply would make an object that is invalid.
+        json!({"spec": {"endpoints": null, "workloadSelector": {"labels": {"a": "b"}}}}),
+        json!({"spec": {"ports": [{"name": "other", "number": 80, "protocol": "TCP"}]}}),
+        json!({"spec": {"resolution": "DYNAMIC_DNS", "hosts": ["*.x.y"], "endpoints": null}}),
     ];
     for edit in edits {
         let known = server.get(&at).unwrap()["metadata"]["resourceVersion"].clone();
@@ -270,6 +274,19 @@ fn edits_are_put_right(server: &Cluster, sink: &Running) {
         assert_eq!(sink.sync(&desired), 0, "{edit}");
         assert_ne!(server.get(&at).unwrap()["metadata"]["resourceVersion"], known);
     }
+    // What was put right by replacing changes like everything else.
+    let renamed = changed(&want, |entry| {
+        for port in &mut entry.ports {
+            port.name = "web".into();
+        }
+        let Endpoints::Inline(list) = &mut entry.endpoints else { panic!("they are inline") };
+        for (name, _) in list.iter_mut().flat_map(|endpoint| &mut endpoint.ports) {
+            *name = "web".into();
+        }
+    });
+    assert_eq!(sink.sync(&only(Arc::clone(&renamed))), 1);
+    assert_eq!(sink.sync(&only(renamed)), 0);
+    assert_eq!(sink.sync(&desired), 1);
     // Labels and annotations of others are theirs, also when we write.
     let labels = json!({"metadata": {"labels": {"team": "a"}, "annotations": {"note": "b"}}});
     server.edit(&at, &labels);

@@ -8,17 +8,23 @@
 //                  no object has                             made meanwhile: 409
 //  update, empty   apply, forced, uid and resourceVersion    an object that was made anew, or
 //                                                            that is somebody else's by now: 409
-//    answer has fields of others in the spec:
+//    answer has fields of others in the spec, or it is invalid with them:
 //                  replace, resourceVersion                  a change in between: 409
 //  delete          delete, uid and resourceVersion           the same: 409
 //
 //  A 409 to an update or a deletion may also mean that something else of the object changed, such
 //  as its status, which istiod writes. So it is read again, and tried again if it is still ours.
+//
+//  Fields of others in the spec are nobody's that we could take them from, and may make an apply
+//  invalid that only joins ours to them, as with a selector beside our endpoints. A replacement
+//  has our spec alone. It is the object as it is for the rest: of its metadata only what is ours
+//  changes.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource as _;
 use kube::api::{DeleteParams, GetParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::Request;
@@ -26,18 +32,20 @@ use landfall_core::mesh::{Kind, ObjectId};
 use landfall_core::name;
 use landfall_core::text::Interner;
 use serde::de::IgnoredAny;
+use serde_json::Value;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::error::{Verdict, is_answer, status_of, verdict};
+use super::error::{Verdict, is_answer, is_invalid, status_of, verdict};
 use super::store::Version;
-use super::wire::{Sighting, has_other_managers, sight};
+use super::wire::{Sighting, has_other_managers, sight, without_ours};
 use super::{KubeSink, Observation};
 use crate::api::{
     ApiVersion, Extra, FIELD_MANAGER, Manifest, MeshObject, ServiceEntryWire, Wire, WireSpec,
     WorkloadEntryWire, to_json,
 };
 use crate::sink::{Applied, Outcome, Step, Stuck};
+use crate::validate::validate;
 
 // An API server waits up to 30 s for a webhook, and then says so.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(35);
@@ -198,7 +206,12 @@ impl KubeSink {
                 });
             };
             let written = match step.to() {
-                Some(to) => self.update::<S>(version, to, &known).await,
+                Some(to) => match self.update::<S>(version, to, &known).await {
+                    Err(refusal) if is_invalid(&refusal) && validate(to).is_ok() => {
+                        self.replace_present::<S>(version, to, &known).await
+                    }
+                    written => written,
+                },
                 None => self.delete::<S>(version, step.id(), &known).await,
             };
             match written {
@@ -211,25 +224,27 @@ impl KubeSink {
         }
     }
 
-    /// Takes up an object as it is now.
+    /// Takes up an object as it is now, and hands out its metadata if it is ours.
     async fn read_again<S: WireSpec>(
         &self,
         version: ApiVersion,
         id: &ObjectId,
-    ) -> Result<(), kube::Error> {
+    ) -> Result<Option<ObjectMeta>, kube::Error> {
         let path = Wire::<S>::url_path(&version, Some(&id.namespace));
         let request = Request::new(path)
             .get(&id.name, &GetParams::default())
             .map_err(kube::Error::BuildRequest)?;
         match self.send::<Wire<S>>(request).await {
             Ok(wire) => {
+                let metadata = wire.metadata.clone();
                 let sighting = sight(wire, &self.options.owner, &mut Interner::default());
+                let is_ours = matches!(sighting, Sighting::Ours(..));
                 self.take_up(id, Some(sighting.version().clone()), |state| state.take(sighting));
-                Ok(())
+                Ok(is_ours.then_some(metadata))
             }
             Err(error) if status_of(&error) == Some(404) => {
                 self.state.send_modify(|state| state.forget(id));
-                Ok(())
+                Ok(None)
             }
             Err(error) => Err(error),
         }
@@ -321,9 +336,45 @@ impl KubeSink {
         if self.take_answer(to, answer) {
             return Ok(Outcome::Done(Some(Arc::clone(to))));
         }
+        self.replace::<S>(version, to, metadata).await
+    }
+
+    /// Replaces an object of which the API server does not take what `to` makes of it, if it is
+    /// still the one that was known.
+    async fn replace_present<S: WireSpec>(
+        &self,
+        version: ApiVersion,
+        to: &Arc<MeshObject>,
+        known: &Version,
+    ) -> Result<Outcome, kube::Error> {
+        match self.read_again::<S>(version, &to.id).await? {
+            Some(metadata) if Version::of(&metadata).uid == known.uid => {
+                self.replace::<S>(version, to, metadata).await
+            }
+            Some(_) | None => Ok(Outcome::Conflict("it is gone, or no longer ours".to_owned())),
+        }
+    }
+
+    /// Replaces an object of ours, which has this metadata, as a whole.
+    async fn replace<S: WireSpec>(
+        &self,
+        version: ApiVersion,
+        to: &Arc<MeshObject>,
+        metadata: ObjectMeta,
+    ) -> Result<Outcome, kube::Error> {
         let mut manifest = to_json(to, &self.options.owner, version)
             .map_err(|error| kube::Error::Service(error.into()))?;
-        manifest["metadata"] = serde_json::to_value(metadata).map_err(kube::Error::SerdeError)?;
+        let metadata = serde_json::to_value(without_ours(metadata));
+        let mut metadata = metadata.map_err(kube::Error::SerdeError)?;
+        for pairs in ["labels", "annotations"] {
+            if let Value::Object(ours) = manifest["metadata"][pairs].take() {
+                match &mut metadata[pairs] {
+                    Value::Object(theirs) => theirs.extend(ours),
+                    none => *none = Value::Object(ours),
+                }
+            }
+        }
+        manifest["metadata"] = metadata;
         let body = serde_json::to_vec(&manifest).map_err(kube::Error::SerdeError)?;
         let params =
             PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };

@@ -1,6 +1,7 @@
 //! What errors of the API mean: for one step, and for the sink as a whole.
 
 use kube::Error;
+use kube::core::Status;
 use kube::runtime::watcher;
 
 use crate::sink::{Condition, Outcome};
@@ -51,6 +52,18 @@ pub(super) fn cut(message: &str) -> String {
     message.chars().take(MESSAGE_LEN_MAX).collect()
 }
 
+/// Whether the API server says that the object would be none that it takes.
+pub(super) fn is_invalid(error: &Error) -> bool {
+    matches!(error, Error::Api(status) if status.code == 422 && !is_other_uid(status))
+}
+
+/// Whether the object that is there has another `uid` than the one that was named, which is an
+/// invalid value and not a conflict.
+fn is_other_uid(status: &Status) -> bool {
+    let mut causes = status.details.iter().flat_map(|details| &details.causes);
+    status.code == 422 && causes.any(|cause| cause.field == "metadata.uid")
+}
+
 /// What a failed write means.
 pub(super) fn verdict(error: &Error) -> Verdict {
     let Error::Api(status) = error else {
@@ -58,9 +71,7 @@ pub(super) fn verdict(error: &Error) -> Verdict {
     };
     let message = cut(&status.message);
     let after = status.details.as_ref().map(|d| d.retry_after_seconds).filter(|secs| *secs > 0);
-    // Another `uid` than that of the object that is there is an invalid value, not a conflict.
-    let mut causes = status.details.iter().flat_map(|details| &details.causes);
-    if status.code == 422 && causes.any(|cause| cause.field == "metadata.uid") {
+    if is_other_uid(status) {
         return Verdict::Final(Outcome::Conflict(
             "the object was made anew by somebody".to_owned(),
         ));

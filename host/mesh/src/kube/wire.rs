@@ -1,6 +1,6 @@
 //! Whose an object is that the API server sends, and what it says to us.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
 use landfall_core::mesh::ObjectId;
 use landfall_core::text::{Interner, Text};
 
@@ -40,22 +40,14 @@ pub(super) fn sight<S: WireSpec>(
     let version = Version::of(&metadata);
     let labels = metadata.labels.unwrap_or_default();
     let fields = metadata.managed_fields.unwrap_or_default();
-    let written: Vec<&ManagedFieldsEntry> =
-        fields.iter().filter(|entry| entry.manager.as_deref() == Some(FIELD_MANAGER)).collect();
+    let written = written_by_us(&fields);
     let marked = labels.get(OWNER_LABEL).is_some_and(|value| value == owner.as_str())
         && labels.get(MANAGED_BY_LABEL).is_some_and(|value| value == MANAGED_BY);
     if !marked || written.is_empty() {
         return Sighting::Foreign { id, hosts: spec.into_hosts(), version };
     }
     // Labels and annotations of others are theirs to keep.
-    let is_ours = |(label, key): (bool, &str)| {
-        let field = if label { "f:labels" } else { "f:annotations" };
-        written.iter().any(|entry| {
-            let fields = entry.fields_v1.as_ref().and_then(|fields| fields.0.get("f:metadata"));
-            let keys = fields.and_then(|metadata| metadata.get(field));
-            keys.is_some_and(|keys| keys.get(format!("f:{key}")).is_some())
-        })
-    };
+    let is_ours = |(label, key): (bool, &str)| is_ours(&written, label, key);
     let known = Metadata {
         name: id.name.to_string(),
         namespace: id.namespace.to_string(),
@@ -65,6 +57,32 @@ pub(super) fn sight<S: WireSpec>(
     };
     let spec = spec.into_spec(interner);
     Sighting::Ours(object_of(S::KIND, &known, spec, interner, is_ours), version)
+}
+
+/// The metadata of an object of ours without the labels and annotations that we wrote.
+pub(super) fn without_ours(mut metadata: ObjectMeta) -> ObjectMeta {
+    let fields = metadata.managed_fields.as_deref().unwrap_or_default();
+    let written = written_by_us(fields);
+    for (label, pairs) in [(true, &mut metadata.labels), (false, &mut metadata.annotations)] {
+        if let Some(pairs) = pairs {
+            pairs.retain(|key, _| !is_ours(&written, label, key));
+        }
+    }
+    metadata
+}
+
+fn written_by_us(fields: &[ManagedFieldsEntry]) -> Vec<&ManagedFieldsEntry> {
+    fields.iter().filter(|entry| entry.manager.as_deref() == Some(FIELD_MANAGER)).collect()
+}
+
+/// Whether a label or annotation is among what was `written` by us.
+fn is_ours(written: &[&ManagedFieldsEntry], label: bool, key: &str) -> bool {
+    let field = if label { "f:labels" } else { "f:annotations" };
+    written.iter().any(|entry| {
+        let fields = entry.fields_v1.as_ref().and_then(|fields| fields.0.get("f:metadata"));
+        let keys = fields.and_then(|metadata| metadata.get(field));
+        keys.is_some_and(|keys| keys.get(format!("f:{key}")).is_some())
+    })
 }
 
 impl Sighting {

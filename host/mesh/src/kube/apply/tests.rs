@@ -285,6 +285,72 @@ async fn fields_of_others_are_replaced_away() {
     assert_eq!(methods, ["patch", "patch", "put", "patch", "put"]);
 }
 
+/// Updates an object of ours that somebody changed so that an apply is invalid, and that is
+/// `owner`'s when it is read. Returns the outcome's code, the methods of the requests, and what was
+/// sent last.
+async fn unfit(owner: &str, to: Arc<MeshObject>) -> (&'static str, Vec<String>, Value) {
+    let from = object("a.mesh");
+    let mut there = to_json(&from, &Owner::parse(owner).unwrap(), ApiVersion::V1).unwrap();
+    there = stored(there.to_string().as_bytes(), &json!({"workloadSelector": {}}));
+    let metadata = &mut there["metadata"];
+    metadata["resourceVersion"] = json!("9");
+    metadata["finalizers"] = json!(["theirs"]);
+    metadata["labels"]["team"] = json!("theirs");
+    metadata["annotations"]["note"] = json!("theirs");
+    // Ours until now, and nothing that we still want.
+    metadata["annotations"]["old"] = json!("ours");
+    metadata["managedFields"][0]["fieldsV1"]["f:metadata"]["f:annotations"]["f:old"] = json!({});
+    let sent = Arc::new(Mutex::new(Value::Null));
+    let last = Arc::clone(&sent);
+    let fake = Fake::start(Duration::ZERO, move |line, body| {
+        if line.starts_with("get") {
+            return Says::json(200, &there);
+        }
+        let sent: Value = serde_json::from_slice(body).unwrap();
+        last.lock().unwrap().clone_from(&sent);
+        match line.starts_with("put") {
+            true => Says::json(200, &sent),
+            false => says(422),
+        }
+    })
+    .await;
+    let sink = sink(fake.port);
+    let known = Version { uid: "u-1".into(), resource_version: 7 };
+    sink.state.send_modify(|state| state.put(Arc::clone(&from), known));
+    let outcome = apply(&sink, &[Step::Update { from, to }]).await.remove(0).outcome.code();
+    let methods =
+        fake.requests().iter().map(|line| line[..5].trim_matches([' ', '/']).to_owned()).collect();
+    let sent = sent.lock().unwrap().clone();
+    (outcome, methods, sent)
+}
+
+#[tokio::test]
+async fn what_makes_an_apply_invalid_is_replaced() {
+    let to = outside(&object("a.mesh"));
+    let (outcome, methods, sent) = unfit("home", Arc::clone(&to)).await;
+    assert_eq!((outcome, methods.join(" ").as_str()), ("done", "patch get put"));
+    let mut want = to_json(&to, &Owner::parse("home").unwrap(), ApiVersion::V1).unwrap();
+    assert_eq!(sent["spec"], want["spec"]);
+    let metadata = &mut want["metadata"];
+    metadata["labels"]["team"] = json!("theirs");
+    metadata["annotations"]["note"] = json!("theirs");
+    assert_eq!(sent["metadata"]["labels"], metadata["labels"]);
+    assert_eq!(sent["metadata"]["annotations"], metadata["annotations"]);
+    assert_eq!(sent["metadata"]["finalizers"], json!(["theirs"]));
+    assert_eq!(sent["metadata"]["resourceVersion"], "9");
+    // Meanwhile it was handed over.
+    let (outcome, methods, _) = unfit("other", Arc::clone(&to)).await;
+    assert_eq!((outcome, methods.join(" ").as_str()), ("conflict", "patch get"));
+    // What nobody would take is not tried.
+    let mut body: Body = (*to.body).clone();
+    if let Spec::ServiceEntry(entry) = &mut body.spec {
+        entry.hosts = Box::default();
+    }
+    let illegal = Arc::new(Object { body: Arc::new(body), ..(*to).clone() });
+    let (outcome, methods, _) = unfit("home", illegal).await;
+    assert_eq!((outcome, methods.join(" ").as_str()), ("refused", "patch"));
+}
+
 /// The ServiceEntry of `a.mesh` and its one endpoint, inline or in a WorkloadEntry of its own.
 fn shaped(shape: Shape) -> Vec<Arc<MeshObject>> {
     let options = RenderOptions { shape, ..RenderOptions::default() };
