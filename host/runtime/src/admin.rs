@@ -9,7 +9,7 @@ use axum::extract::{ConnectInfo, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use tokio::net::TcpListener;
+use axum::serve::Listener as _;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tracing::info;
@@ -37,13 +37,13 @@ impl Admin {
     ///
     /// # Errors
     /// The address is taken or not ours.
-    pub(crate) async fn start(
+    pub(crate) fn start(
         address: SocketAddr,
         status: Arc<Status>,
         metrics: Arc<Metrics>,
         events: mpsc::Sender<Event>,
     ) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind(address).await.with_context(|| {
+        let listener = Bounded::bind(address).with_context(|| {
             format!("failed to listen on {address} for health and metrics; set admin.listen")
         })?;
         let bound = listener.local_addr().context("failed to read the admin address")?;
@@ -57,7 +57,7 @@ impl Admin {
         let task = tokio::spawn(async move {
             // Ends only with the process; accept errors are handled within.
             let service = router.into_make_service_with_connect_info::<Peer>();
-            let _ = axum::serve(Bounded::new(listener), service).await;
+            let _ = axum::serve(listener, service).await;
         });
         Ok(Self { task })
     }

@@ -84,8 +84,7 @@ pub(crate) async fn run(path: PathBuf, stop: CancellationToken) -> anyhow::Resul
         Arc::clone(&status),
         Arc::clone(&metrics),
         events.clone(),
-    )
-    .await?;
+    )?;
     let workers = Workers::start(worker_count()).context("failed to start worker threads")?;
     let rules = Rules::new(config.defaults.clone(), Vec::new());
     let line = Line::new(Arc::clone(&workers), rules, line_options(&config));
