@@ -151,7 +151,10 @@ fn removal<B: Body>(have: &Arc<Object<B>>, options: PlanOptions) -> Next<B> {
     if options.grace.is_zero() {
         return Next::Step(Step::Delete(Arc::clone(have)));
     }
-    match (have.removal, have.body.without_endpoints()) {
+    // A time that is yet to come was noted by a clock that was wrong, or by hand. It says nothing of
+    // when the endpoints went, so that is noted anew.
+    let noted = have.removal.filter(|since| *since <= options.now);
+    match (noted, have.body.without_endpoints()) {
         (Some(since), _) => {
             let until = since.plus(options.grace);
             if until <= options.now {

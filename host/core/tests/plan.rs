@@ -4,10 +4,11 @@
 
 mod objects;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
-use landfall_core::mesh::{Kind, ObjectId};
+use landfall_core::mesh::{Kind, Object, ObjectId};
 use landfall_core::plan::{Mode, Observed, PlanOptions, Step, plan};
 use landfall_core::time::Time;
 use proptest::collection::btree_set;
@@ -46,6 +47,26 @@ proptest! {
             apply(&mut observed, &second.steps);
         }
         prop_assert_eq!(observed.ours, desired);
+    }
+
+    #[test]
+    fn whatever_is_noted_of_its_removal_what_nothing_wants_goes(
+        have in objects(),
+        noted in prop_oneof![0_u64..2_000_000, any::<u64>()],
+    ) {
+        let removal = Some(Time::from_millis(noted));
+        let noted = made(&have).into_iter().map(|(id, object)| {
+            (id, Arc::new(Object { removal, ..(*object).clone() }))
+        });
+        let mut observed = Observed { ours: noted.collect(), ..Observed::default() };
+        let nothing = made(&BTreeMap::new());
+        let start = Time::from_millis(1_000_000);
+        let first = full(&observed, &nothing, GRACE, start);
+        prop_assert!(first.wake.is_none_or(|wake| wake <= start.plus(GRACE)));
+        apply(&mut observed, &first.steps);
+        let after = full(&observed, &nothing, GRACE, start.plus(GRACE));
+        apply(&mut observed, &after.steps);
+        prop_assert!(observed.ours.is_empty(), "{:?}", observed.ours);
     }
 
     #[test]
