@@ -45,6 +45,7 @@ pub(crate) struct Metrics {
     objects: Family<SinkLabels, Gauge>,
     held: Family<SinkLabels, Gauge>,
     blocked: Family<SinkLabels, Gauge>,
+    contested: Family<SinkLabels, Gauge>,
     failed: Family<SinkLabels, Gauge>,
     in_flight: Family<SinkLabels, Gauge>,
 }
@@ -130,6 +131,7 @@ impl Default for Metrics {
             objects: Family::default(),
             held: Family::default(),
             blocked: Family::default(),
+            contested: Family::default(),
             failed: Family::default(),
             in_flight: Family::default(),
         };
@@ -176,6 +178,11 @@ impl Metrics {
         r.register("sink_objects", "Objects of ours in a sink", self.objects.clone());
         r.register("sink_steps_held", "Steps that the guard holds", self.held.clone());
         r.register("sink_objects_blocked", "Places taken by foreign objects", self.blocked.clone());
+        r.register(
+            "sink_hosts_contested",
+            "Hosts of ours that foreign objects claim too",
+            self.contested.clone(),
+        );
         r.register("sink_objects_failed", "Objects whose last step failed", self.failed.clone());
         r.register("sink_steps_in_flight", "Steps under way", self.in_flight.clone());
     }
@@ -188,7 +195,8 @@ impl Metrics {
     /// The same for a sink.
     pub(crate) fn forget_sink(&self, sink: &str) {
         let labels = SinkLabels { sink: sink.to_owned() };
-        for gauges in [&self.objects, &self.held, &self.blocked, &self.failed, &self.in_flight] {
+        let counts = [&self.objects, &self.held, &self.blocked, &self.contested];
+        for gauges in counts.into_iter().chain([&self.failed, &self.in_flight]) {
             gauges.remove(&labels);
         }
     }
@@ -229,6 +237,7 @@ impl Metrics {
             self.objects.get_or_create(&labels).set(count(state.object_count()));
             self.held.get_or_create(&labels).set(count(state.held().len()));
             self.blocked.get_or_create(&labels).set(count(state.blocked().len()));
+            self.contested.get_or_create(&labels).set(count(sink.contested_count()));
             self.failed.get_or_create(&labels).set(count(state.failed_count()));
             self.in_flight.get_or_create(&labels).set(count(state.in_flight()));
         }

@@ -115,6 +115,10 @@ impl Status {
                     sink.name()
                 ));
             }
+            for finding in sink.contested().iter().take(SHOWN_MAX) {
+                let (subject, message) = (&finding.subject, &finding.message);
+                report.push(format!("sink {}: {subject}: {message}", sink.name()));
+            }
         }
         if let Ok(mut inner) = self.inner.lock() {
             inner.last_round = Some(clock::now());

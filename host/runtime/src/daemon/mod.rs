@@ -238,6 +238,7 @@ impl Daemon {
             if let Some(condition) = sink.take_condition_change(now) {
                 ConditionChanged { sink: sink.name(), condition: condition.as_ref() }.emit();
             }
+            FindingsSeen { findings: &sink.take_contested() }.emit();
             sink.take_sighting(line, desired);
             line.desire(round, now);
             let options = SinkOptions {
@@ -255,7 +256,6 @@ impl Daemon {
                 sink.complete();
             }
             if !due.steps.is_empty() {
-                FindingsSeen { findings: &sink.contested(&due.steps) }.emit();
                 sink.apply(due.steps, self.events.clone());
             }
         }

@@ -1,5 +1,6 @@
 //! The configured sinks at work: what each holds, and applying steps to it.
 
+mod contested;
 mod folder;
 
 use std::sync::Arc;
@@ -7,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
-use landfall_core::finding::{Finding, FindingCode};
+use landfall_core::finding::Finding;
 use landfall_core::plan::Desired;
 use landfall_core::text::Text;
 use landfall_core::time::Time;
@@ -19,6 +20,7 @@ use landfall_mesh::sink::{Applied, Condition, Step};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use self::contested::Contested;
 use self::folder::{Folder, unfinished};
 use crate::clock;
 use crate::config::{KubeAccess, SinkConfig, SinkKind};
@@ -43,6 +45,7 @@ pub(crate) struct RunningSink {
     sighting: watch::Receiver<Observation>,
     kind: Running,
     told: std::sync::Mutex<Told>,
+    contested: std::sync::Mutex<Contested>,
     stop: CancellationToken,
 }
 
@@ -151,8 +154,8 @@ impl RunningSink {
                 }
             }
         };
-        let told = std::sync::Mutex::default();
-        Ok(Self { serial, name, config, sighting, kind, told, stop })
+        let (told, contested) = <_>::default();
+        Ok(Self { serial, name, config, sighting, kind, told, contested, stop })
     }
 
     /// Tells it apart from every other sink of this process.
@@ -217,19 +220,43 @@ impl RunningSink {
         }
     }
 
-    /// Findings about hosts that are to be written and that somebody else's ServiceEntry claims too.
-    pub(crate) fn contested(&self, steps: &[Step]) -> Vec<Finding> {
-        let created = steps.iter().filter(|step| matches!(step, Step::Create(_)));
-        let claim = |step: &Step| {
-            let host = step.to()?.body.service_entry()?.hosts.first()?;
-            let other = self.sighting.borrow().foreign_claim(host).cloned()?;
-            let message = format!(
-                "host {host} is claimed by {other} too, which is somebody else's; Istio joins the \
-                 two or prefers the older one. Remove one, or give this one another host by a policy"
-            );
-            Some(Finding::new(FindingCode::ForeignObject, step.id(), message))
-        };
-        created.filter_map(claim).collect()
+    /// Findings about hosts of ours there that somebody else's ServiceEntry claims too, as far as
+    /// they were not told before.
+    pub(crate) fn take_contested(&self) -> Vec<Finding> {
+        let seen = self.sighting.borrow();
+        if !seen.ready {
+            return Vec::new();
+        }
+        let contested = self.contested.lock();
+        let news = contested.map(|mut c| c.take(&seen.observed.ours, &seen.foreign_hosts));
+        // Whoever panicked left nothing that could be told.
+        news.unwrap_or_default()
+    }
+
+    /// All of them that stand, as of when they were taken last.
+    pub(crate) fn contested(&self) -> Vec<Finding> {
+        self.contested.lock().map(|contested| contested.findings().collect()).unwrap_or_default()
+    }
+
+    /// How many hosts of ours they are about.
+    pub(crate) fn contested_count(&self) -> usize {
+        self.contested.lock().map(|contested| contested.len()).unwrap_or_default()
+    }
+
+    /// The same of hosts that `steps` would bring.
+    pub(crate) fn contested_by(&self, steps: &[Step]) -> Vec<Finding> {
+        let seen = self.sighting.borrow();
+        let created = steps.iter().filter_map(|step| match step {
+            Step::Create(object) => Some(object),
+            Step::Update { .. } | Step::Empty { .. } | Step::Delete(_) => None,
+        });
+        let claims = created.flat_map(|object| {
+            let hosts = contested::hosts_of(object).iter();
+            hosts.filter_map(|host| {
+                Some(contested::finding(host, &object.id, seen.foreign_claim(host)?))
+            })
+        });
+        claims.collect()
     }
 
     /// Begins no further step; those under way are finished.

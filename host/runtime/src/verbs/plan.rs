@@ -68,7 +68,7 @@ async fn steps(
         tell!(report, "no sinks are configured; --output yaml prints the resources");
     }
     for sink in &config.sinks {
-        let Sighted { name, line, due } = sighted(sink, config, once, timeout).await?;
+        let Sighted { name, line, due, contested } = sighted(sink, config, once, timeout).await?;
         let desired = once.line.desired();
         let listed: BTreeSet<&ObjectId> = due
             .steps
@@ -98,6 +98,9 @@ async fn steps(
         }
         for id in line.blocked() {
             tell!(report, "blocked {id}: it is somebody else's object and is left alone");
+        }
+        for finding in &contested {
+            tell!(report, "contested {}: {}", finding.subject, finding.message);
         }
         for id in line.outside() {
             tell!(report, "outside {id}: the sink does not watch its namespace");

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context;
+use landfall_core::finding::Finding;
 use landfall_core::mesh::ObjectId;
 
 use crate::clock;
@@ -19,6 +20,8 @@ pub(super) struct Sighted {
     pub(super) line: SinkLine,
     /// What is due.
     pub(super) due: Due,
+    /// Hosts there, or due there, that somebody else claims too.
+    pub(super) contested: Vec<Finding>,
 }
 
 /// Reads a sink and plans its steps.
@@ -45,11 +48,18 @@ pub(super) async fn sighted(
     };
     let due = line.due(desired, options);
     report(&running.take_findings());
-    report(&running.contested(&due.steps));
-    Ok(Sighted { name, line, due })
+    let mut contested = running.take_contested();
+    contested.extend(running.contested_by(&due.steps));
+    Ok(Sighted { name, line, due, contested })
 }
 
 impl Sighted {
+    /// What of an object's hosts somebody else claims too.
+    pub(super) fn contested_of(&self, id: &ObjectId) -> impl Iterator<Item = &Finding> {
+        let subject = id.to_string();
+        self.contested.iter().filter(move |finding| finding.subject == subject)
+    }
+
     /// What becomes of an object, for a person.
     pub(super) fn standing(&self, id: &ObjectId) -> String {
         if let Some(held) = self.line.held().iter().find(|held| held.id == *id) {

@@ -295,6 +295,9 @@ impl Scene<'_> {
         for sink in self.sinks {
             for id in ids {
                 tell!(report, "sink {}: {id}: {}", sink.name, sink.standing(id));
+                for finding in sink.contested_of(id) {
+                    tell!(report, "finding: {finding}");
+                }
             }
         }
         for object in ids.into_iter().filter_map(|id| self.once.line.desired().get(id)) {
