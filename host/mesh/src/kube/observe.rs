@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use futures_util::stream::{self, BoxStream, SelectAll, StreamExt as _};
+use futures_util::stream::{self, BoxStream, FuturesUnordered, SelectAll, StreamExt as _};
+use kube::api::WatchParams;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
@@ -60,8 +61,8 @@ struct Failing {
 // Until the CRDs are there, or a right is given: soon enough for a person who waits for it.
 const RETRY_MIN: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
-// A watch that is taken up again says nothing until something changes. One that still fails says
-// so at least this often: after the longest pause, and the longest wait for an answer.
+// A watch that is taken up again says nothing until something changes, so that it would be given is
+// asked besides. One that still fails says so at least this often: after the longest pause, and the longest wait for an answer.
 const SILENCE: Duration = backoff::PAUSE_MAX.saturating_add(READ_TIMEOUT);
 const TICK: Duration = Duration::from_secs(5);
 
@@ -118,11 +119,21 @@ impl KubeSink {
             until_missing(news).map(move |news| (index, news)).boxed()
         };
         let mut all: SelectAll<_> = scopes.iter().enumerate().map(watched).collect();
+        let mut probes = FuturesUnordered::new();
         let mut tick = tokio::time::interval(TICK);
         loop {
             let (index, news) = tokio::select! {
                 Some(news) = all.next(), if !all.is_empty() => news,
+                Some((index, asked_at, is_given)) = probes.next(), if !probes.is_empty() => {
+                    if is_given && failing.works_since(index, asked_at) {
+                        self.say(failing.first());
+                    }
+                    continue;
+                }
                 now = tick.tick() => {
+                    if probes.is_empty() {
+                        probes.extend(failing.silent().map(|index| self.probe(index, &scopes, version)));
+                    }
                     if failing.expire(now) {
                         self.say(failing.first());
                     }
@@ -156,6 +167,22 @@ impl KubeSink {
                 }
             }
         }
+    }
+
+    /// Asks for a watch of the scope at `index`, as the one that failed does in its own time. Says
+    /// when that was, and whether one is given.
+    async fn probe(
+        &self,
+        index: usize,
+        scopes: &[Scope],
+        version: ApiVersion,
+    ) -> (usize, Instant, bool) {
+        let asked_at = Instant::now();
+        let from = self.listings().get(index).map(Listing::delivered).unwrap_or_default();
+        let Some(scope) = scopes.get(index) else { return (index, asked_at, false) };
+        let watch = scope.can_be_watched(self.client.clone(), version, from);
+        let is_given = tokio::time::timeout(TICK, watch).await.unwrap_or_default();
+        (index, asked_at, is_given)
     }
 
     /// Whether `version` is what the API server serves, as far as it says.
@@ -227,6 +254,19 @@ impl Failing {
         self.scopes.remove(&scope);
     }
 
+    /// Those of which nothing need be heard once they work again.
+    fn silent(&self) -> impl Iterator<Item = usize> {
+        let silent = self.scopes.iter().filter(|(_, (failure, _))| failure.heals_silently);
+        silent.map(|(scope, _)| *scope)
+    }
+
+    /// Takes up that a scope would work that was asked for at `asked_at`, unless it failed after.
+    /// Says whether it was failing.
+    fn works_since(&mut self, scope: usize, asked_at: Instant) -> bool {
+        let is_past = self.scopes.get(&scope).is_some_and(|(_, at)| *at <= asked_at);
+        is_past && self.scopes.remove(&scope).is_some()
+    }
+
     /// Lets go what would have failed again by `now`. Says whether there was any.
     fn expire(&mut self, now: Instant) -> bool {
         let before = self.scopes.len();
@@ -257,16 +297,37 @@ impl Scope {
         }
     }
 
+    /// Whether the API server gives a watch that begins after `from`.
+    async fn can_be_watched(&self, client: Client, version: ApiVersion, from: u64) -> bool {
+        // Nobody waits for what it says.
+        let params = WatchParams::default().timeout(1);
+        let from = from.to_string();
+        match self.kind {
+            Kind::ServiceEntry => {
+                let api = self.api::<ServiceEntryWire>(client, version);
+                api.watch(&params, &from).await.is_ok()
+            }
+            Kind::WorkloadEntry => {
+                let api = self.api::<WorkloadEntryWire>(client, version);
+                api.watch(&params, &from).await.is_ok()
+            }
+        }
+    }
+
+    fn api<S: WireSpec>(&self, client: Client, version: ApiVersion) -> Api<Wire<S>> {
+        match &self.namespace {
+            Some(namespace) => Api::namespaced_with(client, namespace, &version),
+            None => Api::all_with(client, &version),
+        }
+    }
+
     fn news_of<S: WireSpec>(
         &self,
         client: Client,
         version: ApiVersion,
         owner: Owner,
     ) -> BoxStream<'static, News> {
-        let api: Api<Wire<S>> = match &self.namespace {
-            Some(namespace) => Api::namespaced_with(client, namespace, &version),
-            None => Api::all_with(client, &version),
-        };
+        let api = self.api::<S>(client, version);
         let what = match &self.namespace {
             Some(namespace) => format!("{} of {GROUP} in namespace {namespace}", plural(S::KIND)),
             None => format!("{} of {GROUP}", plural(S::KIND)),

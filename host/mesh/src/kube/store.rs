@@ -103,6 +103,11 @@ impl Listing {
         id.kind == self.kind && self.namespace.as_ref().is_none_or(|own| *own == id.namespace)
     }
 
+    /// Up to where all that happened is known.
+    pub(super) fn delivered(&self) -> u64 {
+        self.delivered
+    }
+
     /// Takes up that the watch delivered `version`.
     pub(super) fn deliver(&mut self, version: &Version) {
         self.delivered = self.delivered.max(version.resource_version);

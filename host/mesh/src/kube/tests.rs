@@ -1,6 +1,7 @@
 //! What is made of what the API server says; against a real one see `tests/tests/mesh_real.rs`.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kube::core::ObjectList;
@@ -302,6 +303,48 @@ async fn a_kind_without_its_crd_does_not_disturb_the_other() {
     let seen = sink.observation().borrow().clone();
     assert!(!seen.ready);
     assert_eq!(seen.condition.unwrap().code, "kube_missing");
+}
+
+#[tokio::test]
+async fn a_watch_that_is_given_again_is_no_trouble() {
+    let is_given = Arc::new(AtomicBool::new(false));
+    let gives = Arc::clone(&is_given);
+    let fake = Fake::start(Duration::ZERO, move |line, _| {
+        let list = json!({"kind": "List", "metadata": {"resourceVersion": "9"}, "items": []});
+        if line.contains("watch=1") || line.contains("watch=true") {
+            return match gives.load(Ordering::Relaxed) {
+                true => Says { goes_on: true, ..Says::text(200, "") },
+                false => Says::text(503, "starting"),
+            };
+        }
+        if line.contains("entries") {
+            return Says::json(200, &list);
+        }
+        let version = json!({"groupVersion": "networking.istio.io/v1", "version": "v1"});
+        Says::json(
+            200,
+            &json!({"kind": "APIGroupList", "groups": [
+                {"name": "networking.istio.io", "versions": [version], "preferredVersion": version},
+            ]}),
+        )
+    })
+    .await;
+    let sink =
+        KubeSink::new(fake::client(fake.port), KubeOptions::new(Owner::parse("home").unwrap()));
+    let mut seen = sink.observation();
+    let stop = CancellationToken::new();
+    let healed = async {
+        let failing = seen.wait_for(|seen| seen.ready && seen.condition.is_some()).await.unwrap();
+        assert_eq!(failing.condition.as_ref().unwrap().code, "kube_server");
+        drop(failing);
+        is_given.store(true, Ordering::Relaxed);
+        // Nothing changes that the watches would tell of. The next failure would be told of after
+        // more than a minute.
+        let healed = seen.wait_for(|seen| seen.condition.is_none());
+        tokio::time::timeout(Duration::from_secs(30), healed).await.unwrap().unwrap();
+        stop.cancel();
+    };
+    tokio::join!(sink.run(stop.clone()), healed);
 }
 
 #[tokio::test(start_paused = true)]
