@@ -165,6 +165,44 @@ fn what_comes_is_published_though_what_goes_is_held() {
 }
 
 #[test]
+fn what_is_held_is_let_go_though_what_comes_cannot_be_written() {
+    let all = world::snapshot(1, 40);
+    let mut world = World::new(Observed::default(), DEFAULT);
+    world.settle(&world::state(all.clone()));
+    // Half of the instances go, and one comes.
+    let (key, service) = all.services.get_min().unwrap();
+    let (id, address) = ("new".into(), "10.200.0.1".into());
+    let new = Instance { id, address, ..(*service.instances()[0]).clone() };
+    let stay = service.instances().iter().take(20).cloned();
+    let Service { meta, ext, .. } = &**service;
+    let instances = stay.chain([Arc::new(new)]).collect();
+    let (fewer, _) = Service::new(key.clone(), meta.clone(), ext.clone(), instances);
+    let mut later = all.clone();
+    later.services.insert(key.clone(), Arc::new(fewer));
+    let states = [(world::source(), world::state(later.clone()))].into();
+    let holds = |world: &World| {
+        let why: Vec<_> = world.sink.held().iter().map(|held| held.why.as_str()).collect();
+        why.join(" ")
+    };
+    let round = world.line.round(&states, world.now);
+    let steps = world.due(&round);
+    assert_eq!((verbs(&steps), holds(&world)), (vec!["update"], "budget".to_owned()));
+    // While it is under way, and while it waits to be tried again.
+    let round = world.line.round(&states, world.now);
+    assert!(world.due(&round).is_empty());
+    assert_eq!(holds(&world), "budget");
+    world.sink.failed(steps[0].id(), "refused", world.now);
+    assert!(world.due(&round).is_empty());
+    assert_eq!(holds(&world), "budget");
+    world.sink.release();
+    assert!(world.due(&round).is_empty());
+    assert_eq!(holds(&world), "");
+    world.now = world.now.plus(GRACE);
+    assert_eq!(verbs(&world.round(&world::state(later))), ["update"]);
+    assert_eq!((world.endpoints(), holds(&world)), (21, String::new()));
+}
+
+#[test]
 fn a_held_removal_leaves_what_selects_its_endpoints() {
     let state = world::state(world::snapshot(100, 3));
     let mut world = World::new(Observed::default(), DEFAULT);

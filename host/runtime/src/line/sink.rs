@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use imbl::ordmap::DiffItem;
 use imbl::ordset::DiffItem as SetDiffItem;
-use landfall_core::guard::{Evidence, GuardOptions, GuardSettings, GuardState, Held, guard};
+use landfall_core::guard::{
+    Evidence, GuardOptions, GuardSettings, GuardState, Held, HeldFor, guard,
+};
 use landfall_core::mesh::{Body as _, Kind, Object, ObjectId, Tie};
 use landfall_core::moved::{Moved, Places};
 use landfall_core::plan::{Desired, Mode, Observed, PlanOptions, Step, plan};
@@ -247,7 +249,13 @@ impl SinkLine {
             .map(Step::tie)
             .collect();
         let guarded = guard(planned.steps, &guard_options, &mut self.guard);
-        self.held = guarded.held;
+        // Of what was not planned, for a step of it is under way or waits to be tried again, it
+        // holds what it held.
+        let stays = |held: &Held| {
+            self.unsettled.contains(&held.id) && scope.binary_search(&held.id).is_err()
+        };
+        self.held.retain(stays);
+        self.held.extend(guarded.held);
         let steps = self.without_overtaking(guarded.steps, services);
         self.in_flight.extend(steps.iter().map(|step| (step.id().clone(), Begun::of(step))));
         let retry = self.failed.values().map(|failed| failed.retry_at);
@@ -359,6 +367,7 @@ impl SinkLine {
     pub fn release(&mut self) {
         self.standing = None;
         self.guard.release();
+        self.held.retain(|held| !matches!(held.why, HeldFor::Budget { .. }));
     }
 
     /// Steps that wait, and for what.
