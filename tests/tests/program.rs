@@ -112,6 +112,58 @@ fn a_host_is_explained_with_what_sinks_hold_of_it() {
 }
 
 #[test]
+fn what_a_sink_holds_beside_what_is_listed_is_explained() {
+    let scene = Scene::published();
+    let list = |numbers: std::ops::Range<u8>| {
+        let mut text = "services:\n  - name: many\n    instances:\n".to_owned();
+        for n in numbers {
+            let port = "ports: [{name: http, port: 80}]";
+            writeln!(text, "      - {{id: i-{n}, address: 10.0.0.{n}, {port}}}").unwrap();
+        }
+        text
+    };
+    scene.write("registry.yaml", &list(1..31));
+    let running = scene.program().start(&["run"]).unwrap();
+    let all = scene.wait_until(|out| out.values().any(|text| text.contains("10.0.0.30")));
+    assert!(all.is_some(), "{}", running.log());
+    running.stop().unwrap();
+    scene.write("registry.yaml", &list(18..32));
+    let held = "sink files:out: ServiceEntry mesh/many.mesh: held update: ";
+    let left_over = "sink files:out holds 17 endpoints of it, not wanted any more: 10.0.0.1, \
+                     10.0.0.10, 10.0.0.11, 10.0.0.12, 10.0.0.13, 10.0.0.14, 10.0.0.15, 10.0.0.16, \
+                     10.0.0.17, 10.0.0.2 and 7 more\n";
+    let (text, _) = scene.run(&["explain", "many.mesh"]);
+    assert!(text.contains(held) && text.contains(left_over), "{text}");
+    let lacking = "sink files:out does not hold 1 of its endpoints: 10.0.0.31\n";
+    assert!(text.contains(lacking), "{text}");
+    // An instance that nothing is known of but that its service is published.
+    let (text, succeeded) = scene.run(&["explain", "dc1/many/i-1"]);
+    assert!(succeeded && text.starts_with("dc1/many/i-1 is not listed"), "{text}");
+    assert!(text.contains(held) && text.contains(left_over), "{text}");
+    let (_, succeeded) = scene.run(&["explain", "dc1/any/i-1"]);
+    assert!(!succeeded);
+}
+
+#[test]
+fn what_somebody_else_keeps_out_is_not_said_to_be_published() {
+    let scene = Scene::published();
+    let theirs = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: \
+                  orders.moved, namespace: mesh}\nspec: {hosts: [a.b], resolution: STATIC}\n";
+    scene.write("out/mesh/serviceentry-orders.moved.yaml", theirs);
+    scene.write("landfall.yaml", &config("{service}.moved", FILE));
+    let (text, _) = scene.run(&["explain", "dc1/orders/orders-1"]);
+    let place =
+        "\nin no sink, though it belongs in ServiceEntry mesh/orders.moved, endpoint 1 of 1\n";
+    assert!(text.contains(place), "{text}");
+    assert!(text.contains("somebody else's object stands there"), "{text}");
+    let (text, _) = scene.run(&["explain", "dc1/pay/pay-1"]);
+    assert!(
+        text.contains("\npublished in ServiceEntry mesh/pay.moved, endpoint 1 of 1\n"),
+        "{text}"
+    );
+}
+
+#[test]
 fn a_host_is_explained_while_a_source_is_down() {
     let scene = Scene::published();
     let sources = format!("{FILE}{GONE}");

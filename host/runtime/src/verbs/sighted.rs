@@ -1,10 +1,12 @@
 //! What sinks hold, and what is due there, looked at once.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::Context;
 use landfall_core::finding::Finding;
-use landfall_core::mesh::ObjectId;
+use landfall_core::mesh::{Body as _, ObjectId};
+use landfall_mesh::api::MeshObject;
 
 use crate::clock;
 use crate::config::{Configuration, SinkConfig};
@@ -60,6 +62,21 @@ impl Sighted {
         self.contested.iter().filter(move |finding| finding.subject == subject)
     }
 
+    /// The endpoints of one of our objects there that `desired`, what it should be, does not have.
+    pub(super) fn left_over(&self, id: &ObjectId, desired: Option<&MeshObject>) -> Vec<String> {
+        missing(self.line.observed().ours.get(id).map(|object| &**object), desired)
+    }
+
+    /// The endpoints of `desired` that are not there yet.
+    pub(super) fn lacking(&self, desired: &MeshObject) -> Vec<String> {
+        missing(Some(desired), self.line.observed().ours.get(&desired.id).map(|object| &**object))
+    }
+
+    /// Whether an object can never come there as it is.
+    pub(super) fn keeps_out(&self, id: &ObjectId) -> bool {
+        self.line.blocked().contains(id) || self.line.outside().contains(id)
+    }
+
     /// What becomes of an object, for a person.
     pub(super) fn standing(&self, id: &ObjectId) -> String {
         if let Some(held) = self.line.held().iter().find(|held| held.id == *id) {
@@ -84,4 +101,11 @@ impl Sighted {
         let word = if there.is_some() { "as it should be" } else { "not there" };
         word.to_owned()
     }
+}
+
+/// The addresses of `object`'s endpoints that `other` does not have, in their order.
+fn missing(object: Option<&MeshObject>, other: Option<&MeshObject>) -> Vec<String> {
+    let other: BTreeSet<_> = other.iter().flat_map(|other| other.body.addresses()).collect();
+    let own = object.iter().flat_map(|object| object.body.addresses());
+    own.filter(|address| !other.contains(address)).map(ToString::to_string).collect()
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use landfall_core::decision::{DecidedService, Decision, Outcome};
 use landfall_core::mapping::Mapping;
-use landfall_core::mesh::{Endpoint, HostKey, ObjectId};
+use landfall_core::mesh::{Body as _, Endpoint, HostKey, ObjectId, Tie};
 use landfall_core::registry::{Instance, ServiceId};
 use landfall_mesh::api::{self, ApiVersion, MeshObject, Owner};
 use landfall_policy_host::Work;
@@ -26,6 +26,8 @@ use crate::sources::Needed;
 
 /// Full forms that are listed where a short one is not unique: as many as a person looks through.
 const FORMS_MAX: usize = 10;
+/// Endpoints that are listed where a sink differs: the same.
+const ENDPOINTS_MAX: usize = 10;
 
 /// How long a sink is waited for: what it holds is not what was asked for first.
 const SINK_WAIT: Duration = Duration::from_secs(5);
@@ -51,6 +53,7 @@ pub(crate) async fn explain(args: &ExplainArgs) -> anyhow::Result<()> {
     let found = matches(once.line.decided().values(), &args.subject);
     match found.as_slice() {
         [] if scene.write_host(&mut report, &args.subject)? => {}
+        [] if scene.write_former(&mut report, &args.subject) => {}
         [] => {
             let notes = report.into_text();
             anyhow::bail!("{notes}{}", Unknown { subject: &args.subject });
@@ -202,6 +205,11 @@ impl Scene<'_> {
             return;
         };
         objects.insert(entry.id.clone());
+        let is_kept_out = |sink: &Sighted| sink.keeps_out(&entry.id);
+        let published = match self.sinks.is_empty() || !self.sinks.iter().all(is_kept_out) {
+            true => "published in",
+            false => "in no sink, though it belongs in",
+        };
         let is_own = |(origin, endpoint): &(&Arc<ServiceId>, &Endpoint)| {
             **origin == decided.id && endpoint.instance.id == instance.id
         };
@@ -213,15 +221,15 @@ impl Scene<'_> {
         for place in own {
             match place.at {
                 At::Inline { index, count } => {
-                    tell!(report, "published in {}, endpoint {} of {count}", entry.id, index + 1);
+                    tell!(report, "{published} {}, endpoint {} of {count}", entry.id, index + 1);
                 }
                 At::Own(id) => {
-                    tell!(report, "published in {id}, which {} selects", entry.id);
+                    tell!(report, "{published} {id}, which {} selects", entry.id);
                     objects.insert(id);
                 }
                 At::Unlisted => tell!(
                     report,
-                    "published in {}, which lists no endpoints: traffic goes where clients dial",
+                    "{published} {}, which lists no endpoints: traffic goes where clients dial",
                     entry.id
                 ),
                 At::Nowhere => tell!(report, "left out of {}: see the findings below", entry.id),
@@ -268,22 +276,69 @@ impl Scene<'_> {
             }
             self.write_objects(report, objects)?;
         }
+        let wanted = line.desired().values();
+        let held = self.sinks.iter().flat_map(|sink| sink.line.observed().ours.values());
+        let ties: BTreeSet<Tie> = wanted
+            .chain(held)
+            .filter(|object| is_for(object, subject))
+            .map(|object| object.tie())
+            .collect();
         for sink in self.sinks {
             for object in sink.line.observed().ours.values() {
-                if !is_for(object, subject) || line.desired().contains_key(&object.id) {
+                if !ties.contains(&object.tie()) || line.desired().contains_key(&object.id) {
                     continue;
                 }
                 is_known = true;
                 let standing = sink.standing(&object.id);
-                let what = match self.once.notes().is_empty() {
-                    true => "not wanted any more",
-                    false => "not known to be wanted, for what is listed is not known in full",
-                };
+                let what = self.unwanted();
                 tell!(report, "{what}, in sink {}: {standing}", sink.name);
                 report.document(&api::to_yaml(object, self.owner, ApiVersion::V1)?);
             }
         }
         Ok(is_known)
+    }
+
+    /// What sinks hold of the service of an instance that is not listed, beside what should be there.
+    /// Says whether there is anything to tell.
+    fn write_former(&self, report: &mut Report, subject: &str) -> bool {
+        let mut is_known = false;
+        for sink in self.sinks {
+            for object in sink.line.observed().ours.values() {
+                let mut origins = object.body.origins().into_iter().flatten();
+                let left_over = sink
+                    .left_over(&object.id, self.once.line.desired().get(&object.id).map(|o| &**o));
+                if left_over.is_empty() || !origins.any(|origin| is_of(subject, origin)) {
+                    continue;
+                }
+                if !is_known {
+                    tell!(
+                        report,
+                        "{subject} is not listed, and what sinks hold of its service does not say \
+                         of which instances it is"
+                    );
+                }
+                is_known = true;
+                tell!(report, "sink {}: {}: {}", sink.name, object.id, sink.standing(&object.id));
+                self.write_left_over(report, sink, &left_over);
+            }
+        }
+        is_known
+    }
+
+    fn write_left_over(&self, report: &mut Report, sink: &Sighted, left_over: &[String]) {
+        if !left_over.is_empty() {
+            let (name, count) = (&sink.name, left_over.len());
+            let (unwanted, list) = (self.unwanted(), listed(left_over));
+            tell!(report, "sink {name} holds {count} endpoints of it, {unwanted}: {list}");
+        }
+    }
+
+    /// What is said of what sinks hold and should not hold by what is listed.
+    fn unwanted(&self) -> &'static str {
+        match self.once.notes().is_empty() {
+            true => "not wanted any more",
+            false => "not known to be wanted, for what is listed is not known in full",
+        }
     }
 
     /// How objects stand in the sinks, and then each as it is sent, as a YAML document.
@@ -295,6 +350,19 @@ impl Scene<'_> {
         for sink in self.sinks {
             for id in ids {
                 tell!(report, "sink {}: {id}: {}", sink.name, sink.standing(id));
+                let desired = self.once.line.desired().get(id).map(|object| &**object);
+                self.write_left_over(report, sink, &sink.left_over(id, desired));
+                let lacking = desired.map(|desired| sink.lacking(desired)).unwrap_or_default();
+                if !lacking.is_empty()
+                    && lacking.len() < desired.map_or(0, |desired| desired.body.endpoint_count())
+                {
+                    let (count, list) = (lacking.len(), listed(&lacking));
+                    tell!(
+                        report,
+                        "sink {} does not hold {count} of its endpoints: {list}",
+                        sink.name
+                    );
+                }
                 for finding in sink.contested_of(id) {
                     tell!(report, "finding: {finding}");
                 }
@@ -305,6 +373,24 @@ impl Scene<'_> {
         }
         Ok(())
     }
+}
+
+/// The first of `addresses`.
+fn listed(addresses: &[String]) -> String {
+    let (first, more) = addresses.split_at(addresses.len().min(ENDPOINTS_MAX));
+    match more.len() {
+        0 => first.join(", "),
+        more => format!("{} and {more} more", first.join(", ")),
+    }
+}
+
+/// Whether `subject` is an instance of a service, in full or by source, service and instance alone.
+/// `origin` is the service in full.
+fn is_of(subject: &str, origin: &str) -> bool {
+    let of =
+        |service: &str| subject.strip_prefix(service).is_some_and(|rest| rest.starts_with('/'));
+    let short = || Some((origin.split_once('/')?.0, origin.rsplit_once('/')?.1));
+    of(origin) || short().is_some_and(|(source, name)| of(&format!("{source}/{name}")))
 }
 
 fn host_of(mapping: &Mapping) -> HostKey {
