@@ -107,5 +107,5 @@ impl Sighted {
 fn missing(object: Option<&MeshObject>, other: Option<&MeshObject>) -> Vec<String> {
     let other: BTreeSet<_> = other.iter().flat_map(|other| other.body.addresses()).collect();
     let own = object.iter().flat_map(|object| object.body.addresses());
-    own.filter(|address| !other.contains(address)).map(ToString::to_string).collect()
+    own.filter(|address| !other.contains(address)).map(|address| address.to_string()).collect()
 }
