@@ -11,11 +11,11 @@ QUICKSTART := examples/quickstart
 CARGO_DENY_VERSION := 0.20.2
 CARGO_DENY := $(TOOLS)/cargo-deny-$(CARGO_DENY_VERSION)/bin/cargo-deny
 
-.PHONY: help build run plugins test lint deny e2e bench schema clean
+.PHONY: help build run plugins test lint deny e2e bench bench-e2e schema clean
 .DEFAULT_GOAL := help
 
 help: ## Say what there is
-	@sed -n 's/^\([a-z0-9]*\):[^#]*## \(.*\)/make \1 \2/p' Makefile | awk '{ printf "%s %-8s", $$1, $$2; $$1 = $$2 = ""; print }'
+	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/make \1 \2/p' Makefile | awk '{ printf "%s %-9s", $$1, $$2; $$1 = $$2 = ""; print }'
 
 # Makes a component of every policy and puts those that changed beside the quickstart's configuration. A policy that
 # did not change keeps its file, so that a running daemon has nothing to swap; one that did is renamed into place, so
@@ -99,6 +99,11 @@ e2e: ## Run the tests against real Consul, Eureka, moto, kube-apiserver, istiod 
 
 bench: plugins ## Measure what a call, a change and a cold start cost
 	LANDFALL_POLICY_DIR=$(COMPONENTS) cargo bench --locked --package landfall-tests
+
+# The daemon with the profile of a release. It takes about four minutes, of which most is to fill Consul.
+bench-e2e: plugins ## Measure a cold start of 10,000 services with real Consul and kube-apiserver, against a bare client
+	servers=$$(tests/servers/install.sh) && eval "$$servers" && \
+	cargo bench --locked --package landfall-tests --features e2e --bench cold_start
 
 schema: build ## Write the configuration's JSON Schema anew
 	$(LANDFALL) check --schema > $(CACHE)/landfall.schema.json

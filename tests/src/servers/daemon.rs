@@ -148,6 +148,19 @@ impl Landfall {
         TICK * ticks.sum()
     }
 
+    /// The most memory that it has had so far, in bytes.
+    ///
+    /// # Panics
+    /// The system does not say.
+    #[must_use]
+    pub fn memory_max(&self) -> u64 {
+        let id = self.running.as_ref().expect("it runs").id();
+        let status = fs::read_to_string(format!("/proc/{id}/status")).expect("its status");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        kilobytes.and_then(|number| number.parse::<u64>().ok()).expect("a size") << 10
+    }
+
     /// Asks it to stop and waits until it has.
     ///
     /// # Panics

@@ -1,0 +1,134 @@
+//! `make bench-e2e`: 10,000 services of ten instances in a real Consul, written to a real
+//! kube-apiserver from cold, against a client that only sends the same server-side applies.
+//!
+//! Prints how long each took, how many writes a second that is, and what Landfall needed for it.
+//! Fails where a promise is missed: a minute, 1.4 times the client, no write after a restart.
+
+#![allow(clippy::expect_used, clippy::panic, reason = "a failure ends the measurement")]
+#![allow(clippy::disallowed_methods, clippy::print_stdout, reason = "it measures time and says so")]
+
+use std::time::{Duration, Instant};
+
+use futures_util::stream::{self, StreamExt as _};
+use landfall_tests::servers::cluster::service_entries;
+use landfall_tests::servers::consul::remote_instance;
+use landfall_tests::servers::daemon::Installation;
+use landfall_tests::servers::http::block;
+use landfall_tests::servers::process::{folder, wait};
+use landfall_tests::servers::{Cluster, Consul};
+use serde_json::{Value, json};
+
+const SERVICES: usize = 10_000;
+const INSTANCES: usize = 10;
+/// As many requests at once as Landfall has; more made the server no faster.
+const CONCURRENCY: usize = 32;
+const WRITTEN_MAX: Duration = Duration::from_secs(60);
+const RATIO_MAX: f64 = 1.4;
+/// Where a promise is missed the figures are still wanted.
+const GIVE_UP: Duration = Duration::from_secs(300);
+/// Long enough for a write that should not be.
+const QUIET: Duration = Duration::from_secs(10);
+/// The namespaces that Landfall and the bare client write to.
+const BRIDGED: &str = "mesh-registry";
+const BARE: &str = "bare";
+
+fn main() {
+    let folder = folder();
+    let cluster = Cluster::bare(&folder);
+    cluster.install_our_crds();
+    cluster.install_rbac();
+    cluster.open_namespace(BRIDGED);
+    cluster.open_namespace(BARE);
+    let consul = Consul::start(&folder);
+    let began = Instant::now();
+    let all: Vec<Value> = (0..SERVICES * INSTANCES).map(instance).collect();
+    consul.register_remote(&all);
+    println!("{} instances registered with Consul in {:.1?}", all.len(), began.elapsed());
+    let installation = Installation::new(env!("CARGO_BIN_EXE_landfall-under-test"), &folder);
+    installation.configure(&json!({
+        "sources": [{
+            "name": "dc1",
+            "consul": {"url": format!("http://127.0.0.1:{}", consul.port)},
+        }],
+        "defaults": {"host": "{service}.{source}.mesh", "namespace": BRIDGED},
+        "sinks": [{"kubernetes": {"kubeconfig": cluster.kubeconfig(), "namespaces": [BRIDGED]}}],
+        "owner": "bench",
+    }));
+
+    let bare = applied_bare(&cluster, &desired(&installation));
+    println!("a bare client: {SERVICES} applies in {bare:.1?}, {:.0} a second", per_second(bare));
+
+    let began = Instant::now();
+    let landfall = installation.start();
+    let held = || landfall.metric("landfall_sink_objects", &[]) as usize;
+    let written = wait(GIVE_UP, || (held() == SERVICES).then(|| began.elapsed()));
+    let written = written.unwrap_or_else(|| panic!("{} of {SERVICES} written", held()));
+    let ratio = written.as_secs_f64() / bare.as_secs_f64();
+    println!(
+        "Landfall from cold: {SERVICES} services in {written:.1?}, {:.0} writes a second, {ratio:.2} \
+         times the bare client; it computed {:.1?} and held {} MB at most",
+        per_second(written),
+        landfall.cpu_time(),
+        landfall.memory_max() >> 20
+    );
+    landfall.stop();
+
+    let writes = cluster.writes("serviceentries");
+    let landfall = installation.start().ready();
+    std::thread::sleep(QUIET);
+    let writes = cluster.writes("serviceentries") - writes;
+    println!("restarted: {writes} writes within {QUIET:?} of being ready");
+    landfall.stop();
+
+    assert!(written <= WRITTEN_MAX, "{written:?}; {WRITTEN_MAX:?} is promised");
+    assert!(ratio <= RATIO_MAX, "{ratio:.2} times the bare client; {RATIO_MAX} is promised");
+    assert_eq!(writes, 0, "after a restart");
+}
+
+fn per_second(time: Duration) -> f64 {
+    SERVICES as f64 / time.as_secs_f64()
+}
+
+/// Instance `number` of all.
+fn instance(number: usize) -> Value {
+    let (service, index) = (number / INSTANCES, number % INSTANCES);
+    let address = format!("10.{}.{}.{}", service >> 8, service & 255, index + 1);
+    // Far from each other, as on machines: a node has one instance of a service.
+    let node = format!("node-{}", (service * 7 + index) % 1000);
+    remote_instance(&node, &format!("s{service}-{index}"), &format!("s{service}"), &address, 8080)
+}
+
+/// What Landfall would write, as it would send it.
+fn desired(installation: &Installation) -> Vec<Value> {
+    let output = installation.run(&["plan", "--output", "yaml"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).expect("text");
+    let documents = text.split("---\n").filter(|document| !document.is_empty());
+    documents.map(|document| serde_saphyr::from_str(document).expect("YAML")).collect()
+}
+
+/// How long it takes to apply `objects` in a namespace of their own, and nothing else.
+fn applied_bare(cluster: &Cluster, objects: &[Value]) -> Duration {
+    let api = cluster.as_landfall();
+    let bodies: Vec<(String, Vec<u8>)> = objects
+        .iter()
+        .map(|object| {
+            let mut object = object.clone();
+            object["metadata"]["namespace"] = BARE.into();
+            let name = object["metadata"]["name"].as_str().expect("a name");
+            let path = format!("{}/{name}?fieldManager=bare&force=true", service_entries(BARE));
+            (path, object.to_string().into_bytes())
+        })
+        .collect();
+    let began = Instant::now();
+    let apply = |(path, body): (String, Vec<u8>)| {
+        let api = api.clone();
+        async move {
+            let headers = [("content-type", "application/apply-patch+yaml")];
+            let reply = api.ask("PATCH", &path, &headers, body).await.expect("an answer");
+            assert_eq!(reply.status, 201, "{}", reply.body);
+        }
+    };
+    block(stream::iter(bodies).map(apply).buffer_unordered(CONCURRENCY).count());
+    began.elapsed()
+}
