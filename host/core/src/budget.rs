@@ -120,7 +120,7 @@ impl<A: Ord + Clone> Losses<A> {
             if let Some(kept) = kept.get(step.id()) {
                 subtract(&mut lost, kept);
             }
-            losses.add(step.tie(), step.id(), lost, step.endpoint_change().0);
+            losses.add(step.tie(), step.id(), lost, step.gained().values().sum());
         }
         losses
     }
@@ -208,7 +208,7 @@ impl<A: Ord + Clone> Budget<A> {
 
     /// Whether anything that is new in `losses` would be held.
     pub(crate) fn would_hold(&self, losses: &Losses<A>, scale: Scale<'_>) -> bool {
-        !self.clone().judge(losses, scale).is_empty()
+        !losses.objects.is_empty() && !self.clone().judge(losses, scale).is_empty()
     }
 
     /// Takes up what would be lost, and says what of it waits.
@@ -254,8 +254,8 @@ impl<A: Ord + Clone> Budget<A> {
     }
 
     /// Brings what was judged of a service in line with what it would lose now, and returns what of
-    /// that is new. What came of it in place of others is told by how much the service gains. Where
-    /// not everything is `seen`, nothing is taken to be back.
+    /// that is new. As many as the service gains are replaced: of those that are new, and then of
+    /// those that wait. Where not everything is `seen`, nothing is taken to be back.
     fn reconcile(&mut self, tie: &Tie, loss: &Loss<A>, seen: bool) -> Counts<A> {
         let waves = self.judged.entry(tie.clone()).or_default();
         if seen {
@@ -264,11 +264,9 @@ impl<A: Ord + Clone> Budget<A> {
                 !waves.is_empty()
             });
         }
-        let of_all = |fate: Fate, waves: &BTreeMap<A, Vec<Wave>>| -> usize {
-            let of_fate = waves.values().flatten().filter(|wave| wave.fate == fate);
-            of_fate.map(|wave| wave.count).sum()
-        };
-        let mut replacing = loss.gained.saturating_sub(of_all(Fate::Replaced, waves));
+        let replaced = waves.values().flatten().filter(|wave| wave.fate == Fate::Replaced);
+        let replaced: usize = replaced.map(|wave| wave.count).sum();
+        let mut replacing = loss.gained.saturating_sub(replaced);
         let mut fresh = Counts::new();
         for (address, lost) in &loss.lost {
             let judged: usize =

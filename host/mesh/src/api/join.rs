@@ -243,3 +243,82 @@ fn with<const N: usize>(annotations: &Pairs, own: [(&str, Option<Text>); N]) -> 
     let own = own.iter().filter_map(|(key, value)| Some((Text::from(*key), value.clone()?)));
     others.chain(own).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::ServiceEntry;
+    use super::*;
+
+    /// A resource as `service=1,2 other=3`: endpoints of services, each the last part of an address.
+    /// With `?` in front it does not say how many are whose.
+    fn body(text: &str) -> Body {
+        let is_known = !text.starts_with('?');
+        let (mut origins, mut counts, mut endpoints) = (Vec::new(), Vec::new(), Vec::new());
+        for run in text.trim_start_matches('?').split_whitespace() {
+            let (name, numbers) = run.split_once('=').unwrap();
+            let numbers: Vec<&str> = numbers.split(',').filter(|n| !n.is_empty()).collect();
+            origins.push(format!("dc1/{name}"));
+            counts.push(numbers.len());
+            endpoints.extend(numbers.into_iter().map(|number| WorkloadEntry {
+                address: EndpointAddress::of(&format!("10.0.0.{number}")),
+                ..WorkloadEntry::default()
+            }));
+        }
+        let counts = per_origin_text(counts.into_iter()).filter(|_| is_known);
+        let own = [
+            (ORIGINS_ANNOTATION, Some(Text::from(origins.join("\n")))),
+            (ENDPOINTS_PER_ORIGIN_ANNOTATION, counts),
+        ];
+        let entry = ServiceEntry {
+            resolution: Resolution::Static,
+            endpoints: Endpoints::Inline(endpoints.into()),
+            ..ServiceEntry::default()
+        };
+        let annotations = with(&Pairs::default(), own);
+        Body { labels: Pairs::default(), annotations, spec: Spec::ServiceEntry(entry) }
+    }
+
+    /// What is made of `new` while services in `staying`, or all that is not known, stay.
+    fn check(new: &str, old: &str, staying: &[&str], want: &str) {
+        let origin = |origin: Option<&str>| {
+            origin.is_none_or(|origin| staying.contains(&origin.trim_start_matches("dc1/")))
+        };
+        let stays = Stays { origin: &origin, endpoint: &|_| true };
+        let joined = joined(&body(new), &body(old), &stays).unwrap();
+        assert_eq!(joined, body(want), "{new} | {old}");
+    }
+
+    #[test]
+    fn what_stays_keeps_its_place() {
+        check("a=1", "a=1,2 b=3", &["a", "b"], "a=1,2 b=3");
+        check("b=3", "a=1,2 b=3", &["a"], "a=1,2 b=3");
+        check("b=4,3", "a=1,2 b=3", &["a"], "a=1,2 b=3,4");
+        check("a=9 c=5", "b=3", &["b"], "b=3 a=9 c=5");
+    }
+
+    #[test]
+    fn what_is_known_to_be_gone_goes() {
+        check("a=2 b=4", "a=1,2 b=3", &["b"], "a=2 b=3,4");
+        check("b=3", "a=1,2 b=3", &[], "b=3");
+        check("b=", "a=1 b=3", &["a"], "a=1 b=");
+    }
+
+    #[test]
+    fn an_instance_stays_with_the_service_that_may_still_have_it() {
+        check("b=1", "a=1", &["a"], "a=1");
+        check("b=1,2", "a=1", &["a"], "a=1 b=2");
+        check("b=1", "a=1", &[], "b=1");
+    }
+
+    #[test]
+    fn several_at_one_address_are_several() {
+        check("a=1", "a=1,1,1", &["a"], "a=1,1,1");
+        check("a=1,1 b=1", "a=1", &["a"], "a=1,1 b=1");
+    }
+
+    #[test]
+    fn where_it_is_not_known_whose_endpoints_are_all_stay() {
+        check("?a=1 b=4", "?a=1,2 b=3", &[], "?a=1,2,3,4 b=");
+        check("a=4 b=5", "?a=1,2 b=3", &[], "?a=1,2,3,4,5 b=");
+    }
+}
