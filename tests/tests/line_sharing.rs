@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use landfall_core::defaults::Defaults;
-use landfall_core::mesh::Body as _;
+use landfall_core::mesh::{Body as _, Object};
 use landfall_core::pairs::Pairs;
 use landfall_core::plan::{Observed, Step};
 use landfall_core::registry::{
@@ -216,6 +216,64 @@ fn the_first_source_takes_a_host_whether_or_not_the_others_have_spoken() {
     let mut restarted = daemon(SharingMode::First, Shape::Inline, before.held);
     round(&mut restarted, &[Some(listing("a=1")), None]);
     assert_eq!(held(&restarted), "a=1", "whatever the other lists");
+}
+
+#[test]
+fn a_host_goes_over_as_a_whole() {
+    let many = |numbers: std::ops::Range<u8>| {
+        let numbers: Vec<String> = numbers.map(|number| number.to_string()).collect();
+        format!("a={}", numbers.join(","))
+    };
+    for shape in [Shape::Inline, Shape::WorkloadEntries] {
+        let mut world = daemon(SharingMode::First, shape, Observed::default());
+        let old = || Some(listing("a=200,201"));
+        settle(&mut world, &[Some(listing(&many(1..51))), old()]);
+        // The dead ones would get nearly all requests while the budget holds them.
+        round(&mut world, &[Some(listing("")), old()]);
+        assert_eq!(world.endpoints(), 2, "{shape:?}");
+        // What it loses without going over is held like everywhere.
+        settle(&mut world, &[Some(listing(&many(1..51))), old()]);
+        round(&mut world, &[Some(listing(&many(1..21))), old()]);
+        assert_eq!(world.endpoints(), 50, "{shape:?}");
+    }
+}
+
+#[test]
+fn a_host_whose_source_has_another_name_by_now_is_not_mixed() {
+    let mut before = daemon(SharingMode::First, Shape::Inline, Observed::default());
+    settle(&mut before, &[Some(listing("a=1,2")), Some(listing("a=3"))]);
+    let mut renamed = before.held.clone();
+    for (_, object) in before.held.ours.iter() {
+        let sources = Arc::from([SourceName::parse("earlier").unwrap()]);
+        let object = Object { sources, ..Object::clone(object) };
+        renamed.ours.insert(object.id.clone(), Arc::new(object));
+    }
+    let mut world = daemon(SharingMode::First, Shape::Inline, renamed);
+    round(&mut world, &[None, Some(listing("a=3"))]);
+    assert_eq!(held(&world), "a=1,2");
+}
+
+#[test]
+fn what_does_not_say_what_feeds_it_waits_for_all() {
+    for mode in [SharingMode::Union, SharingMode::First] {
+        let mut before = daemon(mode, Shape::Inline, Observed::default());
+        settle(&mut before, &[Some(listing("a=1,2")), Some(listing("b=3"))]);
+        let mut stripped = before.held.clone();
+        for (_, object) in before.held.ours.iter() {
+            let body = Body { annotations: Pairs::default(), ..(*object.body).clone() };
+            let object =
+                Object { sources: Arc::from([]), body: Arc::new(body), ..Object::clone(object) };
+            stripped.ours.insert(object.id.clone(), Arc::new(object));
+        }
+        let mut world = daemon(mode, Shape::Inline, stripped);
+        world.guard = OPEN;
+        for _ in 0..3 {
+            round(&mut world, &[None, Some(listing("a=3 b=3"))]);
+            assert!(held(&world).starts_with("a=1,2"), "{mode:?}: {}", held(&world));
+        }
+        settle(&mut world, &[Some(listing("a=2")), Some(listing("b=3"))]);
+        assert_eq!(held(&world), "a=2 b=3", "{mode:?}");
+    }
 }
 
 #[test]

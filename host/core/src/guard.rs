@@ -16,7 +16,7 @@ use imbl::{OrdMap, OrdSet};
 pub use crate::budget::{BUDGET_WINDOW, GuardSettings};
 use crate::budget::{Budget, Losses, Over, Scale};
 use crate::counts::{Counts, subtract};
-use crate::mesh::{Body, Object, ObjectId, Stays, Tie};
+use crate::mesh::{Body, Kind, Object, ObjectId, Stays, Tie};
 use crate::moved::{Judged, Moved, Places, Stay, Waits};
 use crate::plan::{Step, in_order};
 use crate::registry::SourceName;
@@ -141,6 +141,7 @@ pub fn guard<B: Body>(
     let mut guarded = Guarded::empty(options.steps_max);
     let standing = standing(&steps, options.evidence);
     let mut proven = Vec::with_capacity(steps.len());
+    let mut entries: BTreeMap<Tie, HeldFor> = BTreeMap::new();
     for step in steps {
         if let Some(why) = standing.get(&step.tie()) {
             guarded.hold_whole(&step, why.clone());
@@ -149,15 +150,26 @@ pub fn guard<B: Body>(
         let proof = Proof::of(&step, options.evidence);
         match proof.lack(&step) {
             Some(why) => {
-                guarded.hold_whole(&step, why);
+                guarded.hold_whole(&step, why.clone());
+                if step.id().kind == Kind::ServiceEntry {
+                    entries.insert(step.tie(), why);
+                }
                 let origin = |origin: Option<&str>| proof.lack_for(origin).is_some();
                 proven.extend(part(&step, &Stays { origin: &origin, endpoint: &|_| true }));
             }
             None => proven.push(step),
         }
     }
+    // What must follow a ServiceEntry that is held does not go, and counts for nothing.
+    proven.retain(|step| match entries.get(&step.tie()) {
+        Some(why) if step.must_follow(Kind::ServiceEntry) => {
+            guarded.hold_whole(step, why.clone());
+            false
+        }
+        Some(_) | None => true,
+    });
     let stay = Stay { grace: options.grace, hold: options.settings.hold, now: options.now };
-    let Judged { waiting, kept } = state.moved.judge(&proven, &options.places, stay);
+    let Judged { waiting, mut kept } = state.moved.judge(&proven, &options.places, stay);
     let mut due = Vec::with_capacity(proven.len());
     for step in proven {
         match waiting.get(&step.tie()).filter(|_| takes_away(&step)) {
@@ -171,6 +183,9 @@ pub fn guard<B: Body>(
         busy: options.busy,
         now: options.now,
     };
+    for step in due.iter().filter(|step| is_handed_over(step, options.evidence)) {
+        kept.insert(step.id().clone(), step.lost());
+    }
     let mut losses = Losses::of(&due, &kept);
     if state.budget.would_hold(&losses, scale) {
         losses = losses.beside_other_shapes(&due, &options.places);
@@ -204,7 +219,11 @@ fn part<B: Body>(step: &Step<B>, stays: &Stays<'_, B::Address>) -> Option<Step<B
     if body == *from.body {
         return None;
     }
-    let sources: BTreeSet<&SourceName> = from.sources.iter().chain(to.sources.iter()).collect();
+    let mut sources: BTreeSet<&SourceName> = from.sources.iter().chain(to.sources.iter()).collect();
+    if from.sources.is_empty() {
+        // What stays may be of any.
+        sources.clear();
+    }
     let to = Object {
         id: to.id.clone(),
         sources: sources.into_iter().cloned().collect(),
@@ -234,8 +253,9 @@ fn takes_away<B: Body>(step: &Step<B>) -> bool {
     matches!(step, Step::Empty { .. } | Step::Delete(_)) || step.endpoint_change().1 > 0
 }
 
-/// Services of the mesh that a source may have alone of which that is not known, and what for they
-/// wait: it fed them before, and would take them over from whoever has them by what is listed now.
+/// Services of the mesh that one source has alone, by what is listed now, and that another may have
+/// of which that is not known, and what for they wait. Nothing of the one is put beside what is
+/// there of the other.
 fn standing<B: Body>(steps: &[Step<B>], evidence: &Evidence) -> BTreeMap<Tie, HeldFor> {
     if evidence.ranks.is_empty() {
         return BTreeMap::new();
@@ -245,13 +265,30 @@ fn standing<B: Body>(steps: &[Step<B>], evidence: &Evidence) -> BTreeMap<Tie, He
         let (Some(from), Some(ranks)) = (step.from(), evidence.ranks.get(&step.tie())) else {
             continue;
         };
-        let fed = from.sources.iter().filter(|source| ranks.above.contains(source));
-        let mut unsure = fed.filter_map(|source| unsure(source, *evidence.sources.get(source)?));
-        if let Some(why) = unsure.next() {
+        let has_no_say = |name: &&SourceName| **name == ranks.winner || ranks.below.contains(name);
+        if !from.sources.is_empty() && from.sources.iter().all(|name| has_no_say(&name)) {
+            continue;
+        }
+        // Of one that is not configured it may be under an earlier name.
+        let proof = Proof::of(step, evidence);
+        let others = from.sources.iter().filter(|name| !has_no_say(name));
+        let mut lacks = others.map(|name| proof.lack_for(Some(&format!("{name}/"))));
+        let lack =
+            if from.sources.is_empty() { proof.lack_for(None) } else { lacks.find_map(|l| l) };
+        if let Some(why) = lack.or_else(|| undecided(from, evidence, true).map(HeldFor::Decision)) {
             standing.insert(step.tie(), why);
         }
     }
     standing
+}
+
+/// Whether a step gives a service of the mesh that one source has alone from another to it: what the
+/// other had is replaced, whatever that was.
+fn is_handed_over<B: Body>(step: &Step<B>, evidence: &Evidence) -> bool {
+    let (Some(from), Some(ranks)) = (step.from(), evidence.ranks.get(&step.tie())) else {
+        return false;
+    };
+    !from.sources.is_empty() && !from.sources.contains(&ranks.winner)
 }
 
 /// What evidence there is that what an object loses is gone.

@@ -54,6 +54,8 @@ pub enum SharingMode {
 /// Who goes before whom at a host that one source has alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ranks {
+    /// Who has it.
+    pub winner: SourceName,
     /// Sources that would take the host over if they listed anything there.
     pub above: Arc<[SourceName]>,
     /// Sources of which nothing is published there, whatever they list.
@@ -96,7 +98,7 @@ impl SharingRule {
         let rank = self.rank(winner).0;
         let above = self.precedence[..rank].into();
         let below = self.precedence.get(rank + 1..).unwrap_or_default().into();
-        Ranks { above, below }
+        Ranks { winner: winner.clone(), above, below }
     }
 
     /// Where a source stands; of those that are not listed the order of their names decides.
@@ -126,7 +128,7 @@ mod tests {
     fn ranks_tell_who_would_take_a_host_over() {
         let first = rule(SharingMode::First, &["a", "b", "c"]);
         let check = |winner: &str, above: &[&str], below: &[&str]| {
-            let Ranks { above: is_above, below: is_below } = first.ranks(&source(winner));
+            let Ranks { above: is_above, below: is_below, .. } = first.ranks(&source(winner));
             let named = |names: &[&str]| -> Vec<SourceName> {
                 names.iter().map(|name| source(name)).collect()
             };

@@ -303,7 +303,8 @@ fn a_host_of_one_source_alone_is_not_given_to_another_in_doubt() {
         let (id, _) = one("a", endpoints);
         [(id, (endpoints, 1 + source, [source].into()))].into()
     };
-    let ranks = |above: &[u8], below: &[u8]| Ranks {
+    let ranks = |winner: u8, above: &[u8], below: &[u8]| Ranks {
+        winner: source(winner),
         above: above.iter().map(|index| source(*index)).collect(),
         below: below.iter().map(|index| source(*index)).collect(),
     };
@@ -319,12 +320,12 @@ fn a_host_of_one_source_alone_is_not_given_to_another_in_doubt() {
     };
     use Trust::{Current, Doubtful, Silent};
     // Source 1 has it by what is listed, but 0 may yet list it: nothing of 1 is put beside it.
-    check(0, 1, [Silent, Current], ranks(&[0], &[]), None);
-    check(0, 1, [Doubtful, Current], ranks(&[0], &[]), None);
-    check(0, 1, [Current, Current], ranks(&[0], &[]), Some("update"));
+    check(0, 1, [Silent, Current], ranks(1, &[0], &[]), None);
+    check(0, 1, [Doubtful, Current], ranks(1, &[0], &[]), None);
+    check(0, 1, [Current, Current], ranks(1, &[0], &[]), Some("update"));
     // Whatever source 1 says, 0 has it.
-    check(1, 0, [Current, Silent], ranks(&[], &[1]), Some("update"));
-    check(1, 0, [Current, Doubtful], ranks(&[], &[1]), Some("update"));
+    check(1, 0, [Current, Silent], ranks(0, &[], &[1]), Some("update"));
+    check(1, 0, [Current, Doubtful], ranks(0, &[], &[1]), Some("update"));
 }
 
 #[test]

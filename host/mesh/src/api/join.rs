@@ -22,6 +22,10 @@ pub const ENDPOINTS_MAX: usize = 4096;
 /// the API server adds, above all `managedFields`.
 pub const OBJECT_LEN_MAX: usize = 1_468_006;
 
+/// Stands in the list of services where an older one did not say what fed it: its endpoints may be of
+/// others than those that are listed.
+const UNKNOWN_REMARK: &str = "(and others that are not known)";
+
 /// `body` with what of `older` stays; `None` where endpoints are not found the same way, or where a
 /// port that they listen on is not the service's any more.
 pub(super) fn joined(
@@ -224,7 +228,8 @@ fn with_lines_of(annotations: &Pairs, older: &Pairs) -> Pairs {
     let lines = lines.filter(|line| !line.is_empty() && seen.insert(*line));
     let (origins, remarks): (Vec<&str>, Vec<&str>) = lines.partition(|line| line.contains('/'));
     let mut all = listed(origins.into_iter());
-    for remark in remarks {
+    let unknown = older.is_empty().then_some(UNKNOWN_REMARK);
+    for remark in remarks.into_iter().chain(unknown) {
         all.push('\n');
         all.push_str(remark);
     }
