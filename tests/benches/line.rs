@@ -81,6 +81,7 @@ fn plan(line: &Line, sink: &mut SinkLine) -> Vec<Step<Body>> {
     let options = SinkOptions {
         evidence: &line.evidence(),
         guard: &guard,
+        entries: line.entries(),
         grace: Duration::from_secs(30),
         now: Time::from_millis(1),
     };

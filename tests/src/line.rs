@@ -115,8 +115,13 @@ impl World {
         self.sink.observe(&self.held, self.line.desired());
         self.sink.desire(round, self.now);
         let evidence = self.line.evidence();
-        let options =
-            SinkOptions { evidence: &evidence, guard: &self.guard, grace: GRACE, now: self.now };
+        let options = SinkOptions {
+            evidence: &evidence,
+            guard: &self.guard,
+            entries: self.line.entries(),
+            grace: GRACE,
+            now: self.now,
+        };
         self.sink.due(self.line.desired(), options).steps
     }
 

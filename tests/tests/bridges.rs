@@ -39,6 +39,7 @@ fn consul2istio() {
               labels manager="Aeraki"
               labels registry="consul"
               location MESH_INTERNAL
+              named odd-name-qo5r4jdg
               port 80 tcp-80 TCP
               port 8080 tcp-8080 TCP
               resolution STATIC
@@ -47,6 +48,7 @@ fn consul2istio() {
               labels manager="Aeraki"
               labels registry="consul"
               location MESH_EXTERNAL
+              named outside
               port 80 tcp-80 TCP
               port 8443 tls-8443 TLS
               resolution NONE
@@ -71,6 +73,7 @@ fn consul2istio_with_its_options() {
               labels manager="Aeraki"
               labels registry="consul"
               location MESH_INTERNAL
+              named odd-name-qo5r4jdg.service.consul
               port 8080 tcp-8080 TCP
               resolution STATIC
             + outside.service.consul
@@ -78,6 +81,7 @@ fn consul2istio_with_its_options() {
               labels manager="Aeraki"
               labels registry="consul"
               location MESH_EXTERNAL
+              named outside.service.consul
               port 8443 tls-8443 TLS
               resolution NONE
         "#]],
@@ -101,12 +105,14 @@ fn registry_sync() {
               endpoint 10.255.0.2 8080>9090
               in mesh
               location MESH_EXTERNAL
+              named consul-moving
               port 8080 tcp TCP
               resolution STATIC
             + odd-name-qo5r4jdg
               endpoint 10.255.0.1 8080>8080
               in mesh
               location MESH_EXTERNAL
+              named consul-odd-name-qo5r4jdg
               port 8080 tcp TCP
               resolution STATIC
             orders
@@ -151,6 +157,7 @@ fn istio_consul() {
         outside.service.consul
           in default
           location MESH_EXTERNAL
+          named outside.service.consul
           port 8443 tls TLS
           resolution NONE
           subjectAltNames "spiffe://cluster.local/ns/default/sa/default"
@@ -160,6 +167,7 @@ fn istio_consul() {
           endpoint 10.0.0.9 7000>7000 locality="dc1"
           in default
           location MESH_INTERNAL
+          named torn.service.consul
           port 7000 http HTTP
           resolution STATIC
           subjectAltNames "spiffe://cluster.local/ns/default/sa/default"
@@ -168,6 +176,7 @@ fn istio_consul() {
           endpoint 10.0.0.2 8080>8080 labels={"version":"v2"} locality="dc1"
           in default
           location MESH_INTERNAL
+          named web.service.consul
           port 8080 http HTTP
           resolution STATIC
           subjectAltNames "spiffe://cluster.local/ns/default/sa/default"
@@ -225,6 +234,7 @@ fn facts(entry: &Value) -> Vec<String> {
     let word = |value: &Value, default: &str| value.as_str().unwrap_or(default).to_owned();
     let mut facts = vec![
         format!("  in {}", word(&metadata["namespace"], "")),
+        format!("  named {}", word(&metadata["name"], "")),
         format!("  location {}", word(&spec["location"], "MESH_EXTERNAL")),
         format!("  resolution {}", word(&spec["resolution"], "NONE")),
     ];

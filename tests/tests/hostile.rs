@@ -443,7 +443,7 @@ fn a_service_policy_that_fails_says_why() {
 fn illegal_settings_are_left_out_and_told() {
     let (service, settings) = settings_of(&Host::start(), "service-illegal");
     let settings = settings.unwrap();
-    assert_eq!(settings.len(), 9, "all but the one that no version names: {settings:?}");
+    assert_eq!(settings.len(), 10, "all but the one that no version names: {settings:?}");
     let service = MeshService { settings, ..MeshService::clone(&service) };
     let options = RenderOptions {
         shape: Shape::default(),
@@ -453,7 +453,7 @@ fn illegal_settings_are_left_out_and_told() {
         owner: None,
     };
     let rendered = render(&service, &options);
-    assert_eq!(rendered.findings.len(), 8, "{:?}", rendered.findings);
+    assert_eq!(rendered.findings.len(), 9, "{:?}", rendered.findings);
     let [object] = &rendered.objects[..] else { panic!("{:?}", rendered.objects) };
     assert_eq!(validate(object), Ok(()));
     assert!(format!("{object:?}").contains("fine.example.com"), "{object:?}");

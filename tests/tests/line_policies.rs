@@ -8,11 +8,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use landfall_core::defaults::Defaults;
+use landfall_core::finding::{Finding, FindingCode};
 use landfall_core::guard::HeldFor;
 use landfall_core::mesh::Body as _;
 use landfall_core::pattern::Selector;
 use landfall_core::plan::{Observed, Step};
-use landfall_core::registry::{Instance, Service, Snapshot, SourceName};
+use landfall_core::registry::{
+    Doubt, Instance, Service, ServiceKey, Snapshot, SourceName, SourceState,
+};
 use landfall_core::template::Template;
 use landfall_core::text::Text;
 use landfall_mesh::api::Body;
@@ -162,6 +165,93 @@ fn service_policies_take_effect_on_hosts_that_are_there() {
     assert_eq!(world.take(&round.unwrap()).len(), 3);
     assert_eq!(is_set(&world), 0);
     world.settle(&state);
+}
+
+/// `service-illegal` gives all hosts one name, which the first of them gets.
+#[test]
+fn a_renamed_object_goes_when_the_sink_has_the_new_one() {
+    let state = world::state(world::snapshot(2, 20));
+    let mut world = World::new(Observed::default(), DEFAULT);
+    world.settle(&state);
+    let (old, other) = {
+        let mut names = world.held.ours.keys().cloned();
+        (names.next().unwrap(), names.next().unwrap())
+    };
+    let round = world.change_rules(&rules(vec![link("service-illegal")]), &[]).unwrap();
+    let is_told = |finding: &Finding| {
+        finding.code == FindingCode::NameAltered && finding.message.starts_with("another service")
+    };
+    assert_eq!(round.findings.iter().filter(|finding| is_told(finding)).count(), 1);
+    let steps = world.due(&round);
+    assert_eq!(verbs(&steps), ["create", "update"]);
+    let new = steps[0].id().clone();
+    assert!(new.name.starts_with("bad-name-"), "{new}");
+    assert_eq!(*steps[1].id(), other, "it keeps its name");
+
+    // The sink does not take the new one, as where somebody else's has its name.
+    world.sink.failed(&new, "refused", world.now);
+    world.apply(&steps[1]);
+    for _ in 0..3 {
+        assert_eq!(verbs(&world.round(&state)), [""; 0]);
+        assert!(matches!(&world.sink.held()[0].why, HeldFor::Rename(id) if *id == new));
+        assert!(world.held.ours.contains_key(&old));
+    }
+    let kept = world.held.clone();
+    let finish = |world: &mut World| {
+        assert_eq!(verbs(&world.round(&state)), ["create"]);
+        assert_eq!(verbs(&world.round(&state)), ["delete"], "in no budget, and at once");
+        assert!(!world.held.ours.contains_key(&old) && world.held.ours.contains_key(&new));
+        world.settle(&state);
+        assert_eq!(world.endpoints(), 40);
+    };
+    world.now = world.now.plus(Duration::from_secs(60));
+    finish(&mut world);
+    // A process that begins in between goes on with it.
+    finish(&mut World::with(vec![link("service-illegal")], kept, DEFAULT));
+
+    // And back, while the source is in doubt: both stay.
+    let round = world.change_rules(&rules(Vec::new()), &[]).unwrap();
+    assert_eq!(verbs(&world.take(&round)), ["create", "update"]);
+    let doubt = Doubt { code: "test", message: String::new(), since: world.now };
+    let doubtful = SourceState { doubt: Some(doubt), ..state.clone() };
+    assert_eq!(verbs(&world.round(&doubtful)), [""; 0]);
+    assert_eq!(world.held.ours.len(), 3);
+    assert_eq!(verbs(&world.round(&state)), ["delete"]);
+    world.settle(&state);
+}
+
+#[test]
+fn a_name_goes_to_another_host_once_the_first_has_its_new_object() {
+    let snapshot = world::snapshot(2, 2);
+    let (first, second) = (snapshot.services.get_min().unwrap(), snapshot.services.get_max());
+    let only = |(key, service): (_, &Arc<Service>)| {
+        let mut snapshot = Snapshot::default();
+        snapshot.services.insert(ServiceKey::clone(key), Arc::clone(service));
+        world::state(snapshot)
+    };
+    let mut world = World::with(vec![link("service-illegal")], Observed::default(), OPEN);
+    world.settle(&only((&second.unwrap().0, &second.unwrap().1)));
+    let hosts = |world: &World| -> Vec<String> {
+        let entries = world.held.ours.values().filter_map(|object| object.body.service_entry());
+        entries.map(|entry| entry.hosts[0].to_string()).collect()
+    };
+    let shared = world.held.ours.keys().next().unwrap().clone();
+    // The first one comes, and is the one that gets the name.
+    let both = world::state(snapshot.clone());
+    assert_eq!(verbs(&world.round(&both)), ["create"]);
+    assert!(matches!(world.sink.held()[0].why, HeldFor::Rename(_)));
+    assert_eq!(
+        hosts(&world),
+        [second.unwrap().0.name.as_ref(); 2].map(|n| format!("{n}.dc1.mesh"))
+    );
+    let steps = world.round(&both);
+    assert_eq!((verbs(&steps), steps[0].id()), (vec!["update"], &shared));
+    world.settle(&both);
+    // It goes, and the second one has the name again.
+    world.settle(&only((&second.unwrap().0, &second.unwrap().1)));
+    assert_eq!(world.held.ours.keys().collect::<Vec<_>>(), [&shared]);
+    world.settle(&only((&first.0, &first.1)));
+    assert_eq!(world.held.ours.keys().collect::<Vec<_>>(), [&shared]);
 }
 
 #[test]

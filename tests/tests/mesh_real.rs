@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use landfall_core::mesh::{Kind, Object, ObjectId};
-use landfall_core::plan::{Desired, Mode, PlanOptions, plan};
+use landfall_core::plan::{Desired, Entries, Mode, PlanOptions, plan};
 use landfall_core::text::Text;
 use landfall_core::time::Time;
 use landfall_mesh::api::{Body, Endpoints, Location, MeshObject, Owner, Spec};
@@ -655,7 +655,8 @@ impl Running {
         let observed = self.sink.observation().borrow().observed.clone();
         let scope: BTreeSet<ObjectId> =
             observed.ours.keys().chain(desired.keys()).cloned().collect();
-        let options = PlanOptions { mode: Mode::Sync, grace: Duration::ZERO, now: NOW };
+        let (grace, entries) = (Duration::ZERO, Entries::new());
+        let options = PlanOptions { mode: Mode::Sync, grace, entries: &entries, now: NOW };
         plan(&observed, desired, &scope, options).steps
     }
 

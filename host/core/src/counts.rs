@@ -12,3 +12,12 @@ pub(crate) fn subtract<A: Ord>(counts: &mut Counts<A>, others: &Counts<A>) {
         *count > 0
     });
 }
+
+/// What of `counts` is among `others` too.
+pub(crate) fn shared<A: Ord>(mut counts: Counts<A>, others: &Counts<A>) -> Counts<A> {
+    counts.retain(|address, count| {
+        *count = (*count).min(others.get(address).copied().unwrap_or_default());
+        *count > 0
+    });
+    counts
+}

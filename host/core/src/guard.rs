@@ -15,10 +15,10 @@ use imbl::{OrdMap, OrdSet};
 
 pub use crate::budget::{BUDGET_WINDOW, GuardSettings};
 use crate::budget::{Budget, Losses, Over, Scale};
-use crate::counts::{Counts, subtract};
+use crate::counts::{Counts, shared, subtract};
 use crate::mesh::{Body, Kind, Object, ObjectId, Stays, Tie};
 use crate::moved::{Judged, Moved, Places, Stay, Waits};
-use crate::plan::{Step, in_order};
+use crate::plan::{Entries, Step, in_order};
 use crate::registry::SourceName;
 use crate::sharing::Ranks;
 use crate::text::{OneLine, Text};
@@ -53,6 +53,8 @@ pub struct Evidence {
 pub struct GuardOptions<'a, B> {
     /// What the sink holds and should hold.
     pub places: Places<'a, B>,
+    /// Which ServiceEntries services are to have.
+    pub entries: &'a Entries,
     /// Endpoints that the sink holds now.
     pub total_endpoints: usize,
     /// What proves that something is gone.
@@ -110,6 +112,8 @@ pub enum HeldFor {
     EndOfDoubt(SourceName),
     /// A decision on a service that feeds the object.
     Decision(Text),
+    /// The object that its service has under another name, which the sink does not hold.
+    Rename(ObjectId),
     /// Clients of an object whose endpoints moved before this process began.
     Grace {
         /// When it goes.
@@ -142,7 +146,16 @@ pub fn guard<B: Body>(
     let standing = standing(&steps, options.evidence);
     let mut proven = Vec::with_capacity(steps.len());
     let mut entries: BTreeMap<Tie, HeldFor> = BTreeMap::new();
+    let mut renamed = BTreeMap::new();
     for step in steps {
+        if let Some(successor) = step.successor(options.entries) {
+            let Some(there) = options.places.held(successor) else {
+                guarded.hold_whole(&step, HeldFor::Rename(successor.clone()));
+                continue;
+            };
+            state.moved.forget(step.id());
+            renamed.insert(step.id().clone(), shared(step.lost(), &there.body.counts()));
+        }
         if let Some(why) = standing.get(&step.tie()) {
             guarded.hold_whole(&step, why.clone());
             continue;
@@ -170,6 +183,7 @@ pub fn guard<B: Body>(
     });
     let stay = Stay { grace: options.grace, hold: options.settings.hold, now: options.now };
     let Judged { waiting, mut kept } = state.moved.judge(&proven, &options.places, stay);
+    kept.extend(renamed);
     let mut due = Vec::with_capacity(proven.len());
     for step in proven {
         match waiting.get(&step.tie()).filter(|_| takes_away(&step)) {
@@ -467,6 +481,7 @@ impl HeldFor {
             Self::FirstListing(_) => "first_listing",
             Self::EndOfDoubt(_) => "end_of_doubt",
             Self::Decision(_) => "decision",
+            Self::Rename(_) => "rename",
             Self::Grace { .. } => "grace",
             Self::Successor { .. } => "successor",
             Self::Budget { .. } => "budget",
@@ -504,6 +519,9 @@ impl fmt::Display for HeldFor {
                  stays",
                 OneLine(service)
             ),
+            Self::Rename(id) => {
+                write!(f, "its host is to have {id} instead, which the sink does not have yet")
+            }
             Self::Grace { .. } => f.write_str(
                 "its endpoints moved to another host, and clients have the grace time to follow",
             ),

@@ -95,6 +95,8 @@ pub enum Setting {
     Label(String, String),
     /// An annotation of the object.
     Annotation(String, String),
+    /// The name of the object.
+    Name(String),
 }
 
 /// The kinds of resources that Landfall writes.

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use imbl::OrdMap;
 
-use crate::counts::{Counts, subtract};
+use crate::counts::{Counts, shared, subtract};
 use crate::mesh::{Body, Kind, Object, ObjectId, Tie};
 use crate::plan::{Desired, Observed, Step};
 use crate::time::Time;
@@ -162,6 +162,11 @@ impl<'a, B: Body> Places<'a, B> {
         Self { desired, observed, wanted, there, by_tie }
     }
 
+    /// The object of ours that the sink holds there.
+    pub(crate) fn held(&self, id: &ObjectId) -> Option<&'a Object<B>> {
+        self.observed.ours.get(id).map(|object| &**object)
+    }
+
     /// Which of an object's endpoints are wanted at another service of the mesh.
     fn wanted_elsewhere(&self, object: &Object<B>, to: &MovedTo<'_, B>) -> Counts<B::Address> {
         let wanted = self.wanted.get_or_init(|| by_origin(self.desired.values().map(|o| &**o)));
@@ -248,12 +253,7 @@ fn elsewhere<B: Body>(
             *there.entry(address).or_default() += count;
         }
     }
-    let mut counts = object.body.counts();
-    counts.retain(|address, count| {
-        *count = (*count).min(there.get(address).copied().unwrap_or_default());
-        *count > 0
-    });
-    counts
+    shared(object.body.counts(), &there)
 }
 
 fn total<A>(counts: &Counts<A>) -> usize {

@@ -52,6 +52,8 @@ const PORT_NAME_LEN_MAX: usize = 62;
 // Kubernetes: the name part of a label key, and a label value.
 const LABEL_LEN_MAX: usize = 63;
 const LABEL_PREFIX_LEN_MAX: usize = 253;
+// Kubernetes: the name of an object.
+const OBJECT_NAME_LEN_MAX: usize = 253;
 // 40 bits of SHA-256 in base 32: among 10,000 altered names with one stem a clash has a chance of
 // about 1 in 20,000, and it would be reported as a shared host.
 const DIGEST_LEN: usize = 8;
@@ -125,6 +127,22 @@ pub fn label_value(raw: &str) -> Legal<Text> {
         return Legal { name: Text::from(raw), altered: false };
     }
     let name = altered(raw, raw, LABEL_LEN_MAX, is_label_byte);
+    Legal { name: Text::from(name), altered: true }
+}
+
+/// `raw` as the name of a Kubernetes object: DNS labels with dots between, in lower case.
+#[must_use]
+pub fn object_name(raw: &str) -> Legal<Text> {
+    let ends_legal = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
+    // RFC 1123 as Kubernetes takes it: a label may have more than 63 characters.
+    let is_label = |label: &str| {
+        let bytes = label.as_bytes();
+        ends_legal(bytes.first()) && ends_legal(bytes.last()) && bytes.iter().all(is_lower)
+    };
+    if raw.len() <= OBJECT_NAME_LEN_MAX && raw.split('.').all(is_label) {
+        return Legal { name: Text::from(raw), altered: false };
+    }
+    let name = altered(&raw.to_lowercase(), raw, OBJECT_NAME_LEN_MAX, is_dns_byte);
     Legal { name: Text::from(name), altered: true }
 }
 
@@ -353,6 +371,10 @@ fn is_dns_byte(b: u8) -> bool {
     b.is_ascii_alphanumeric() || b == b'-'
 }
 
+fn is_lower(b: &u8) -> bool {
+    is_dns_byte(*b) && !b.is_ascii_uppercase()
+}
+
 fn is_label_byte(b: u8) -> bool {
     b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.')
 }
@@ -424,6 +446,22 @@ mod tests {
         assert!(is_label_key(&label_key("a/b/c").name));
         assert!(is_label_key(&label_key("").name));
         assert!(label_value(&"v".repeat(300)).name.len() <= 63);
+    }
+
+    #[test]
+    fn object_names() {
+        for raw in ["consul-web", "asm-a-b", "web.mesh.0", &"a".repeat(253)] {
+            assert_eq!(object_name(raw), Legal { name: Text::from(raw), altered: false });
+        }
+        assert!(object_name("Consul_Web").name.starts_with("consul-web-"));
+        for raw in
+            ["", ".", "a..b", "a.", "-a", "a.-b", "*.mesh", "a/b", "\u{fc}", &"a".repeat(254)]
+        {
+            let legal = object_name(raw);
+            assert!(legal.altered, "{raw:?}");
+            assert_eq!(object_name(&legal.name).name, legal.name, "{raw:?}");
+        }
+        assert_ne!(object_name("A").name, object_name("a").name);
     }
 
     #[test]

@@ -23,6 +23,9 @@ pub struct Observed<B> {
     pub foreign: OrdSet<ObjectId>,
 }
 
+/// Which ServiceEntry each service of the mesh is to have.
+pub type Entries = OrdMap<Tie, ObjectId>;
+
 /// What may be done to a sink.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
@@ -37,11 +40,13 @@ pub enum Mode {
 
 /// How to plan.
 #[derive(Clone, Copy, Debug)]
-pub struct PlanOptions {
+pub struct PlanOptions<'a> {
     /// What may be done.
     pub mode: Mode,
     /// How long an object stays without endpoints before it is deleted.
     pub grace: Duration,
+    /// Which ServiceEntries services are to have.
+    pub entries: &'a Entries,
     /// The time now.
     pub now: Time,
 }
@@ -96,7 +101,7 @@ pub fn plan<'a, B: Body>(
     observed: &Observed<B>,
     desired: &Desired<B>,
     scope: impl IntoIterator<Item = &'a ObjectId>,
-    options: PlanOptions,
+    options: PlanOptions<'_>,
 ) -> Plan<B> {
     let mut plan = Plan { steps: Vec::new(), blocked: Vec::new(), settled: Vec::new(), wake: None };
     for id in scope {
@@ -123,15 +128,19 @@ pub(crate) fn in_order<B: Body>(steps: &mut [Step<B>]) {
 //  ours, differs           x         create-only  settled
 //  ours, differs           x         else         update
 //  ours                    -         not sync     settled
+//  ours, renamed           -         sync         delete
 //  ours, can be empty      -         sync         empty, unless the grace is zero: delete
 //  ours, emptied           -         sync         wait for the grace to end, then delete
 //  ours, cannot be empty   -         sync         delete
 //  -                       -         any          settled
+//
+// A renamed one is a ServiceEntry whose service has one of another name. Without endpoints it would
+// be in the way: of two with one host Istio goes by what the older one says of ports and resolution.
 fn next<B: Body>(
     observed: &Observed<B>,
     desired: &Desired<B>,
     id: &ObjectId,
-    options: PlanOptions,
+    options: PlanOptions<'_>,
 ) -> Next<B> {
     match (observed.ours.get(id), desired.get(id)) {
         (None, Some(_)) if observed.foreign.contains(id) => Next::Blocked,
@@ -147,8 +156,8 @@ fn next<B: Body>(
     }
 }
 
-fn removal<B: Body>(have: &Arc<Object<B>>, options: PlanOptions) -> Next<B> {
-    if options.grace.is_zero() {
+fn removal<B: Body>(have: &Arc<Object<B>>, options: PlanOptions<'_>) -> Next<B> {
+    if options.grace.is_zero() || successor(have, options.entries).is_some() {
         return Next::Step(Step::Delete(Arc::clone(have)));
     }
     // A time that is yet to come was noted by a clock that was wrong, or by hand. It says nothing of
@@ -174,6 +183,15 @@ fn removal<B: Body>(have: &Arc<Object<B>>, options: PlanOptions) -> Next<B> {
         }
         (None, None) => Next::Step(Step::Delete(Arc::clone(have))),
     }
+}
+
+/// The ServiceEntry that the service of `object`, which is a ServiceEntry, is to have under another
+/// name.
+fn successor<'a, B: Body>(object: &Object<B>, entries: &'a Entries) -> Option<&'a ObjectId> {
+    if object.id.kind != Kind::ServiceEntry {
+        return None;
+    }
+    entries.get(&object.tie()).filter(|id| **id != object.id)
 }
 
 // === impl Step ===
@@ -267,6 +285,20 @@ impl<B: Body> Step<B> {
             (Kind::ServiceEntry, Kind::ServiceEntry)
             | (Kind::WorkloadEntry, Kind::WorkloadEntry) => false,
         }
+    }
+
+    /// The ServiceEntry that a service is to have under another name, where the step takes from it
+    /// the one that it has.
+    #[must_use]
+    pub fn successor<'a>(&self, entries: &'a Entries) -> Option<&'a ObjectId> {
+        let from = self.from()?;
+        let takes = match self {
+            Self::Empty { .. } | Self::Delete(_) => true,
+            // Another service has the name now.
+            Self::Update { to, .. } => from.tie() != to.tie(),
+            Self::Create(_) => false,
+        };
+        if takes { successor(from, entries) } else { None }
     }
 
     /// What ties it to the other steps of its mesh service.

@@ -12,7 +12,7 @@ use landfall_core::guard::{
 };
 use landfall_core::mesh::ObjectId;
 use landfall_core::moved::{Moved, Places};
-use landfall_core::plan::{Observed, Step};
+use landfall_core::plan::{Entries, Observed, Step};
 use landfall_core::registry::SourceName;
 use landfall_core::sharing::Ranks;
 use landfall_core::text::Text;
@@ -61,6 +61,7 @@ impl Scene {
         let steps = full(&observed, &desired, GRACE, self.now).steps;
         let options = GuardOptions {
             places: Places::new(&desired, &observed),
+            entries: &Entries::new(),
             total_endpoints: total(have),
             evidence: &self.evidence,
             settings: &self.settings,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use landfall_core::mesh::{Kind, Object, ObjectId};
-use landfall_core::plan::{Mode, Observed, PlanOptions, Step, plan};
+use landfall_core::plan::{Entries, Mode, Observed, PlanOptions, Step, plan};
 use landfall_core::time::Time;
 use proptest::collection::btree_set;
 use proptest::prelude::*;
@@ -106,7 +106,8 @@ proptest! {
         let scope: BTreeSet<ObjectId> =
             observed.ours.keys().chain(desired.keys()).cloned().collect();
         for mode in [Mode::UpsertOnly, Mode::CreateOnly] {
-            let options = PlanOptions { mode, grace: GRACE, now: Time::default() };
+            let (entries, now) = (Entries::new(), Time::default());
+            let options = PlanOptions { mode, grace: GRACE, entries: &entries, now };
             for step in plan(&observed, &desired, &scope, options).steps {
                 let allowed = match mode {
                     Mode::UpsertOnly => matches!(step, Step::Create(_) | Step::Update { .. }),
@@ -126,7 +127,8 @@ proptest! {
         let desired = made(&want);
         let scope: Vec<ObjectId> = have.keys().chain(want.keys()).cloned().collect();
         let turned: Vec<ObjectId> = scope.iter().rev().cloned().collect();
-        let options = PlanOptions { mode: Mode::Sync, grace: GRACE, now: Time::default() };
+        let (entries, now) = (Entries::new(), Time::default());
+        let options = PlanOptions { mode: Mode::Sync, grace: GRACE, entries: &entries, now };
         let steps = |scope: &[ObjectId]| {
             let mut steps = plan(&observed, &desired, scope, options).steps;
             steps.dedup();

@@ -152,7 +152,10 @@ pub fn render(service: &MeshService, options: &RenderOptions) -> Rendered {
         entry.endpoints = Endpoints::Inline(placed.into_iter().map(|place| place.entry).collect());
     }
     let body = Body { labels, annotations, spec: Spec::ServiceEntry(entry) };
-    let id = object_id(Kind::ServiceEntry, service, name::service_entry_name(&service.key.host));
+    let mut id = service_entry_id(&service.key);
+    if let Some(name) = settings.name {
+        id.name = name;
+    }
     let object = Object { id, sources: service.sources(), removal: None, body: Arc::new(body) };
     let mut objects = Vec::with_capacity(1 + workload_entries.len());
     if keep(object, &mut objects, &mut findings) {
@@ -638,8 +641,19 @@ pub fn workload_entry_id(host: &HostKey, origin: &ServiceId, endpoint: &Endpoint
     ObjectId { kind: Kind::WorkloadEntry, namespace: Text::clone(host.namespace.text()), name }
 }
 
-fn object_id(kind: Kind, service: &MeshService, name: Text) -> ObjectId {
-    ObjectId { kind, namespace: Text::clone(service.key.namespace.text()), name }
+/// The ServiceEntry of `host`, unless policies give it another name.
+#[must_use]
+pub fn service_entry_id(host: &HostKey) -> ObjectId {
+    let name = name::service_entry_name(&host.host);
+    let namespace = Text::clone(host.namespace.text());
+    ObjectId { kind: Kind::ServiceEntry, namespace, name }
+}
+
+/// The name that policies give the ServiceEntry of `service`, made legal. Another service may have
+/// it, so [`render`]'s is only what was asked for.
+#[must_use]
+pub fn given_name(service: &MeshService) -> Option<Text> {
+    settings::name(service).map(|(_, name)| name.name)
 }
 
 fn refused(service: &MeshService, what: &str, findings: &mut Vec<Finding>) {

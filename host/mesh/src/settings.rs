@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use landfall_core::finding::{Finding, FindingCode};
 use landfall_core::mesh::{MeshService, Setting};
-use landfall_core::name::{self, Hostname};
+use landfall_core::name::{self, Hostname, Legal};
 use landfall_core::text::Text;
 
 use crate::api::{Location, MANAGED_BY_LABEL, RESERVED_PREFIX, Resolution};
@@ -26,6 +26,8 @@ pub(crate) struct Settings {
     pub(crate) subject_alt_names: Vec<Text>,
     pub(crate) labels: Vec<(Text, Text)>,
     pub(crate) annotations: Vec<(Text, Text)>,
+    /// Of the object; its own where there is none.
+    pub(crate) name: Option<Text>,
 }
 
 // Neither Istio nor Kubernetes has a limit here, so these are ours; the object must fit etcd.
@@ -54,7 +56,27 @@ pub(crate) fn read(service: &MeshService, findings: &mut Vec<Finding>) -> Settin
             findings,
         );
     }
+    if let Some((raw, name)) = name(service) {
+        if name.altered {
+            let shown: String = raw.chars().take(SHOWN_LEN_MAX).collect();
+            findings.push(Finding::new(
+                FindingCode::NameAltered,
+                &service.key,
+                format!("the object name {shown:?} is not legal and became {}", name.name),
+            ));
+        }
+        settings.name = Some(name.name);
+    }
     settings
+}
+
+/// The name that policies give the object of `service`, as they wrote it and as it is legal.
+pub(crate) fn name(service: &MeshService) -> Option<(&str, Legal<Text>)> {
+    let named = service.settings.iter().rev().find_map(|setting| match setting {
+        Setting::Name(raw) if !raw.is_empty() => Some(raw.as_str()),
+        _ => None,
+    });
+    named.map(|raw| (raw, name::object_name(raw)))
 }
 
 /// Records that something a policy set was left out.
@@ -145,6 +167,13 @@ impl Settings {
             }
             Setting::Label(key, value) => self.take_label(key, value),
             Setting::Annotation(key, value) => self.take_annotation(key, value),
+            Setting::Name(raw) if raw.is_empty() => Err(Refusal {
+                what: "object name",
+                value: String::new(),
+                why: "it is empty".to_owned(),
+            }),
+            // The last one holds, see `name`.
+            Setting::Name(_) => Ok(()),
         }
     }
 

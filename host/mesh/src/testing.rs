@@ -151,12 +151,17 @@ pub fn services(seed: u64, count: usize) -> Vec<MeshService> {
 #[must_use]
 pub fn objects(seed: u64, count: usize) -> Vec<MeshObject> {
     let mut dice = Dice::new(seed ^ 1);
-    let mut objects = Vec::new();
+    let mut objects: Vec<MeshObject> = Vec::new();
+    let mut taken = BTreeSet::new();
     for service in services(seed, count) {
         let shape = *dice.one_of(&[Shape::Auto, Shape::Inline, Shape::WorkloadEntries]);
         for mut object in
             render(&service, &RenderOptions { shape, ..RenderOptions::default() }).objects
         {
+            // Policies may give several objects one name.
+            if !taken.insert(object.id.clone()) {
+                continue;
+            }
             if dice.once_in(4) {
                 object.removal = Some(Time::from_millis(dice.below(4_000_000_000_000)));
             }
@@ -306,7 +311,7 @@ fn instance(dice: &mut Dice) -> Instance {
 
 fn settings(dice: &mut Dice) -> Arc<[Setting]> {
     (0..1 + dice.below(6))
-        .map(|_| match dice.below(9) {
+        .map(|_| match dice.below(10) {
             0 => Setting::Alias(dice.word()),
             1 => Setting::Alias(format!("alias-{}.example.com", dice.below(9))),
             2 => Setting::Address(
@@ -332,6 +337,7 @@ fn settings(dice: &mut Dice) -> Arc<[Setting]> {
             ),
             6 => Setting::SubjectAltName(dice.word()),
             7 => Setting::Label(dice.word(), dice.word()),
+            8 => Setting::Name(dice.word()),
             _ => Setting::Annotation(dice.word(), dice.word()),
         })
         .collect()

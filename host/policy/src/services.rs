@@ -87,7 +87,8 @@ fn bytes(setting: &Setting) -> usize {
         | Setting::Location(text)
         | Setting::Resolution(text)
         | Setting::ExportTo(text)
-        | Setting::SubjectAltName(text) => text.len(),
+        | Setting::SubjectAltName(text)
+        | Setting::Name(text) => text.len(),
     };
     size_of::<Setting>() + texts
 }

@@ -46,7 +46,7 @@ impl Bridge {
     /// What it wrote of the service as a whole.
     pub(crate) fn settings(&self, service: &MeshService) -> Vec<Setting> {
         match self {
-            Self::RegistrySync(bridge) => bridge.settings(),
+            Self::RegistrySync(bridge) => bridge.settings(service),
             Self::Consul2Istio(bridge) => bridge.settings(service),
             Self::Eureka2Istio(bridge) => bridge.settings(service),
             Self::IstioConsul(bridge) => bridge.settings(service),

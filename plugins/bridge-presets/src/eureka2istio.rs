@@ -58,7 +58,8 @@ impl Eureka2Istio {
     }
 
     pub(crate) fn settings(&self, service: &MeshService) -> Vec<Setting> {
-        let mut settings = vec![Setting::Location("internal".to_owned())];
+        let name = format!("asm-{}", service.host.replace('.', "-"));
+        let mut settings = vec![Setting::Location("internal".to_owned()), Setting::Name(name)];
         if self.labels_objects {
             let labels = [("manager", "asm"), ("registry", "spring-eureka")];
             settings.extend(labels.map(|(key, value)| Setting::Label((key.into(), value.into()))));
@@ -171,14 +172,16 @@ mod tests {
         let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
         let location = Setting::Location("internal".to_owned());
         let service = MeshService::new("orders.example.com").with_origin(orders());
+        let name = Setting::Name("asm-orders-example-com".to_owned());
         let want = [
             location.clone(),
+            name.clone(),
             Setting::Label(pair("manager", "asm")),
             Setting::Label(pair("registry", "spring-eureka")),
             Setting::Annotation(pair("interface", "ORDERS")),
         ];
         assert_eq!(settings(PRESET, &service), want);
         let plain = r#"{"preset": "eureka2istio", "objectLabels": false}"#;
-        assert_eq!(settings(plain, &service), [location]);
+        assert_eq!(settings(plain, &service), [location, name]);
     }
 }

@@ -1,6 +1,6 @@
 //! registry-sync, which was istio-cloud-map before, from Consul and AWS Cloud Map.
 
-use landfall_policy::{Edits, Instance, Port, Service, Setting};
+use landfall_policy::{Edits, Instance, MeshService, Port, Service, Setting};
 
 use crate::{consul, mapping};
 
@@ -30,8 +30,11 @@ impl RegistrySync {
         mapping::at(edits, None, instance)
     }
 
-    pub(crate) fn settings(&self) -> Vec<Setting> {
-        vec![Setting::Location("external".to_owned())]
+    pub(crate) fn settings(&self, service: &MeshService) -> Vec<Setting> {
+        let is_cloud_map = service.origins.first().is_some_and(|o| o.registry == CLOUD_MAP);
+        let registry = if is_cloud_map { "cloudmap" } else { "consul" };
+        let name = Setting::Name(format!("{registry}-{}", service.host));
+        vec![Setting::Location("external".to_owned()), name]
     }
 
     /// One that registered no port is taken to listen where the web does.
@@ -151,7 +154,19 @@ mod tests {
 
     #[test]
     fn services_are_external() {
-        let want = [Setting::Location("external".to_owned())];
+        let name = Setting::Name("consul-web".to_owned());
+        let want = [Setting::Location("external".to_owned()), name];
         assert_eq!(settings(PRESET, &MeshService::new("web")), want);
+    }
+
+    #[test]
+    fn objects_are_named_by_registry_and_host() {
+        let name = |registry: &str, host: &str| {
+            let origin = Service { registry: registry.to_owned(), ..Service::new("web") };
+            settings(PRESET, &MeshService::new(host).with_origin(origin)).pop()
+        };
+        let want = |name: &str| Some(Setting::Name(name.to_owned()));
+        assert_eq!(name("consul", "web"), want("consul-web"));
+        assert_eq!(name("cloud-map", "web.demo.example"), want("cloudmap-web.demo.example"));
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use landfall_core::mesh::{Body, Kind, Object, ObjectId, Stays};
-use landfall_core::plan::{Desired, Mode, Observed, Plan, PlanOptions, Step, plan};
+use landfall_core::plan::{Desired, Entries, Mode, Observed, Plan, PlanOptions, Step, plan};
 use landfall_core::registry::SourceName;
 use landfall_core::text::Text;
 use landfall_core::time::Time;
@@ -107,7 +107,8 @@ pub(crate) fn full(
     now: Time,
 ) -> Plan<TestBody> {
     let scope: BTreeSet<ObjectId> = observed.ours.keys().chain(desired.keys()).cloned().collect();
-    plan(observed, desired, &scope, PlanOptions { mode: Mode::Sync, grace, now })
+    let entries = Entries::new();
+    plan(observed, desired, &scope, PlanOptions { mode: Mode::Sync, grace, entries: &entries, now })
 }
 
 pub(crate) fn apply(observed: &mut Observed<TestBody>, steps: &[Step<TestBody>]) {

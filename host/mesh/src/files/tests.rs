@@ -40,6 +40,7 @@ fn steps(sink: &mut FilesSink, desired: &Desired<Body>) -> Vec<Step> {
     let options = PlanOptions {
         mode: landfall_core::plan::Mode::Sync,
         grace: std::time::Duration::ZERO,
+        entries: &landfall_core::plan::Entries::new(),
         now: NOW,
     };
     plan(&observed, desired, &scope, options).steps

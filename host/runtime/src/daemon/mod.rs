@@ -244,6 +244,7 @@ impl Daemon {
             let options = SinkOptions {
                 evidence: &evidence,
                 guard: &self.config.guard,
+                entries: self.line.entries(),
                 grace: self.config.grace,
                 now,
             };

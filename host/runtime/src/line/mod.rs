@@ -7,6 +7,8 @@
 mod again;
 mod claims;
 mod draft;
+mod names;
+mod published;
 mod rehearsal;
 pub mod sink;
 mod undecided;
@@ -22,22 +24,23 @@ use landfall_core::finding::{Finding, FindingCode};
 use landfall_core::group::MeshServices;
 use landfall_core::guard::{Evidence, Trust};
 use landfall_core::linger::{Change, Lingering};
-use landfall_core::mapping::Mapping;
-use landfall_core::mesh::{Endpoint, HostKey, MeshService, ObjectId, Tie};
+use landfall_core::mesh::{HostKey, MeshService, ObjectId, Tie};
 use landfall_core::pattern::Selector;
-use landfall_core::plan::Desired;
+use landfall_core::plan::{Desired, Entries};
 use landfall_core::registry::{Doubt, Service, ServiceId, Snapshot, SourceName, SourceState};
 use landfall_core::sharing::{Ranks, Sharing};
 use landfall_core::text::Text;
 use landfall_core::time::Time;
 use landfall_mesh::api::Body;
-use landfall_mesh::render::{RenderOptions, render};
+use landfall_mesh::render::{RenderOptions, given_name, render, service_entry_id};
 use landfall_policy_host::{Rules, Workers};
 
 use self::again::Again;
 use self::claims::{Claim, Claims};
 use self::draft::{Answer, Asked, DecidedChange, DecidedServices, Draft, Known, judge, note_fault};
 pub use self::draft::{Faulted, RulesRefused};
+use self::names::{Names, Wish};
+use self::published::{is_published_in, moved_to};
 pub use self::rehearsal::{Rehearsal, Rehearsed};
 use self::undecided::Undecided;
 
@@ -51,7 +54,9 @@ pub struct Line {
     lingering: Lingering,
     rendered: BTreeMap<HostKey, RenderedHost>,
     claims: Claims,
+    names: Names,
     desired: Desired<Body>,
+    entries: Entries,
     undecided: Undecided,
     again: Again,
     setting_faults: BTreeMap<HostKey, Arc<Fault>>,
@@ -89,8 +94,17 @@ struct SourceLine {
 struct RenderedHost {
     objects: Vec<ObjectId>,
     findings: Vec<Finding>,
-    /// What its objects have in common, where one source has it alone.
+    /// What its objects have in common; `None` when there are none.
     tie: Option<Tie>,
+}
+
+/// What a round renders, as far as it was gone through.
+#[derive(Debug, Default)]
+struct Rendering {
+    /// ServiceEntries that are wanted.
+    entries: BTreeSet<ObjectId>,
+    /// Objects that their hosts have no more, and where the endpoints moved that they had.
+    gone: Vec<(ObjectId, BTreeSet<Tie>)>,
 }
 
 /// What a round changed.
@@ -132,7 +146,9 @@ impl Line {
             lingering: Lingering::default(),
             rendered: BTreeMap::new(),
             claims: Claims::default(),
+            names: Names::default(),
             desired: Desired::new(),
+            entries: Entries::new(),
             undecided: Undecided::default(),
             again: Again::default(),
             setting_faults: BTreeMap::new(),
@@ -353,8 +369,21 @@ impl Line {
         if std::mem::take(&mut self.render_all) {
             touched.extend(self.rendered.keys().cloned());
         }
+        let renamed: Vec<HostKey> = touched.iter().flat_map(|host| self.note_name(host)).collect();
+        touched.extend(renamed);
+        let mut rendering = Rendering::default();
         for host in &touched {
-            self.render_host(host, &mut round, advanced.ended.get(host).map(|places| &**places));
+            let moved_to = advanced.ended.get(host).map(|places| &**places);
+            self.render_host(host, &mut round, moved_to, &mut rendering);
+        }
+        // Another host may have the name by now.
+        let Rendering { entries, gone } = rendering;
+        for (id, places) in gone.into_iter().filter(|(id, _)| !entries.contains(id)) {
+            self.desired.remove(&id);
+            if !places.is_empty() {
+                round.moved.insert(id.clone(), places);
+            }
+            round.changed.insert(id);
         }
         self.again.schedule(now);
         round.wake = [self.lingering.wake(), self.again.due_at()].into_iter().flatten().min();
@@ -424,6 +453,24 @@ impl Line {
         }
     }
 
+    /// What is to be rendered at `host`, and whether that is a service or what lingers there.
+    fn at(&self, host: &HostKey) -> Option<(&Arc<MeshService>, bool)> {
+        let service = self.known.services.get(host).filter(|_| !self.undecided.has_host(host));
+        let service = service.map(|service| (service, true));
+        service.or_else(|| Some((self.lingering.get(host)?, false)))
+    }
+
+    /// Takes up under which name the object of `host` is to be, and returns hosts whose objects get
+    /// other names by that.
+    fn note_name(&mut self, host: &HostKey) -> Vec<HostKey> {
+        let wish = self.at(host).map(|(service, is_current)| Wish {
+            own: service_entry_id(host).name,
+            given: given_name(service),
+            is_current,
+        });
+        self.names.set(host, wish)
+    }
+
     /// Renders the service at `host`, or what lingers there, and notes what differs. `moved_to` is
     /// where the endpoints moved that what is gone had.
     fn render_host(
@@ -431,29 +478,38 @@ impl Line {
         host: &HostKey,
         round: &mut Round,
         moved_to: Option<&BTreeSet<HostKey>>,
+        rendering: &mut Rendering,
     ) {
-        let service = self.known.services.get(host).filter(|_| !self.undecided.has_host(host));
-        // What lingers gives way to whoever has the name by now.
-        let is_current = service.is_some();
-        let service = service.or_else(|| self.lingering.get(host));
         let old = self.rendered.remove(host);
         if let Some(tie) = old.as_ref().and_then(|old| old.tie.as_ref()) {
             self.ranks.remove(tie);
+            self.entries.remove(tie);
         }
         let (objects_before, findings_before) =
             old.map_or_else(Default::default, |rendered| (rendered.objects, rendered.findings));
         let mut gone: BTreeSet<ObjectId> = objects_before.into_iter().collect();
         let mut findings = Vec::new();
         let mut claim = None;
-        if let Some(service) = service {
-            let rendered = render(service, &self.options.render);
+        // What lingers gives way to whoever has the name by now.
+        if let Some((service, is_current)) = self.at(host) {
+            let mut rendered = render(service, &self.options.render);
             let mut objects = Vec::with_capacity(rendered.objects.len());
             let ranks = if is_current { service.ranks() } else { None };
-            let tie = ranks.and_then(|ranks| {
-                let tie = rendered.objects.first()?.tie();
-                self.ranks.insert(Tie::clone(&tie), ranks);
-                Some(tie)
+            if let Some(entry) = rendered.objects.first_mut()
+                && let Some(taken) = self.names.taken_from(host)
+            {
+                rendered.findings.push(names::finding(host, taken));
+                entry.id = service_entry_id(host);
+            }
+            let tie = rendered.objects.first().map(|entry| {
+                let tie = entry.tie();
+                rendering.entries.insert(entry.id.clone());
+                self.entries.insert(Tie::clone(&tie), entry.id.clone());
+                tie
             });
+            if let (Some(tie), Some(ranks)) = (&tie, ranks) {
+                self.ranks.insert(Tie::clone(tie), ranks);
+            }
             for object in rendered.objects {
                 gone.remove(&object.id);
                 objects.push(object.id.clone());
@@ -477,13 +533,7 @@ impl Line {
         round.findings.extend(appeared(&claims.before, &claims.now));
         let places = moved_to.into_iter().flatten();
         let places: BTreeSet<Tie> = places.filter_map(|host| self.tie(host)).collect();
-        for id in gone {
-            self.desired.remove(&id);
-            if !places.is_empty() {
-                round.moved.insert(id.clone(), places.clone());
-            }
-            round.changed.insert(id);
-        }
+        rendering.gone.extend(gone.into_iter().map(|id| (id, places.clone())));
     }
 
     /// What the objects of `host` have in common.
@@ -495,6 +545,12 @@ impl Line {
     #[must_use]
     pub fn desired(&self) -> &Desired<Body> {
         &self.desired
+    }
+
+    /// Which ServiceEntries services are to have.
+    #[must_use]
+    pub fn entries(&self) -> &Entries {
+        &self.entries
     }
 
     /// What proves that something is gone.
@@ -599,47 +655,6 @@ impl Line {
         all.dedup();
         all
     }
-}
-
-/// Whether an endpoint that was published somewhere still is the instance's, wherever that is
-/// published now.
-fn is_published_in(decided: &DecidedServices) -> impl Fn(&ServiceId, &Endpoint) -> bool {
-    |id, endpoint| {
-        let known = decided.get(id).and_then(|service| service.decision(&endpoint.instance.id));
-        known.is_some_and(|(instance, decision)| {
-            matches!(decision.outcome, Outcome::Published(_))
-                && instance.address == endpoint.instance.address
-                && instance.ports == endpoint.instance.ports
-        })
-    }
-}
-
-/// Where the endpoints of a service of the mesh are published now, and were not before `changes`.
-fn moved_to(
-    service: &MeshService,
-    changes: &BTreeMap<&ServiceId, &DecidedChange>,
-) -> BTreeSet<HostKey> {
-    let hosts = |decided: Option<&DecidedService>, instance: &Text| -> BTreeSet<HostKey> {
-        let decision = decided.and_then(|decided| decided.decision(instance));
-        match decision.map(|(_, decision)| &decision.outcome) {
-            Some(Outcome::Published(mappings)) => {
-                let host = |mapping: &Arc<Mapping>| HostKey {
-                    namespace: mapping.namespace.clone(),
-                    host: mapping.host.clone(),
-                };
-                mappings.iter().map(host).collect()
-            }
-            Some(Outcome::Dropped(_)) | None => BTreeSet::new(),
-        }
-    };
-    let mut places = BTreeSet::new();
-    for (origin, endpoint) in service.endpoints() {
-        let Some(change) = changes.get(&**origin) else { continue };
-        let before = hosts(change.before.as_deref(), &endpoint.instance.id);
-        let now = hosts(change.now.as_deref(), &endpoint.instance.id);
-        places.extend(now.difference(&before).cloned());
-    }
-    places
 }
 
 fn lacks_outcome(decided: &DecidedService) -> bool {

@@ -14,7 +14,7 @@ use landfall_core::guard::{
 };
 use landfall_core::mesh::{Body as _, Kind, Object, ObjectId, Tie};
 use landfall_core::moved::{Moved, Places};
-use landfall_core::plan::{Desired, Mode, Observed, PlanOptions, Step, plan};
+use landfall_core::plan::{Desired, Entries, Mode, Observed, PlanOptions, Step, plan};
 use landfall_core::text::Text;
 use landfall_core::time::Time;
 use landfall_mesh::api::Body;
@@ -109,6 +109,8 @@ pub struct SinkOptions<'a> {
     pub evidence: &'a Evidence,
     /// The deletion budget.
     pub guard: &'a GuardSettings,
+    /// Which ServiceEntries services are to have.
+    pub entries: &'a Entries,
     /// How long an object stays without endpoints.
     pub grace: Duration,
     /// The time now.
@@ -218,7 +220,12 @@ impl SinkLine {
             .filter(|id| !self.in_flight.contains_key(id) && !self.waits(id, options.now))
             .cloned()
             .collect();
-        let plan_options = PlanOptions { mode: self.mode, grace: options.grace, now: options.now };
+        let plan_options = PlanOptions {
+            mode: self.mode,
+            grace: options.grace,
+            entries: options.entries,
+            now: options.now,
+        };
         let planned = plan(&self.observed, desired, &scope, plan_options);
         for id in &planned.settled {
             self.unsettled.remove(id);
@@ -234,6 +241,7 @@ impl SinkLine {
         let busy = if self.guard.weighs_losses() { self.busy() } else { BTreeSet::new() };
         let guard_options = GuardOptions {
             places: Places::new(desired, &self.observed),
+            entries: options.entries,
             total_endpoints: self.endpoints,
             evidence: options.evidence,
             settings: options.guard,

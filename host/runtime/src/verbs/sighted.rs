@@ -45,6 +45,7 @@ pub(super) async fn sighted(
     let options = SinkOptions {
         evidence: &once.line.evidence(),
         guard: &config.guard,
+        entries: once.line.entries(),
         grace: config.grace,
         now: clock::now(),
     };

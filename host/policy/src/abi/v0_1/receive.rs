@@ -99,6 +99,7 @@ impl Reader {
             model::Setting::SubjectAltName(name) => Setting::SubjectAltName(name),
             model::Setting::Label((key, value)) => Setting::Label(key, value),
             model::Setting::Annotation((key, value)) => Setting::Annotation(key, value),
+            model::Setting::Name(name) => Setting::Name(name),
             model::Setting::Other((name, _)) => {
                 self.note_unknown(name);
                 return None;

@@ -153,6 +153,7 @@ pub(super) fn write_settings(report: &mut Report, service: &MeshService) {
             Setting::SubjectAltName(name) => tell!(report, "  subjectAltName {name}"),
             Setting::Label(key, value) => tell!(report, "  label {key}={value}"),
             Setting::Annotation(key, value) => tell!(report, "  annotation {key}={value}"),
+            Setting::Name(name) => tell!(report, "  name {name}"),
         }
     }
 }
