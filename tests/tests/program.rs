@@ -219,6 +219,22 @@ fn a_plan_shows_all_steps() {
 }
 
 #[test]
+fn only_what_is_in_a_cluster_is_adopted() {
+    let scene = Scene::published();
+    let (text, succeeded) = scene.run(&["adopt", "--name", "mesh/orders.mesh", "--yes"]);
+    assert!(!succeeded && text.contains("and sink files:out is none"), "{text}");
+    let (text, _) = scene.run(&["adopt", "--selector", "a=b", "--sink", "kubernetes"]);
+    assert!(text.contains("there is no sink \"kubernetes\"; there are: files:out"), "{text}");
+    for args in [&["adopt"][..], &["adopt", "--yes"], &["adopt", "--selector", "!a", "--yes"]] {
+        assert_eq!(scene.program().run(args).unwrap().status.code(), Some(2), "{args:?}");
+    }
+    let several = "  - kubernetes: {context: a}\n  - kubernetes: {context: b, namespaces: [c]}\n";
+    scene.write("landfall.yaml", &(config("{service}.mesh", FILE) + several + "owner: me\n"));
+    let (text, _) = scene.run(&["adopt", "--selector", "a=b"]);
+    assert!(text.contains("choose with --sink: kubernetes:a, kubernetes:b/c"), "{text}");
+}
+
+#[test]
 fn a_slow_candidate_keeps_nobody_waiting() {
     let scene = Scene { folder: tempfile::tempdir().unwrap() };
     scene.write("registry.yaml", &many(1000));

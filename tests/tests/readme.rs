@@ -123,7 +123,7 @@ fn way(command: &str) -> Option<Way> {
             Way::Run
         }
         ["landfall", "--help"] | ["landfall", _, "--help"] => Way::Run,
-        ["kubectl" | "helm" | "docker", ..] => Way::Cluster,
+        ["kubectl" | "helm" | "docker", ..] | ["landfall", "adopt", ..] => Way::Cluster,
         _ => return None,
     })
 }

@@ -1,9 +1,13 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use landfall_core::name::{self, Namespace};
+use landfall_core::text::Text;
+use landfall_mesh::kube::adopt::Selection;
 
 use crate::config::units::Duration;
 
@@ -11,8 +15,8 @@ use crate::config::units::Duration;
 #[derive(Debug, Parser)]
 #[command(name = "landfall", version, max_term_width = 100)]
 #[command(after_help = "\
-Exit codes: 0 done; 1 it failed; 2 `plan --exit-code` found a difference, or the command line is \
-wrong; 3 the configuration is illegal.")]
+Exit codes: 0 done; 1 it failed; 2 `plan` or `adopt` with --exit-code found a difference, or the \
+command line is wrong; 3 the configuration is illegal.")]
 pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -60,6 +64,9 @@ pub(crate) enum Verb {
     Run(ConfigArgs),
     /// Work out what should be, once, and print it or how the sinks differ from it.
     Plan(PlanArgs),
+    /// Take objects over that another bridge wrote to a cluster: show what would become of those
+    /// that are selected, and do it with `--yes`. None is made anew, and none is deleted.
+    Adopt(AdoptArgs),
     /// Check the configuration, or print its JSON Schema.
     Check(CheckArgs),
     /// Tell what becomes of a host or an instance, step by step.
@@ -115,6 +122,51 @@ pub(crate) enum PlanOutput {
     /// The desired resources.
     Yaml,
 }
+
+/// Arguments of `adopt`.
+#[derive(Debug, Args)]
+pub(crate) struct AdoptArgs {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its help is its fields'")]
+    pub(crate) config: ConfigArgs,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its help is its fields'")]
+    pub(crate) wait: WaitArgs,
+    /// The sink, as `plan` names it; may be left out where only one is a cluster.
+    #[arg(long, value_name = "SINK")]
+    pub(crate) sink: Option<String>,
+    /// An object; may be given several times.
+    #[arg(
+        long = "name",
+        value_name = "NAMESPACE/NAME",
+        required_unless_present = "selector",
+        conflicts_with = "selector"
+    )]
+    pub(crate) names: Vec<ObjectName>,
+    /// All objects that carry these labels.
+    #[arg(long, value_name = "KEY=VALUE,...")]
+    pub(crate) selector: Option<Labels>,
+    /// Of those, the ones in this namespace.
+    #[arg(long, requires = "selector", conflicts_with = "names", value_parser = namespace)]
+    pub(crate) namespace: Option<Text>,
+    /// Do it. What changed since it was read is left alone.
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// Exit with 2 when there is something to adopt, or something that is refused.
+    #[arg(long, conflicts_with = "yes")]
+    pub(crate) exit_code: bool,
+}
+
+/// The name of an object in a namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ObjectName {
+    namespace: Text,
+    name: Text,
+}
+
+/// Labels that an object has to carry; never none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Labels(Vec<(Text, Text)>);
 
 /// Arguments of `check`.
 #[derive(Debug, Args)]
@@ -175,9 +227,96 @@ pub(crate) struct ComponentizeArgs {
     pub(crate) output: PathBuf,
 }
 
+// === impl AdoptArgs ===
+
+impl AdoptArgs {
+    /// What is selected.
+    pub(crate) fn selections(&self) -> Vec<Selection> {
+        let named = self.names.iter().map(|object| {
+            Selection::Name(Text::clone(&object.namespace), Text::clone(&object.name))
+        });
+        let labeled = self
+            .selector
+            .iter()
+            .map(|labels| Selection::Labels(labels.0.clone(), self.namespace.clone()));
+        named.chain(labeled).collect()
+    }
+}
+
+// === impl ObjectName ===
+
+impl FromStr for ObjectName {
+    type Err = String;
+
+    fn from_str(raw: &str) -> Result<Self, String> {
+        let (namespace, name) =
+            raw.split_once('/').ok_or_else(|| "it is not NAMESPACE/NAME".to_owned())?;
+        if name::object_name(name).altered {
+            return Err(format!("{name:?} is not the name of an object"));
+        }
+        Ok(Self { namespace: self::namespace(namespace)?, name: Text::from(name) })
+    }
+}
+
+// === impl Labels ===
+
+impl FromStr for Labels {
+    type Err = String;
+
+    /// Of what kubectl takes only this: that something is not so selects what nobody looked at.
+    fn from_str(raw: &str) -> Result<Self, String> {
+        let label = |pair: &str| {
+            let (key, value) =
+                pair.split_once('=').ok_or_else(|| format!("{pair:?} is not KEY=VALUE"))?;
+            if name::label_key(key).altered || name::label_value(value).altered {
+                return Err(format!("{pair:?} is not a legal label"));
+            }
+            Ok((Text::from(key), Text::from(value)))
+        };
+        raw.split(',').map(label).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+fn namespace(raw: &str) -> Result<Text, String> {
+    let namespace = Namespace::parse(raw).map_err(|error| error.to_string())?;
+    Ok(Text::clone(namespace.text()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_adopted_is_selected() {
+        let parse = |args: &str| {
+            let args = args.split(' ').filter(|arg| !arg.is_empty());
+            let cli = Cli::try_parse_from(["landfall", "adopt"].into_iter().chain(args))?;
+            let Verb::Adopt(args) = cli.verb else { panic!("{:?}", cli.verb) };
+            Ok::<_, clap::Error>(args.selections().iter().map(|s| s.to_string()).collect())
+        };
+        let selected = |args: &str| -> Vec<String> { parse(args).unwrap() };
+        assert_eq!(selected("--name a/b.c --name d/e --yes"), ["a/b.c", "d/e"]);
+        assert_eq!(selected("--selector a.b/c=d,e= --namespace f"), ["a.b/c=d,e="]);
+        for illegal in [
+            "",
+            "--yes",
+            "--name a",
+            "--name a/",
+            "--name a/b,c",
+            "--name A/b",
+            "--selector a",
+            "--selector a!=b",
+            "--selector !a",
+            "--selector a=b,",
+            "--selector =",
+            "--name a/b --selector a=b",
+            "--name a/b --namespace a",
+            "--selector a=b --namespace a/b",
+            "--name a/b --yes --exit-code",
+        ] {
+            assert!(parse(illegal).is_err(), "{illegal}");
+        }
+    }
 
     #[test]
     fn an_exit_code_needs_a_look_at_the_sinks() {

@@ -65,6 +65,7 @@ async fn dispatch(verb: &Verb) -> anyhow::Result<Ending> {
     match verb {
         Verb::Run(args) => daemon::run(args.config.clone(), stop_on_signal()?).await?,
         Verb::Plan(args) => return verbs::plan::plan(args).await,
+        Verb::Adopt(args) => return verbs::adopt::adopt(args).await,
         Verb::Check(args) => verbs::check::check(args)?,
         Verb::Explain(args) => verbs::explain::explain(args).await?,
         Verb::Snapshot(args) => verbs::snapshot::snapshot(args).await?,

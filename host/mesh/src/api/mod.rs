@@ -31,7 +31,7 @@ pub(crate) use self::print::Extra;
 pub use self::print::{Manifest, PrintError, to_json, to_yaml};
 pub(crate) use self::print::{endpoint_len, json_len, pairs_len, rfc3339, service_entry_len};
 pub(crate) use self::spec::{ServiceEntryWire, WorkloadEntryWire};
-pub(crate) use self::wire::{Wire, WireSpec, plural};
+pub(crate) use self::wire::{SpecOf, Wire, WireSpec, plural};
 use crate::name::service_label;
 
 /// The field manager of all writes.

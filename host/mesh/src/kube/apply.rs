@@ -48,7 +48,7 @@ use crate::sink::{Applied, Outcome, Step, Stuck};
 use crate::validate::validate;
 
 // An API server waits up to 30 s for a webhook, and then says so.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(35);
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(35);
 // All attempts together: what takes longer is planned again. Two requests that take their time,
 // and between them the longest pause that a server may ask for.
 const STEP_TIMEOUT: Duration = Duration::from_secs(130);
@@ -266,7 +266,7 @@ impl KubeSink {
         self.written(version, to, answer).await
     }
 
-    async fn update<S: WireSpec>(
+    pub(super) async fn update<S: WireSpec>(
         &self,
         version: ApiVersion,
         to: &Arc<MeshObject>,

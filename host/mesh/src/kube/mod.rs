@@ -7,8 +7,10 @@
 //!
 //! Ours is what carries the owner's labels and was written by our field manager. Everything else
 //! is foreign and never touched: creating refuses to take over what is there, changing and deleting
-//! name the `uid` and the `resourceVersion` of what they mean.
+//! name the `uid` and the `resourceVersion` of what they mean. What a person selected becomes ours by
+//! [`KubeSink::adopt`].
 
+pub mod adopt;
 mod apply;
 mod backoff;
 mod breaker;

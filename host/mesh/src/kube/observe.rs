@@ -41,7 +41,7 @@ pub(super) enum News {
 // A page of the largest objects is then 75 MB at worst, of usual ones 60 kB: deploy/ gives the
 // process 512 MiB. 10,000 objects are 200 pages, which took 4 s from a kube-apiserver of 1.36 on
 // two busy cores, where pages of 250 took 1 to 9 s.
-const PAGE_LEN: u32 = 50;
+pub(super) const PAGE_LEN: u32 = 50;
 /// Why a scope is not watched.
 #[derive(Clone, Debug)]
 pub(super) struct Failure {

@@ -112,9 +112,9 @@ impl RunningSink {
         static SERIAL: AtomicU64 = AtomicU64::new(0);
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let stop = CancellationToken::new();
-        let (name, kind, sighting) = match &config.kind {
+        let name = name_of(&config);
+        let (kind, sighting) = match &config.kind {
             SinkKind::Kubernetes { access, namespaces } => {
-                let name = kubernetes_name(access, namespaces);
                 let client = clients
                     .get(access)
                     .await
@@ -125,21 +125,20 @@ impl RunningSink {
                 let sighting = sink.observation();
                 let (watching, token) = (Arc::clone(&sink), stop.clone());
                 tokio::spawn(async move { watching.run(token).await });
-                (name, Running::Kubernetes(sink), sighting)
+                (Running::Kubernetes(sink), sighting)
             }
             SinkKind::Files { path } => {
                 let sink = FilesSink::new(path.clone(), owner.clone(), ApiVersion::V1);
                 let folder = Folder::start(sink, used, stop.clone());
                 let sighting = folder.sighting();
-                (format!("files:{}", path.display()), Running::Files(folder), sighting)
+                (Running::Files(folder), sighting)
             }
             SinkKind::Mcp { listen, journal, addresses, tls } => {
-                let name = format!("mcp:{listen}");
                 let failed = || format!("failed to set up sink {name}");
                 if used == Use::Look {
                     let seen = mcp::look(journal.clone(), owner.clone()).await;
                     let seen = seen.with_context(failed)?;
-                    (name, Running::Journal, watch::Sender::new(seen).subscribe())
+                    (Running::Journal, watch::Sender::new(seen).subscribe())
                 } else {
                     let options = McpOptions {
                         listen: *listen,
@@ -150,7 +149,7 @@ impl RunningSink {
                     };
                     let sink = McpSink::start(options, stop.clone()).await.with_context(failed)?;
                     let sighting = sink.observation();
-                    (name, Running::Mcp(sink), sighting)
+                    (Running::Mcp(sink), sighting)
                 }
             }
         };
@@ -257,6 +256,15 @@ impl RunningSink {
             })
         });
         claims.collect()
+    }
+
+    /// The cluster that it is, if it is one.
+    #[must_use]
+    pub(crate) fn cluster(&self) -> Option<&KubeSink> {
+        match &self.kind {
+            Running::Kubernetes(sink) => Some(sink),
+            Running::Files(_) | Running::Mcp(_) | Running::Journal => None,
+        }
     }
 
     /// Begins no further step; those under way are finished.
@@ -367,6 +375,16 @@ impl Told {
 }
 
 /// The name of a sink, which no other has: together these say where it writes.
+/// For logs and metrics, and for who chooses one.
+#[must_use]
+pub(crate) fn name_of(config: &SinkConfig) -> String {
+    match &config.kind {
+        SinkKind::Kubernetes { access, namespaces } => kubernetes_name(access, namespaces),
+        SinkKind::Files { path } => format!("files:{}", path.display()),
+        SinkKind::Mcp { listen, .. } => format!("mcp:{listen}"),
+    }
+}
+
 fn kubernetes_name(access: &KubeAccess, namespaces: &[String]) -> String {
     let KubeAccess { kubeconfig, context } = access;
     let mut name = String::from("kubernetes");

@@ -1,5 +1,6 @@
 //! The subcommands that look once and end.
 
+pub(crate) mod adopt;
 pub(crate) mod check;
 pub(crate) mod explain;
 pub(crate) mod plan;

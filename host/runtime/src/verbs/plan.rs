@@ -18,7 +18,7 @@ use crate::sources::Needed;
 
 /// Six lines of a usual terminal: the longest names of objects fit beside what is said of them. Names
 /// in registries may be of any length; `--output yaml` has all of it.
-const LINE_CHARS_MAX: usize = 480;
+pub(super) const LINE_CHARS_MAX: usize = 480;
 /// Lines around a change in a diff.
 const CONTEXT_LINES: usize = 3;
 
@@ -113,11 +113,21 @@ async fn steps(
 /// One step: what is done to which object, and the lines that differ.
 fn write_step(report: &mut Report, step: &Step<Body>, owner: &Owner) -> anyhow::Result<()> {
     tell!(report, "{} {}", step.verb(), step.id());
-    let print = |object: Option<&std::sync::Arc<MeshObject>>| match object {
+    write_diff(report, step.from().map(|from| &**from), step.to().map(|to| &**to), owner)
+}
+
+/// The lines in which an object differs.
+pub(super) fn write_diff(
+    report: &mut Report,
+    before: Option<&MeshObject>,
+    after: Option<&MeshObject>,
+    owner: &Owner,
+) -> anyhow::Result<()> {
+    let print = |object: Option<&MeshObject>| match object {
         Some(object) => api::to_yaml(object, owner, ApiVersion::V1),
         None => Ok(String::new()),
     };
-    let (before, after) = (print(step.from())?, print(step.to())?);
+    let (before, after) = (print(before)?, print(after)?);
     let diff = TextDiff::from_lines(&before, &after);
     for hunk in diff.unified_diff().context_radius(CONTEXT_LINES).iter_hunks() {
         for change in hunk.iter_changes() {
