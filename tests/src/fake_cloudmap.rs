@@ -121,6 +121,17 @@ impl FakeCloudMap {
         self.server.url()
     }
 
+    /// How many requests there were so far.
+    #[must_use]
+    pub fn asked(&self) -> usize {
+        self.server.asked()
+    }
+
+    /// Answers so much later from now on, or at once again what is asked from now on.
+    pub fn set_late(&self, late: Option<Duration>) {
+        self.server.set_late(late);
+    }
+
     /// Cuts every connection and takes no more.
     pub fn stop(&mut self) {
         self.server.stop();
@@ -242,6 +253,14 @@ impl FakeCloudMap {
     pub fn requests(&self) -> Vec<String> {
         let told = |asked: &Asked| format!("{} {}", asked.operation, asked.about);
         self.registry().asked.iter().map(|asked| told(asked).trim_end().to_owned()).collect()
+    }
+
+    /// When it was last asked for this operation about this service.
+    #[must_use]
+    pub fn asked_about(&self, operation: &str, about: &str) -> Option<Instant> {
+        let registry = self.registry();
+        let is_it = |asked: &&Asked| asked.operation == operation && asked.about == about;
+        registry.asked.iter().rev().find(is_it).map(|asked| asked.at)
     }
 
     /// How many questions were refused for there being more than AWS allows.

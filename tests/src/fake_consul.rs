@@ -3,7 +3,7 @@
 //! It has the endpoints that Landfall reads, blocking queries with the indexes that Consul gives
 //! them (of the table of services, of the table of checks, of a single service), and nothing else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -71,6 +71,8 @@ struct Catalog {
     service_indexes: BTreeMap<String, u64>,
     /// By node and ID, as `/v1/health/service/<name>` lists them.
     entries: BTreeMap<(String, String), Value>,
+    /// Which entries each service has.
+    of_service: BTreeMap<String, BTreeSet<(String, String)>>,
     reversed: bool,
     fault: Option<Fault>,
     /// Paths that contain this do not exist.
@@ -107,6 +109,17 @@ impl FakeConsul {
         self.server.url()
     }
 
+    /// How many requests there were so far.
+    #[must_use]
+    pub fn asked(&self) -> usize {
+        self.server.asked()
+    }
+
+    /// Answers so much later from now on, or at once again what is asked from now on.
+    pub fn set_late(&self, late: Option<Duration>) {
+        self.server.set_late(late);
+    }
+
     /// Cuts every connection and takes no more.
     pub fn stop(&mut self) {
         self.server.stop();
@@ -130,6 +143,7 @@ impl FakeConsul {
     pub fn lose_everything(&self) {
         self.change(|catalog| {
             catalog.entries.clear();
+            catalog.of_service.clear();
             catalog.service_indexes.clear();
             catalog.lose_indexes();
         });
@@ -153,14 +167,18 @@ impl FakeConsul {
     /// Removes the instance `id` on `node`.
     pub fn deregister(&self, node: &str, id: &str) {
         self.change(|catalog| {
-            let Some(gone) = catalog.entries.remove(&(node.to_owned(), id.to_owned())) else {
-                return;
-            };
+            let key = (node.to_owned(), id.to_owned());
+            let Some(gone) = catalog.entries.remove(&key) else { return };
             catalog.index += 1;
             catalog.services_index = catalog.index;
             catalog.checks_index = catalog.index;
             let name = service_name(&gone);
-            if catalog.entries.values().any(|entry| service_name(entry) == name) {
+            let left = catalog.of_service.entry(name.clone()).or_default();
+            left.remove(&key);
+            if left.is_empty() {
+                catalog.of_service.remove(&name);
+            }
+            if catalog.of_service.contains_key(&name) {
                 catalog.service_indexes.insert(name, catalog.index);
             } else {
                 catalog.service_indexes.remove(&name);
@@ -332,7 +350,9 @@ impl Catalog {
         if node {
             self.nodes_index = self.index;
         }
-        self.service_indexes.insert(service_name(&entry), self.index);
+        let name = service_name(&entry);
+        self.of_service.entry(name.clone()).or_default().insert(id.clone());
+        self.service_indexes.insert(name, self.index);
         self.entries.insert(id, entry);
     }
 
@@ -365,26 +385,34 @@ impl Catalog {
                 }
                 let index = self.service_indexes.get(name).copied();
                 let index = index.unwrap_or(self.extinction_index);
-                let entries = self.listed(query).filter(|entry| service_name(entry) == name);
-                Some((index, entries.cloned().collect()))
+                let keys = self.of_service.get(name).into_iter().flatten();
+                let entries = keys.filter_map(|key| self.entries.get(key)).collect();
+                Some((index, self.visible(query, entries).cloned().collect()))
             }
         }
     }
 
     fn listed(&self, query: &Query) -> impl Iterator<Item = &Value> {
+        self.visible(query, self.entries.values().collect())
+    }
+
+    fn visible<'a>(
+        &self,
+        query: &Query,
+        mut all: Vec<&'a Value>,
+    ) -> impl Iterator<Item = &'a Value> {
         let part = match &self.fault {
-            Some(Fault::HiddenByAcl | Fault::HiddenUnsaid | Fault::NoLeader) => Some(""),
-            Some(Fault::HiddenInPart(part)) => Some(part.as_str()),
+            Some(Fault::HiddenByAcl | Fault::HiddenUnsaid | Fault::NoLeader) => Some(String::new()),
+            Some(Fault::HiddenInPart(part)) => Some(part.clone()),
             _ => None,
         };
         let (namespace, datacenter) = (query.namespace.clone(), query.datacenter.clone());
-        let mut all: Vec<&Value> = self.entries.values().collect();
         if self.reversed {
             all.reverse();
         }
         all.into_iter().filter(move |entry| {
             let own = entry["Service"]["Namespace"].as_str().unwrap_or("default");
-            let hidden = part.is_some_and(|part| service_name(entry).contains(part));
+            let hidden = part.as_ref().is_some_and(|part| service_name(entry).contains(part));
             let is_here = datacenter.as_deref().is_none_or(|dc| entry["Node"]["Datacenter"] == dc);
             !hidden && is_here && namespace.as_deref().is_none_or(|asked| asked == own)
         })

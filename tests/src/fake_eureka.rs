@@ -5,12 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Response, StatusCode};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::fake_server::{self, FakeServer};
 
@@ -89,6 +91,23 @@ impl FakeEureka {
     #[must_use]
     pub fn url(&self) -> String {
         format!("{}/eureka", self.server.url())
+    }
+
+    /// How many requests there were so far.
+    #[must_use]
+    pub fn asked(&self) -> usize {
+        self.server.asked()
+    }
+
+    /// When the last request came.
+    #[must_use]
+    pub fn last_asked(&self) -> Option<Instant> {
+        self.server.last_asked()
+    }
+
+    /// Answers so much later from now on, or at once again what is asked from now on.
+    pub fn set_late(&self, late: Option<Duration>) {
+        self.server.set_late(late);
     }
 
     /// Cuts every connection and takes no more.

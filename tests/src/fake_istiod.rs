@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::http::uri::PathAndQuery;
-use tonic::transport::Channel;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Request, Status, Streaming};
 
 /// What istiod asks for, in this order and all at once.
@@ -49,6 +49,8 @@ pub struct Answer {
     pub type_url: String,
     /// What it is to be acknowledged by.
     pub nonce: String,
+    /// Its size as it is sent.
+    pub bytes: usize,
     /// Its resources by `namespace/name`.
     pub resources: BTreeMap<String, Served>,
 }
@@ -76,9 +78,24 @@ impl FakeIstiod {
     /// # Errors
     /// Nobody serves there.
     pub async fn connect(server: SocketAddr) -> Result<Self, String> {
-        let channel =
-            Channel::from_shared(format!("http://{server}")).map_err(|e| e.to_string())?;
-        let channel = channel.connect().await.map_err(|error| error.to_string())?;
+        let endpoint = Channel::from_shared(format!("http://{server}"));
+        Self::through(endpoint.map_err(|error| error.to_string())?).await
+    }
+
+    /// The same over TLS, with a server that calls itself `localhost` and one authority, as PEM.
+    ///
+    /// # Errors
+    /// Nobody serves there, or nobody who can prove that name.
+    pub async fn connect_tls(server: SocketAddr, authority: &[u8]) -> Result<Self, String> {
+        let authority = Certificate::from_pem(authority);
+        let tls = ClientTlsConfig::new().ca_certificate(authority).domain_name("localhost");
+        let endpoint = Channel::from_shared(format!("https://{server}"));
+        let endpoint = endpoint.map_err(|error| error.to_string())?.tls_config(tls);
+        Self::through(endpoint.map_err(|error| error.to_string())?).await
+    }
+
+    async fn through(endpoint: Endpoint) -> Result<Self, String> {
+        let channel = endpoint.connect().await.map_err(|error| format!("{error:?}"))?;
         let mut client = tonic::client::Grpc::new(channel).max_decoding_message_size(usize::MAX);
         client.ready().await.map_err(|error| error.to_string())?;
         let (requests, mut asked) = mpsc::channel(64);
@@ -116,9 +133,10 @@ impl FakeIstiod {
             ..DiscoveryRequest::default()
         };
         self.requests.send(acknowledged).await.expect("the stream goes on");
+        let bytes = response.encoded_len();
         let resources = response.resources.iter().map(read).collect();
         let DiscoveryResponse { type_url, nonce, .. } = response;
-        Some(Answer { type_url, nonce, resources })
+        Some(Answer { type_url, nonce, bytes, resources })
     }
 
     /// The answers that come until none comes for `quiet`, the last of each type.

@@ -3,11 +3,14 @@
 #![allow(clippy::expect_used, clippy::panic, reason = "part of tests: a failure is theirs")]
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
 use axum::http::{Response, StatusCode};
+use axum::middleware::{Next, from_fn_with_state};
 use futures_util::stream;
 use tokio::runtime::Runtime;
 use tokio::time::{Instant, sleep};
@@ -20,8 +23,17 @@ const PORT_WAIT_MAX: Duration = Duration::from_secs(10);
 pub(crate) struct FakeServer {
     address: SocketAddr,
     app: Router,
+    traffic: Arc<Mutex<Traffic>>,
     // A runtime of its own: to shut it down is to cut every connection.
     runtime: Option<Runtime>,
+}
+
+/// What comes in.
+#[derive(Debug, Default)]
+struct Traffic {
+    asked: usize,
+    last: Option<Instant>,
+    late: Option<Duration>,
 }
 
 // === impl FakeServer ===
@@ -30,7 +42,9 @@ impl FakeServer {
     /// Serves `app`.
     pub(crate) fn start(app: Router) -> Self {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let mut server = Self { address: any, app, runtime: None };
+        let traffic = Arc::default();
+        let app = app.layer(from_fn_with_state(Arc::clone(&traffic), pass));
+        let mut server = Self { address: any, app, traffic, runtime: None };
         server.listen();
         server
     }
@@ -44,6 +58,25 @@ impl FakeServer {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
+    }
+
+    fn traffic(&self) -> MutexGuard<'_, Traffic> {
+        lock(&self.traffic)
+    }
+
+    /// How many requests there were so far.
+    pub(crate) fn asked(&self) -> usize {
+        self.traffic().asked
+    }
+
+    /// When the last request came.
+    pub(crate) fn last_asked(&self) -> Option<Instant> {
+        self.traffic().last
+    }
+
+    /// Has requests wait for so long from now on, or until now.
+    pub(crate) fn set_late(&self, late: Option<Duration>) {
+        self.traffic().late = late;
     }
 
     pub(crate) fn is_listening(&self) -> bool {
@@ -82,6 +115,27 @@ impl Drop for FakeServer {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+fn lock(traffic: &Mutex<Traffic>) -> MutexGuard<'_, Traffic> {
+    traffic.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn pass(
+    State(traffic): State<Arc<Mutex<Traffic>>>,
+    request: Request,
+    next: Next,
+) -> Response<Body> {
+    let late = {
+        let mut traffic = lock(&traffic);
+        traffic.asked += 1;
+        traffic.last = Some(Instant::now());
+        traffic.late
+    };
+    if let Some(late) = late {
+        sleep(late).await;
+    }
+    next.run(request).await
 }
 
 // === Answers ===

@@ -12,7 +12,9 @@ pub mod fuzz;
 pub mod hostile;
 pub mod line;
 pub mod markdown;
+pub mod registries;
 pub mod repository;
+pub mod scene;
 #[cfg(feature = "e2e")]
 pub mod servers;
 pub mod watchdog;
