@@ -1,17 +1,21 @@
 //! The MCP-over-xDS server, asked as istiod asks.
 
 #![allow(clippy::unwrap_used, reason = "a failure ends the test")]
-#![allow(clippy::disallowed_methods, reason = "objects are dated")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "objects are dated, and what is promised of time is measured"
+)]
+#![allow(clippy::print_stdout, reason = "the figures are for people")]
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use landfall_core::plan::{Observed, Step};
 use landfall_core::time::Time;
 use landfall_mesh::api::{Body, Owner};
-use landfall_mesh::mcp::{McpOptions, McpSink};
+use landfall_mesh::mcp::{McpOptions, McpSink, TlsIdentity};
 use landfall_tests::fake_istiod::{Answer, FakeIstiod, TYPES};
 use landfall_tests::line::{OPEN, World};
 use landfall_tests::world;
@@ -23,11 +27,19 @@ const LONG: Duration = Duration::from_secs(10);
 const THEN: Time = Time::from_millis(1_700_000_000_000);
 
 async fn start(folder: &Path, stop: &CancellationToken) -> Arc<McpSink> {
+    start_with(folder, None, stop).await
+}
+
+async fn start_with(
+    folder: &Path,
+    tls: Option<TlsIdentity>,
+    stop: &CancellationToken,
+) -> Arc<McpSink> {
     let options = McpOptions {
         listen: "127.0.0.1:0".parse().unwrap(),
         journal: folder.join("journal"),
         addresses: None,
-        tls: None,
+        tls,
         owner: Owner::parse("me").unwrap(),
     };
     McpSink::start(options, stop.clone()).await.unwrap()
@@ -96,4 +108,109 @@ async fn a_restart_tells_the_same() {
     // No source has spoken yet.
     let after = FakeIstiod::connect(sink.address()).await.unwrap().all(QUIET).await;
     assert_eq!(before[SERVICE_ENTRIES].resources, after[SERVICE_ENTRIES].resources);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_does_not_read_harms_nobody_and_costs_one_state() {
+    const CHANGES: usize = 12;
+    /// The first of them, in which everybody comes to hold what they always will.
+    const FIRST: usize = 4;
+    const PAUSE: Duration = Duration::from_millis(800);
+    let folder = tempfile::tempdir().unwrap();
+    let stop = CancellationToken::new();
+    let sink = start(folder.path(), &stop).await;
+    let mut world = World::new(Observed::default(), OPEN);
+    // As many as a generated service has addresses for.
+    let listing = world::snapshot(830, 250);
+    sink.apply(&world.round(&world::state(listing.clone())), THEN);
+    sink.complete();
+    let mut slow = FakeIstiod::connect(sink.address()).await.unwrap();
+    let mut others = Vec::new();
+    let mut bytes = 0;
+    for _ in 0..3 {
+        let mut istiod = FakeIstiod::connect(sink.address()).await.unwrap();
+        let answers = istiod.all(PAUSE).await;
+        bytes = answers[SERVICE_ENTRIES].bytes;
+        others.push(istiod);
+    }
+    assert!(bytes >= 8 << 20, "a state has {bytes} bytes");
+
+    let (mut before, mut slowest) = (0, Duration::ZERO);
+    for change in 1..=FIRST + CHANGES {
+        if change == FIRST + 1 {
+            before = resident_bytes();
+        }
+        let steps = world.round(&world::state(world::changed(&listing, change, change)));
+        assert!(!steps.is_empty());
+        let began = Instant::now();
+        sink.apply(&steps, THEN);
+        for istiod in &mut others {
+            let answer = istiod.next(LONG).await.unwrap();
+            assert_eq!(answer.type_url, SERVICE_ENTRIES);
+        }
+        slowest = slowest.max(began.elapsed());
+    }
+    let grown = resident_bytes().saturating_sub(before);
+    println!(
+        "{bytes} bytes to 3 control planes and one that does not read: {CHANGES} changes, each \
+         with everybody else within {slowest:.1?}; {grown} bytes more in memory"
+    );
+    assert!(grown < CHANGES / 3 * bytes, "{grown} bytes for {CHANGES} states of {bytes}");
+    // What it missed it is spared: it gets what was on its way, and then the last state.
+    let mut told = Vec::new();
+    while let Some(answer) = slow.next(PAUSE).await {
+        if answer.type_url == SERVICE_ENTRIES {
+            told.push(answer);
+        }
+    }
+    assert!((1..=3).contains(&told.len()), "{} states", told.len());
+    let mut late = FakeIstiod::connect(sink.address()).await.unwrap();
+    let now = late.all(PAUSE).await;
+    assert!(told.pop().unwrap().resources == now[SERVICE_ENTRIES].resources);
+}
+
+fn resident_bytes() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() << 10
+}
+
+/// Certificates are made by openssl, which `make test` does without.
+#[cfg(feature = "e2e")]
+#[tokio::test(flavor = "multi_thread")]
+async fn who_serves_proves_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let stop = CancellationToken::new();
+    certificates(folder.path());
+    let file = |name: &str| folder.path().join(name);
+    let tls = TlsIdentity { cert_file: file("server.pem"), key_file: file("server.key") };
+    let sink = start_with(folder.path(), Some(tls), &stop).await;
+    sink.apply(&steps(50, 0), THEN);
+    sink.complete();
+    let authority = std::fs::read(file("ca.pem")).unwrap();
+    let mut istiod = FakeIstiod::connect_tls(sink.address(), &authority).await.unwrap();
+    assert_eq!(hosts(&istiod.all(QUIET).await), 50);
+    // Neither another authority nor plain text will do.
+    let other = std::fs::read(file("other.pem")).unwrap();
+    let refused = FakeIstiod::connect_tls(sink.address(), &other).await.unwrap_err();
+    assert!(refused.contains("UnknownIssuer"), "{refused}");
+    let plain = tokio::time::timeout(LONG, FakeIstiod::connect(sink.address())).await;
+    assert!(!matches!(plain, Ok(Ok(_))), "it was served without TLS");
+}
+
+#[cfg(feature = "e2e")]
+fn certificates(folder: &Path) {
+    let script = "
+set -e
+for ca in ca other; do
+    openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=$ca -keyout $ca.key -out $ca.pem
+done
+openssl req -newkey rsa:2048 -nodes -subj /CN=server -keyout server.key -out server.csr
+printf 'subjectAltName=DNS:localhost\nextendedKeyUsage=serverAuth\n' > ext
+openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile ext \\
+    -out server.pem
+";
+    let shell = std::process::Command::new("sh").args(["-c", script]).current_dir(folder).output();
+    let made = shell.unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
 }
