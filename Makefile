@@ -95,6 +95,7 @@ e2e: ## Run the tests against real Consul, Eureka, moto, kube-apiserver, istiod 
 	$(make_components)
 	servers=$$(tests/servers/install.sh) && eval "$$servers" && \
 	cargo test --locked --workspace --features landfall-tests/e2e --test adopt_real --test cloudmap_real --test consul_real --test eureka_real --test mesh_real -- --test-threads=2 && \
+	cargo test --locked --workspace --features landfall-tests/e2e --test costs --test failures --test mcp -- --test-threads=1 --nocapture && \
 	cargo test --locked --workspace --features landfall-tests/e2e --test e2e -- --test-threads=1 --nocapture
 
 bench: plugins ## Measure what a call, a change and a cold start cost
