@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use crate::counts::{Counts, subtract};
 use crate::mesh::{Body, ObjectId, Tie};
-use crate::moved::Places;
 use crate::plan::Step;
 use crate::time::Time;
 
@@ -125,27 +124,6 @@ impl<A: Ord + Clone> Losses<A> {
         losses
     }
 
-    /// Without what the sink holds of the same service in its other shape.
-    pub(crate) fn beside_other_shapes<B: Body<Address = A>>(
-        self,
-        steps: &[Step<B>],
-        places: &Places<'_, B>,
-    ) -> Self {
-        let Self { services, mut objects } = self;
-        let mut losses = Self { services: BTreeMap::new(), objects: BTreeMap::new() };
-        for step in steps {
-            let mut lost = objects.remove(step.id()).unwrap_or_default();
-            if !lost.is_empty() {
-                subtract(&mut lost, &places.in_other_shape(step));
-            }
-            losses.add(step.tie(), step.id(), lost, 0);
-        }
-        for (tie, loss) in &mut losses.services {
-            loss.gained = services.get(tie).map_or(0, |loss| loss.gained);
-        }
-        losses
-    }
-
     fn add(&mut self, tie: Tie, id: &ObjectId, lost: Counts<A>, gained: usize) {
         let loss =
             self.services.entry(tie).or_insert_with(|| Loss { lost: Counts::new(), gained: 0 });
@@ -204,11 +182,6 @@ impl<A: Ord + Clone> Budget<A> {
                 wave.fate = Fate::LetGo;
             }
         }
-    }
-
-    /// Whether anything that is new in `losses` would be held.
-    pub(crate) fn would_hold(&self, losses: &Losses<A>, scale: Scale<'_>) -> bool {
-        !losses.objects.is_empty() && !self.clone().judge(losses, scale).is_empty()
     }
 
     /// Takes up what would be lost, and says what of it waits.

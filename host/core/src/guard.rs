@@ -200,10 +200,13 @@ pub fn guard<B: Body>(
     for step in due.iter().filter(|step| is_handed_over(step, options.evidence)) {
         kept.insert(step.id().clone(), step.lost());
     }
-    let mut losses = Losses::of(&due, &kept);
-    if state.budget.would_hold(&losses, scale) {
-        losses = losses.beside_other_shapes(&due, &options.places);
+    for step in &due {
+        let other_shape = options.places.in_other_shape(step, options.entries);
+        if !other_shape.is_empty() {
+            kept.entry(step.id().clone()).or_insert(other_shape);
+        }
     }
+    let losses = Losses::of(&due, &kept);
     let mut over = state.budget.judge(&losses, scale);
     for mut step in due {
         let mut takes = losses.of_object(step.id());
@@ -264,7 +267,7 @@ fn part_beside<B: Body>(step: &Step<B>, held: Counts<B::Address>) -> Option<Step
 /// Whether a step takes an object or endpoints away. To clients a ServiceEntry that selects its
 /// endpoints is as much as these.
 fn takes_away<B: Body>(step: &Step<B>) -> bool {
-    matches!(step, Step::Empty { .. } | Step::Delete(_)) || step.endpoint_change().1 > 0
+    matches!(step, Step::Empty { .. } | Step::Delete(_)) || !step.lost().is_empty()
 }
 
 /// Services of the mesh that one source has alone, by what is listed now, and that another may have

@@ -20,7 +20,7 @@ use imbl::OrdMap;
 
 use crate::counts::{Counts, shared, subtract};
 use crate::mesh::{Body, Kind, Object, ObjectId, Tie};
-use crate::plan::{Desired, Observed, Step};
+use crate::plan::{Desired, Entries, Observed, Step};
 use crate::time::Time;
 
 /// What is known of objects whose endpoints moved, or may have.
@@ -184,15 +184,26 @@ impl<'a, B: Body> Places<'a, B> {
         elsewhere(object, there, to)
     }
 
-    /// Which endpoints that a step takes the sink holds of the same service in its other shape:
-    /// inline for WorkloadEntries, and the other way round.
-    pub(crate) fn in_other_shape(&self, step: &Step<B>) -> Counts<B::Address> {
-        let of_service = self.by_tie().get(&step.tie()).into_iter().flatten();
+    /// Which endpoints that a step may take the sink holds of the same service in its other shape:
+    /// in WorkloadEntries what a ServiceEntry had that selects now, and the other way round.
+    pub(crate) fn in_other_shape(&self, step: &Step<B>, entries: &Entries) -> Counts<B::Address> {
         let mut counts = Counts::new();
-        for object in of_service.filter(|object| object.id.kind != step.id().kind) {
-            for (address, count) in object.body.counts() {
-                *counts.entry(address).or_default() += count;
+        match (step.id().kind, step) {
+            (Kind::ServiceEntry, Step::Update { from, to })
+                if to.body.endpoint_count() == 0 && from.body.endpoint_count() > 0 =>
+            {
+                let of_service = self.by_tie().get(&step.tie()).into_iter().flatten();
+                for object in of_service.filter(|object| object.id.kind == Kind::WorkloadEntry) {
+                    for (address, count) in object.body.counts() {
+                        *counts.entry(address).or_default() += count;
+                    }
+                }
             }
+            (Kind::WorkloadEntry, Step::Delete(_)) => {
+                let entry = entries.get(&step.tie()).and_then(|id| self.held(id));
+                counts = entry.map_or_else(Counts::new, |entry| entry.body.counts());
+            }
+            _ => {}
         }
         counts
     }

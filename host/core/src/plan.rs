@@ -248,12 +248,6 @@ impl<B: Body> Step<B> {
         }
     }
 
-    /// Endpoints that come and endpoints that go by it.
-    #[must_use]
-    pub fn endpoint_change(&self) -> (usize, usize) {
-        (self.gained().values().sum(), self.lost().values().sum())
-    }
-
     /// The endpoints that go by it.
     #[must_use]
     pub fn lost(&self) -> BTreeMap<B::Address, usize> {
@@ -280,7 +274,7 @@ impl<B: Body> Step<B> {
     #[must_use]
     pub fn must_follow(&self, kind: Kind) -> bool {
         match (self.id().kind, kind) {
-            (Kind::ServiceEntry, Kind::WorkloadEntry) => self.endpoint_change().1 > 0,
+            (Kind::ServiceEntry, Kind::WorkloadEntry) => !self.lost().is_empty(),
             (Kind::WorkloadEntry, Kind::ServiceEntry) => matches!(self, Self::Delete(_)),
             (Kind::ServiceEntry, Kind::ServiceEntry)
             | (Kind::WorkloadEntry, Kind::WorkloadEntry) => false,

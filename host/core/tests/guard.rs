@@ -83,7 +83,7 @@ fn total(objects: &Objects) -> usize {
 }
 
 fn loses(step: &Step<TestBody>) -> bool {
-    step.endpoint_change().1 > 0 || step.from().is_some() && !matches!(step, Step::Update { .. })
+    !step.lost().is_empty() || step.from().is_some() && !matches!(step, Step::Update { .. })
 }
 
 /// One object of that many endpoints.
@@ -155,7 +155,7 @@ proptest! {
         let mut state = GuardState::default();
         let guarded = scene.guard(&have, &want, &mut state);
         // Every object stands for itself here, so nothing makes up for what one loses.
-        let lost: usize = guarded.steps.iter().map(|step| step.endpoint_change().1).sum();
+        let lost: usize = guarded.steps.iter().flat_map(|step| step.lost().into_values()).sum();
         prop_assert!(lost < 10 || lost * 100 <= total(&have) * 20, "{lost} of {}", total(&have));
         // What is held goes when its time is over.
         for step in &guarded.steps {
@@ -183,7 +183,7 @@ proptest! {
             for step in scene.guard(&have, &want, &mut state).steps {
                 if succeeds {
                     state.applied(step.id(), scene.now);
-                    lost.push((scene.now, step.endpoint_change().1));
+                    lost.push((scene.now, step.lost().into_values().sum()));
                     have.clone_from(&want);
                 } else {
                     state.failed(step.id());
@@ -314,7 +314,7 @@ fn a_host_of_one_source_alone_is_not_given_to_another_in_doubt() {
         scene.evidence.sources = (0..).map(source).zip(trusts).collect();
         scene.evidence.ranks = [(tie("a"), ranks)].into_iter().collect();
         let guarded = scene.guard(&of(3, have), &of(1, want), &mut GuardState::default());
-        let lost = |step: &Step<TestBody>| step.endpoint_change().1 > 0;
+        let lost = |step: &Step<TestBody>| !step.lost().is_empty();
         assert_eq!(guarded.steps.iter().any(lost), verb.is_some(), "{guarded:?}");
         assert_eq!(verbs(&guarded).first().copied(), verb, "{guarded:?}");
         assert_eq!(guarded.held.is_empty(), verb.is_some());
