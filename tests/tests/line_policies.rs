@@ -294,6 +294,55 @@ fn what_was_rehearsed_costs_the_line_nothing() {
 }
 
 #[test]
+fn rules_that_were_rehearsed_over_an_older_listing_give_what_they_give_anew() {
+    let mut dice = Dice::new(11);
+    let snapshot = |dice: &mut Dice| {
+        let mut snapshot = Snapshot::default();
+        for index in 0..6 {
+            let instances = usize::try_from(dice.below(3)).unwrap();
+            if instances > 0 {
+                let generation = usize::try_from(dice.below(3)).unwrap();
+                snapshot = world::with_service(&snapshot, index, instances, generation);
+            }
+        }
+        world::state(snapshot)
+    };
+    // By version, so that an instance that changes goes to another host, which services share.
+    let hosts = |host: &str| Defaults {
+        host: Template::parse(host).unwrap(),
+        ..world::defaults()
+    };
+    let links = [vec![], vec![link("service-illegal")]];
+    let begin = |rules: &Arc<Rules>| {
+        let options = LineOptions {
+            render: RenderOptions::default(),
+            sharing: Arc::default(),
+            grace: Duration::ZERO,
+        };
+        World::of(&[world::source()], Arc::clone(rules), options, Observed::default(), OPEN)
+    };
+    for _ in 0..60 {
+        let [old, new] = [0, 1].map(|_| {
+            let host = *dice.one_of(&["{service}.mesh", "{meta.version}.mesh", "all.mesh"]);
+            Rules::new(hosts(host), dice.one_of(&links).clone())
+        });
+        let mut world = begin(&old);
+        world.round(&snapshot(&mut dice));
+        let rehearsal = world.line.rehearsal(Arc::clone(&new), BTreeSet::new(), Vec::new());
+        let rehearsed = rehearsal.run(Workers::start(1).unwrap()).unwrap();
+        let meanwhile = snapshot(&mut dice);
+        world.round(&meanwhile);
+        let round = world.line.take_rules(rehearsed, world.now).unwrap();
+        world.take(&round);
+        let mut anew = begin(&new);
+        anew.round(&meanwhile);
+        assert_eq!(world.line.desired(), anew.line.desired());
+        // What differs was told.
+        world.settle(&meanwhile);
+    }
+}
+
+#[test]
 fn a_host_that_no_service_policy_answered_for_keeps_what_an_earlier_process_wrote() {
     let state = world::state(world::snapshot(3, 2));
     let mut before = World::with(vec![link("service-illegal")], Observed::default(), OPEN);

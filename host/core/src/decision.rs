@@ -1,6 +1,7 @@
 //! What was decided of each instance, kept beside it so that it is not decided again.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 use std::sync::Arc;
 
@@ -84,23 +85,42 @@ pub struct Fault {
     pub message: String,
 }
 
+/// At how many hosts a policy may publish each instance without making it slower.
+const HOSTS_LIKELY: usize = 4;
+
 // === impl DecidedService ===
 
 impl DecidedService {
     /// What this service puts at each host, in the order of instances.
     #[must_use]
     pub fn endpoints(&self) -> BTreeMap<HostKey, Vec<Endpoint>> {
-        let mut hosts: BTreeMap<HostKey, Vec<Endpoint>> = BTreeMap::new();
+        // Most go where one of the last few went, and then no key is made or looked for.
+        let mut runs: Vec<(HostKey, Vec<Endpoint>)> = Vec::new();
         for (instance, decision) in self.service.instances().iter().zip(&self.decisions) {
             let Outcome::Published(mappings) = &decision.outcome else { continue };
             for (part, mapping) in mappings.iter().enumerate() {
-                let key =
-                    HostKey { namespace: mapping.namespace.clone(), host: mapping.host.clone() };
-                hosts.entry(key).or_default().push(Endpoint {
+                let Mapping { namespace, host, .. } = &**mapping;
+                let endpoint = Endpoint {
                     instance: Arc::clone(instance),
                     part: u16::try_from(part).unwrap_or(u16::MAX),
                     mapping: Arc::clone(mapping),
-                });
+                };
+                let is_there =
+                    |(key, _): &&mut (HostKey, _)| key.host == *host && key.namespace == *namespace;
+                match runs.iter_mut().rev().take(HOSTS_LIKELY).find(is_there) {
+                    Some((_, endpoints)) => endpoints.push(endpoint),
+                    None => {
+                        let key = HostKey { namespace: namespace.clone(), host: host.clone() };
+                        runs.push((key, vec![endpoint]));
+                    }
+                }
+            }
+        }
+        let mut hosts: BTreeMap<HostKey, Vec<Endpoint>> = BTreeMap::new();
+        for (key, endpoints) in runs {
+            match hosts.entry(key) {
+                Entry::Vacant(vacant) => drop(vacant.insert(endpoints)),
+                Entry::Occupied(mut known) => known.get_mut().extend(endpoints),
             }
         }
         hosts

@@ -110,7 +110,7 @@ pub(super) struct Known {
 }
 
 /// Services decided anew; `None` when it is gone.
-pub(super) type Redecisions = Vec<(Arc<ServiceId>, Option<DecidedService>)>;
+pub(super) type Redecisions = Vec<(Arc<ServiceId>, Option<Arc<DecidedService>>)>;
 
 impl Known {
     /// The kind of registry that a source watches.
@@ -131,25 +131,30 @@ impl Known {
         rules: &Arc<Rules>,
         rehearsed: Option<&DecidedServices>,
     ) -> Redecisions {
-        let mut gone = Vec::new();
+        let mut redecided = Redecisions::new();
         let mut work = Vec::new();
         for (id, service) in changes {
             let Some(service) = service else {
-                gone.push((id, None));
+                redecided.push((id, None));
                 continue;
             };
             if self.waits(&id) {
                 continue;
             }
             let before = rehearsed.and_then(|rehearsed| rehearsed.get(&id));
+            if let Some(before) = before
+                && Arc::ptr_eq(&before.service, &service)
+                && before.rules == *rules.mark()
+            {
+                redecided.push((id, Some(Arc::clone(before))));
+                continue;
+            }
             let before = before.or_else(|| self.decided.get(&id)).map(Arc::clone);
             let registry = self.registry(&id.source);
             work.push(Work { id, registry, service, before });
         }
-        let decided = self.workers.decide(rules, work);
-        gone.into_iter()
-            .chain(decided.into_iter().map(|service| (Arc::clone(&service.id), Some(service))))
-            .collect()
+        redecided.extend(shared(self.workers.decide(rules, work)));
+        redecided
     }
 
     /// Decides services anew on which a policy failed for what may have passed by now, but for
@@ -166,8 +171,7 @@ impl Known {
             let registry = self.registry(&id.source);
             Some(Work { id, registry, service: Arc::clone(&before.service), before: Some(before) })
         });
-        let decided = self.workers.decide_again(rules, work.collect());
-        decided.into_iter().map(|service| (Arc::clone(&service.id), Some(service))).collect()
+        shared(self.workers.decide_again(rules, work.collect())).collect()
     }
 
     /// Groups what was redecided, and asks service policies about it.
@@ -180,13 +184,28 @@ impl Known {
         let mut decided = self.decided.clone();
         let mut changes = Vec::with_capacity(redecided.len());
         for (id, now) in redecided {
-            let now = now.map(Arc::new);
             let before = match &now {
                 Some(now) => decided.insert(Arc::clone(&id), Arc::clone(now)),
                 None => decided.remove(&id),
             };
             changes.push(DecidedChange { id, before, now });
         }
+        let rehearsed = match &asked {
+            // Else it knows hosts that are shared otherwise.
+            Asked::All(rehearsed) => rehearsed.filter(|r| Arc::ptr_eq(&r.sharing, &self.sharing)),
+            Asked::Touched(_) => None,
+        };
+        let (services, touched) = match rehearsed {
+            Some(rehearsed) => rehearsed.grouped(&decided, &self.services),
+            None => self.grouped(&changes),
+        };
+        let mut draft = Draft { changes, decided, services, touched, answers: Vec::new() };
+        self.ask_service_policies(&mut draft, rules, asked);
+        draft
+    }
+
+    /// What `changes` make of the services of the mesh, and the hosts that differ.
+    fn grouped(&self, changes: &[DecidedChange]) -> (MeshServices, BTreeSet<HostKey>) {
         let pairs: Vec<Redecided<'_>> = changes
             .iter()
             .map(|change| Redecided {
@@ -200,9 +219,7 @@ impl Known {
         };
         let (services, mut touched) = group(services, &pairs, &self.sharing);
         touched.extend(shared_anew);
-        let mut draft = Draft { changes, decided, services, touched, answers: Vec::new() };
-        self.ask_service_policies(&mut draft, rules, asked);
-        draft
+        (services, touched)
     }
 
     /// Asks service policies about hosts and takes their answers up. Where one fails a host keeps
@@ -246,6 +263,12 @@ impl Known {
             draft.answers.push((service.key.clone(), answer));
         }
     }
+}
+
+fn shared(
+    decided: Vec<DecidedService>,
+) -> impl Iterator<Item = (Arc<ServiceId>, Option<Arc<DecidedService>>)> {
+    decided.into_iter().map(|service| (Arc::clone(&service.id), Some(Arc::new(service))))
 }
 
 // === impl DecidedChange ===

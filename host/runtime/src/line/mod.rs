@@ -463,12 +463,10 @@ impl Line {
     /// Takes up under which name the object of `host` is to be, and returns hosts whose objects get
     /// other names by that.
     fn note_name(&mut self, host: &HostKey) -> Vec<HostKey> {
-        let wish = self.at(host).map(|(service, is_current)| Wish {
-            own: service_entry_id(host).name,
-            given: given_name(service),
-            is_current,
-        });
-        self.names.set(host, wish)
+        let wish = self
+            .at(host)
+            .map(|(service, is_current)| Wish { given: given_name(service), is_current });
+        self.names.set(host, &service_entry_id(host).name, wish)
     }
 
     /// Renders the service at `host`, or what lingers there, and notes what differs. `moved_to` is

@@ -12,23 +12,33 @@ use landfall_core::text::Text;
 /// Who is to have which name.
 #[derive(Debug, Default)]
 pub(super) struct Names {
-    wishes: BTreeMap<HostKey, Wish>,
-    /// By namespace and name.
-    takers: BTreeMap<(Text, Text), BTreeSet<Taker>>,
+    /// Who has a name that no policy gave, and nothing else to fall back on.
+    own: BTreeMap<Place, HostKey>,
+    given: BTreeMap<HostKey, Given>,
+    /// Who would have a name that policies give.
+    takers: BTreeMap<Place, BTreeSet<Taker>>,
 }
 
+/// A namespace and a name in it.
+type Place = (Text, Text);
+
 /// Under which name an object is to be.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Wish {
-    /// The one that no policy gave it, which is always left to it.
-    pub(super) own: Text,
     /// The one that policies give it.
     pub(super) given: Option<Text>,
     /// Whether it is more than what lingers.
     pub(super) is_current: bool,
 }
 
-/// Who would have a name; the first one of several gets it.
+/// The name that policies give a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Given {
+    name: Text,
+    rank: Rank,
+}
+
+/// Who would have a name; the first one of several gets it, unless it is somebody's own.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Taker {
     rank: Rank,
@@ -37,9 +47,7 @@ struct Taker {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
-    /// It has nothing else to fall back on.
-    Own,
-    Given,
+    Current,
     Lingering,
 }
 
@@ -55,65 +63,70 @@ pub(super) fn finding(host: &HostKey, taken: &Text) -> Finding {
 // === impl Names ===
 
 impl Names {
-    /// Takes up what the service at `host` wishes by now; nothing where it is gone. Returns the
-    /// others whose names change by it.
-    pub(super) fn set(&mut self, host: &HostKey, wish: Option<Wish>) -> Vec<HostKey> {
-        if self.wishes.get(host) == wish.as_ref() {
+    /// Takes up what the service at `host` wishes by now; nothing where it is gone. `own` is the
+    /// name that it has without a wish, and which is always left to it. Returns the others whose
+    /// names change by it.
+    pub(super) fn set(&mut self, host: &HostKey, own: &Text, wish: Option<Wish>) -> Vec<HostKey> {
+        let place = |name: &Text| (Text::clone(host.namespace.text()), Text::clone(name));
+        let given = wish.as_ref().and_then(Wish::given);
+        let is_there = self.own.contains_key(&place(own));
+        let old = self.given.get(host);
+        if is_there == wish.is_some() && old == given.as_ref() {
             return Vec::new();
         }
-        let old = self.wishes.remove(host);
-        let names: BTreeSet<(Text, Text)> =
-            old.iter().chain(&wish).flat_map(|wish| wish.names(host)).collect();
-        let first = |takers: &BTreeMap<_, BTreeSet<Taker>>, name| -> Option<Taker> {
-            takers.get(name)?.first().cloned()
+        let old = self.given.remove(host);
+        let names = [Some(own), old.as_ref().map(|g| &g.name), given.as_ref().map(|g| &g.name)];
+        let places: BTreeSet<Place> = names.into_iter().flatten().map(place).collect();
+        let before: Vec<Option<HostKey>> =
+            places.iter().map(|place| self.holder(place).cloned()).collect();
+        match &wish {
+            Some(_) => self.own.insert(place(own), host.clone()),
+            None => self.own.remove(&place(own)),
         };
-        let before: Vec<Option<Taker>> =
-            names.iter().map(|name| first(&self.takers, name)).collect();
-        for (name, taker) in old.iter().flat_map(|wish| wish.takes(host)) {
-            if let Some(takers) = self.takers.get_mut(&name) {
-                takers.remove(&taker);
-                if takers.is_empty() {
-                    self.takers.remove(&name);
-                }
+        if let Some(Given { name, rank }) = old
+            && let Some(takers) = self.takers.get_mut(&place(&name))
+        {
+            takers.remove(&Taker { rank, host: host.clone() });
+            if takers.is_empty() {
+                self.takers.remove(&place(&name));
             }
         }
-        for (name, taker) in wish.iter().flat_map(|wish| wish.takes(host)) {
-            self.takers.entry(name).or_default().insert(taker);
+        if let Some(Given { name, rank }) = &given {
+            let taker = Taker { rank: *rank, host: host.clone() };
+            self.takers.entry(place(name)).or_default().insert(taker);
         }
-        self.wishes.extend(wish.map(|wish| (host.clone(), wish)));
+        self.given.extend(given.map(|given| (host.clone(), given)));
         let mut others = Vec::new();
-        for (name, before) in names.iter().zip(before) {
-            let now = first(&self.takers, name);
-            if now != before {
-                others.extend([before, now].into_iter().flatten().map(|taker| taker.host));
+        for (place, before) in places.iter().zip(before) {
+            let now = self.holder(place);
+            if now != before.as_ref() {
+                others.extend(now.cloned().into_iter().chain(before));
             }
         }
         others.retain(|other| other != host);
         others
     }
 
+    /// Who has a name.
+    fn holder(&self, place: &Place) -> Option<&HostKey> {
+        let first = || self.takers.get(place)?.first().map(|taker| &taker.host);
+        self.own.get(place).or_else(first)
+    }
+
     /// The name that policies give the service at `host` and that another one has.
     pub(super) fn taken_from(&self, host: &HostKey) -> Option<&Text> {
-        let given = self.wishes.get(host)?.given.as_ref()?;
-        let takers = self.takers.get(&(Text::clone(host.namespace.text()), Text::clone(given)))?;
-        takers.first().filter(|taker| taker.host != *host).map(|_| given)
+        let given = &self.given.get(host)?.name;
+        let place = (Text::clone(host.namespace.text()), Text::clone(given));
+        self.holder(&place).filter(|holder| *holder != host).map(|_| given)
     }
 }
 
 // === impl Wish ===
 
 impl Wish {
-    fn names<'a>(&'a self, host: &'a HostKey) -> impl Iterator<Item = (Text, Text)> + 'a {
-        self.takes(host).map(|(name, _)| name)
-    }
-
-    fn takes<'a>(&'a self, host: &'a HostKey) -> impl Iterator<Item = ((Text, Text), Taker)> + 'a {
-        let rank = if self.is_current { Rank::Given } else { Rank::Lingering };
-        let own = std::iter::once((&self.own, Rank::Own));
-        own.chain(self.given.iter().map(move |given| (given, rank))).map(|(name, rank)| {
-            let place = (Text::clone(host.namespace.text()), Text::clone(name));
-            (place, Taker { rank, host: host.clone() })
-        })
+    fn given(&self) -> Option<Given> {
+        let rank = if self.is_current { Rank::Current } else { Rank::Lingering };
+        Some(Given { name: Text::clone(self.given.as_ref()?), rank })
     }
 }
 
@@ -137,12 +150,14 @@ mod tests {
         for text in wishes {
             set(&mut names, text);
         }
-        let hosts: Vec<HostKey> = names.wishes.keys().cloned().collect();
-        let losers = hosts.iter().filter(|host| names.taken_from(host).is_some());
-        let losers = losers.map(|host| host.host.to_string()).collect();
+        let hosts: Vec<(HostKey, Text)> =
+            names.own.iter().map(|((_, own), host)| (host.clone(), Text::clone(own))).collect();
+        let losers = hosts.iter().filter(|(host, _)| names.taken_from(host).is_some());
+        let losers = losers.map(|(host, _)| host.host.to_string()).collect();
         // Nothing stays of services that are gone.
-        hosts.iter().for_each(|host| drop(names.set(host, None)));
-        assert!(names.wishes.is_empty() && names.takers.is_empty(), "{names:?}");
+        hosts.iter().for_each(|(host, own)| drop(names.set(host, own, None)));
+        let Names { own, given, takers } = &names;
+        assert!(own.is_empty() && given.is_empty() && takers.is_empty(), "{names:?}");
         losers
     }
 
@@ -150,8 +165,7 @@ mod tests {
         let (text, is_current) = text.strip_prefix('~').map_or((text, true), |text| (text, false));
         let (host, given) = text.split_once('>').unwrap_or((text, ""));
         let given = Some(given).filter(|given| !given.is_empty()).map(Text::from);
-        let wish = Wish { own: Text::from(host), given, is_current };
-        let others = names.set(&key("a", host), Some(wish));
+        let others = names.set(&key("a", host), &host.into(), Some(Wish { given, is_current }));
         others.iter().map(|host| host.host.to_string()).collect()
     }
 
@@ -180,9 +194,10 @@ mod tests {
         assert_eq!(set(&mut names, "x>same"), ["y"]);
         assert_eq!(set(&mut names, "x>same"), [""; 0]);
         assert_eq!(set(&mut names, "same"), ["x"]);
-        assert_eq!(names.set(&key("a", "same"), None), [key("a", "x")]);
-        assert_eq!(names.set(&key("a", "x"), None), [key("a", "y")]);
-        let wish = Wish { own: "x".into(), given: Some("same".into()), is_current: true };
-        assert_eq!(names.set(&key("b", "x"), Some(wish)), [], "namespaces are apart");
+        assert_eq!(names.set(&key("a", "same"), &"same".into(), None), [key("a", "x")]);
+        assert_eq!(names.set(&key("a", "x"), &"x".into(), None), [key("a", "y")]);
+        let wish = Wish { given: Some("same".into()), is_current: true };
+        let others = names.set(&key("b", "x"), &"x".into(), Some(wish));
+        assert_eq!(others, [], "namespaces are apart");
     }
 }

@@ -7,9 +7,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use imbl::ordmap::DiffItem;
+use landfall_core::group::{MeshServices, Redecided, group};
 use landfall_core::mesh::{HostKey, MeshService};
 use landfall_core::pattern::Selector;
 use landfall_core::registry::{Service, ServiceId};
+use landfall_core::sharing::Sharing;
 use landfall_core::text::Text;
 use landfall_policy_host::{Rules, Workers};
 
@@ -31,8 +34,14 @@ pub struct Rehearsed {
     pub(super) judged: BTreeSet<Text>,
     pub(super) waiting: Vec<Selector>,
     pub(super) decided: DecidedServices,
-    /// Services of the mesh as service policies were asked about them, and what they said.
-    answers: BTreeMap<HostKey, (Arc<MeshService>, Answer)>,
+    /// How sources shared hosts.
+    pub(super) sharing: Arc<Sharing>,
+    /// The services of the mesh as they were, as the rules make them, and which differ.
+    before: MeshServices,
+    services: MeshServices,
+    touched: BTreeSet<HostKey>,
+    /// What service policies said of them.
+    answers: BTreeMap<HostKey, Answer>,
 }
 
 impl Rehearsal {
@@ -45,23 +54,58 @@ impl Rehearsal {
         let redecided = self.known.decide(self.listed, &self.rules, None);
         let draft = self.known.draft(redecided, &self.rules, Asked::All(None));
         judge(&draft, &self.judged)?;
-        let Draft { decided, services, answers, .. } = draft;
-        let answers = answers
-            .into_iter()
-            .filter_map(|(host, answer)| {
-                let service = Arc::clone(services.get(&host)?);
-                Some((host, (service, answer)))
-            })
-            .collect();
+        let Draft { decided, services, touched, answers, .. } = draft;
         let Self { rules, judged, known, .. } = self;
-        Ok(Rehearsed { rules, judged, waiting: known.waiting, decided, answers })
+        Ok(Rehearsed {
+            rules,
+            judged,
+            waiting: known.waiting,
+            decided,
+            sharing: known.sharing,
+            before: known.services,
+            services,
+            touched,
+            answers: answers.into_iter().collect(),
+        })
     }
 }
 
 impl Rehearsed {
+    /// The services of the mesh that `decided` make, which differs a little from what was rehearsed,
+    /// and the hosts that differ from `services` as they are by now.
+    pub(super) fn grouped(
+        &self,
+        decided: &DecidedServices,
+        services: &MeshServices,
+    ) -> (MeshServices, BTreeSet<HostKey>) {
+        let since = decided.iter().filter_map(|(id, now)| {
+            let before = self.decided.get(id);
+            let is_same = before.is_some_and(|before| Arc::ptr_eq(before, now));
+            (!is_same).then(|| Redecided { before: before.map(|b| &**b), now: Some(now) })
+        });
+        let gone = self.decided.iter().filter(|(id, _)| !decided.contains_key(*id));
+        let gone = gone.map(|(_, before)| Redecided { before: Some(before), now: None });
+        let changes: Vec<Redecided<'_>> = since.chain(gone).collect();
+        let (mut grouped, mut touched) = group(self.services.clone(), &changes, &self.sharing);
+        touched.extend(self.touched.iter().cloned());
+        for differs in self.before.diff(services) {
+            let (DiffItem::Add(host, _)
+            | DiffItem::Update { new: (host, _), .. }
+            | DiffItem::Remove(host, _)) = differs;
+            touched.insert(host.clone());
+            // Service policies may have said something else since.
+            if let (Some(new), Some(now)) = (grouped.get_mut(host), services.get(host))
+                && new.settings != now.settings
+            {
+                Arc::make_mut(new).settings = Arc::clone(&now.settings);
+            }
+        }
+        (grouped, touched)
+    }
+
     /// What service policies said of `service`, if everything that they saw is the same in `draft`.
     pub(super) fn answer(&self, service: &MeshService, draft: &Draft) -> Option<Answer> {
-        let (seen, answer) = self.answers.get(&service.key)?;
+        let (seen, answer) = (self.services.get(&service.key)?, self.answers.get(&service.key)?);
         let same_facts = |id: &ServiceId| {
             let (then, now) = (self.decided.get(id)?, draft.decided.get(id)?);
             Some(then.service.same_facts(&now.service))
