@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use landfall_core::defaults::Defaults;
 use landfall_core::finding::{Finding, FindingCode};
-use landfall_core::guard::HeldFor;
+use landfall_core::guard::{HeldFor, Lack};
 use landfall_core::mesh::Body as _;
 use landfall_core::plan::{Mode, Observed, Step};
 use landfall_core::registry::{Doubt, Instance, Service, Snapshot, SourceState};
@@ -123,7 +123,7 @@ fn what_is_held_is_not_gone_over_while_nothing_happens() {
     let doubt = Doubt { code: "unreachable", message: String::new(), since: world.now };
     world.round(&SourceState { doubt: Some(doubt), ..nothing.clone() });
     assert_eq!(world.sink.plans(), plans + 2);
-    let held = |why: &HeldFor| matches!(why, HeldFor::EndOfDoubt(_));
+    let held = |why: &HeldFor| matches!(why, HeldFor::Evidence(Lack::EndOfDoubt(_)));
     assert!(world.sink.held().iter().all(|step| held(&step.why)));
     world.round(&nothing);
     world.sink.release();

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use landfall_core::guard::BUDGET_WINDOW;
 use landfall_core::pairs::Pairs;
 use landfall_core::plan::{Mode, Observed};
 use landfall_core::registry::{
@@ -153,4 +154,32 @@ fn what_is_replaced_in_many_steps_is_no_mass_removal() {
     }
     let left: BTreeSet<Text> = world.held.ours.keys().map(|id| Text::clone(&id.name)).collect();
     assert_eq!(left.len(), 101);
+}
+
+#[test]
+fn what_came_before_makes_up_for_as_many_that_go_after() {
+    for shape in [Shape::Inline, Shape::WorkloadEntries] {
+        let mut world = world();
+        let render = RenderOptions { shape, ..RenderOptions::default() };
+        world.line.set_options(LineOptions { render, sharing: Arc::default(), grace: GRACE });
+        // What a service begins with came in nothing's place.
+        world.round(&listing(0..40));
+        world.round(&listing(0..10));
+        assert_eq!(world.endpoints(), 40);
+        world.round(&listing(0..40));
+        // As many new ones come, and soon after the old ones go.
+        world.round(&listing(0..80));
+        wait(&mut world, BUDGET_WINDOW / 2);
+        world.round(&listing(40..80));
+        assert_eq!(world.endpoints(), 40);
+        // That made up for these once.
+        world.round(&listing(60..80));
+        assert_eq!(world.endpoints(), 40);
+        world.round(&listing(40..80));
+        // Nor does what came long ago.
+        world.round(&listing(40..120));
+        wait(&mut world, BUDGET_WINDOW);
+        world.round(&listing(80..120));
+        assert_eq!(world.endpoints(), 80);
+    }
 }

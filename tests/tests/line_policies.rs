@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use landfall_core::defaults::Defaults;
 use landfall_core::finding::{Finding, FindingCode};
-use landfall_core::guard::HeldFor;
+use landfall_core::guard::{HeldFor, Lack};
 use landfall_core::mesh::Body as _;
 use landfall_core::pattern::Selector;
 use landfall_core::plan::{Observed, Step};
@@ -308,10 +308,7 @@ fn rules_that_were_rehearsed_over_an_older_listing_give_what_they_give_anew() {
         world::state(snapshot)
     };
     // By version, so that an instance that changes goes to another host, which services share.
-    let hosts = |host: &str| Defaults {
-        host: Template::parse(host).unwrap(),
-        ..world::defaults()
-    };
+    let hosts = |host: &str| Defaults { host: Template::parse(host).unwrap(), ..world::defaults() };
     let links = [vec![], vec![link("service-illegal")]];
     let begin = |rules: &Arc<Rules>| {
         let options = LineOptions {
@@ -373,7 +370,13 @@ fn a_host_that_comes_back_has_its_settings_or_stays_as_it_was() {
     let back = rules(vec![link("service-trap")]);
     let round = world.change_rules(&back, &[]).unwrap();
     assert_eq!(verbs(&world.take(&round)), [""; 0], "nothing is known of who may see them");
-    assert!(world.sink.held().iter().all(|held| matches!(held.why, HeldFor::Decision(_))));
+    assert!(
+        world
+            .sink
+            .held()
+            .iter()
+            .all(|held| matches!(held.why, HeldFor::Evidence(Lack::Decision(_))))
+    );
     assert_eq!(world.sink.held().len(), 2);
 }
 

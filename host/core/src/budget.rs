@@ -4,10 +4,10 @@
 //! go, or replaced, is that until it is gone or is back. Nothing is concluded from it for others.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use crate::counts::{Counts, subtract};
+use crate::counts::{Counts, shared, subtract, total};
 use crate::mesh::{Body, ObjectId, Tie};
 use crate::plan::Step;
 use crate::time::Time;
@@ -31,6 +31,9 @@ pub const BUDGET_WINDOW: Duration = Duration::from_secs(60);
 pub(crate) struct Budget<A> {
     /// Endpoints that went within the window and did not come back, and when the last one did.
     spent: BTreeMap<(Tie, A), (Time, usize)>,
+    /// How many endpoints came to services of the mesh within the window, and when, in whose place
+    /// none went yet.
+    came: BTreeMap<Tie, VecDeque<(Time, usize)>>,
     /// What steps under way take and bring.
     under_way: BTreeMap<ObjectId, UnderWay<A>>,
     /// What services of the mesh would lose, as far as it does not simply go.
@@ -41,9 +44,14 @@ pub(crate) struct Budget<A> {
 #[derive(Clone, Debug)]
 struct UnderWay<A> {
     tie: Tie,
+    /// What it takes of that in whose place nothing came.
     takes: Counts<A>,
-    /// Of what went before.
+    /// What it takes of the rest.
+    replaced: usize,
+    /// What it brings of that which went before.
     brings: Counts<A>,
+    /// What it brings of the rest.
+    comes: usize,
 }
 
 /// Endpoints at one address that would go since the same moment.
@@ -188,6 +196,10 @@ impl<A: Ord + Clone> Budget<A> {
     pub(crate) fn judge(&mut self, losses: &Losses<A>, scale: Scale<'_>) -> BTreeMap<Tie, Over<A>> {
         let Scale { total, settings, busy, now } = scale;
         self.spent.retain(|_, (at, _)| now.since(*at) < BUDGET_WINDOW);
+        self.came.retain(|_, came| {
+            came.retain(|(at, _)| now.since(*at) < BUDGET_WINDOW);
+            !came.is_empty()
+        });
         self.judged.retain(|tie, _| losses.services.contains_key(tie) || busy.contains(tie));
         let mut fresh: BTreeMap<&Tie, Counts<A>> = BTreeMap::new();
         for (tie, loss) in &losses.services {
@@ -227,8 +239,8 @@ impl<A: Ord + Clone> Budget<A> {
     }
 
     /// Brings what was judged of a service in line with what it would lose now, and returns what of
-    /// that is new. As many as the service gains are replaced: of those that are new, and then of
-    /// those that wait. Where not everything is `seen`, nothing is taken to be back.
+    /// that is new. As many as the service gains, and as came before without one that went, are
+    /// replaced: of those that are new, and then of those that wait. Where not everything is `seen`, nothing is taken to be back.
     fn reconcile(&mut self, tie: &Tie, loss: &Loss<A>, seen: bool) -> Counts<A> {
         let waves = self.judged.entry(tie.clone()).or_default();
         if seen {
@@ -239,7 +251,8 @@ impl<A: Ord + Clone> Budget<A> {
         }
         let replaced = waves.values().flatten().filter(|wave| wave.fate == Fate::Replaced);
         let replaced: usize = replaced.map(|wave| wave.count).sum();
-        let mut replacing = loss.gained.saturating_sub(replaced);
+        let came: usize = self.came.get(tie).into_iter().flatten().map(|(_, count)| count).sum();
+        let mut replacing = (loss.gained + came).saturating_sub(replaced);
         let mut fresh = Counts::new();
         for (address, lost) in &loss.lost {
             let judged: usize =
@@ -316,30 +329,41 @@ impl<A: Ord + Clone> Budget<A> {
         over
     }
 
-    /// Notes that a step is begun which takes `takes`.
-    pub(crate) fn begin<B: Body<Address = A>>(&mut self, step: &Step<B>, mut takes: Counts<A>) {
+    /// Notes that a step is begun which takes `takes`. What comes to a service that is new comes in
+    /// nothing's place.
+    pub(crate) fn begin<B: Body<Address = A>>(
+        &mut self,
+        step: &Step<B>,
+        mut takes: Counts<A>,
+        is_new: bool,
+    ) {
         let tie = step.tie();
+        let mut replaced = 0;
         // What was let go, or replaced, is not counted against others.
         if let Some(waves) = self.judged.get(&tie) {
-            let free = waves.iter().map(|(address, waves)| {
-                let free = waves.iter().filter(|wave| !matches!(wave.fate, Fate::Held(_)));
-                (address.clone(), free.map(|wave| wave.count).sum())
-            });
-            subtract(&mut takes, &free.collect());
+            let of = |is_it: fn(Fate) -> bool| -> Counts<A> {
+                let count = |waves: &Vec<Wave>| {
+                    waves.iter().filter(|wave| is_it(wave.fate)).map(|wave| wave.count).sum()
+                };
+                waves.iter().map(|(address, waves)| (address.clone(), count(waves))).collect()
+            };
+            replaced = total(&shared(takes.clone(), &of(|fate| fate == Fate::Replaced)));
+            subtract(&mut takes, &of(|fate| !matches!(fate, Fate::Held(_))));
         }
-        let mut brings = Counts::new();
-        if !self.spent.is_empty() {
-            brings = step.gained();
-            brings.retain(|address, _| self.spent.contains_key(&(tie.clone(), address.clone())));
-        }
-        if !takes.is_empty() || !brings.is_empty() {
-            self.under_way.insert(step.id().clone(), UnderWay { tie, takes, brings });
+        let mut brings = step.gained();
+        let gained = total(&brings);
+        brings.retain(|address, _| self.spent.contains_key(&(tie.clone(), address.clone())));
+        let comes = if is_new { 0 } else { gained - total(&brings) };
+        if replaced + comes > 0 || !takes.is_empty() || !brings.is_empty() {
+            let under_way = UnderWay { tie, takes, replaced, brings, comes };
+            self.under_way.insert(step.id().clone(), under_way);
         }
     }
 
     /// The step for `id` was applied.
     pub(crate) fn applied(&mut self, id: &ObjectId, now: Time) {
-        let Some(UnderWay { tie, takes, brings }) = self.under_way.remove(id) else { return };
+        let Some(under_way) = self.under_way.remove(id) else { return };
+        let UnderWay { tie, takes, replaced, brings, comes } = under_way;
         for (address, count) in takes {
             let spent = self.spent.entry((tie.clone(), address)).or_insert((now, 0));
             *spent = (now, spent.1 + count);
@@ -353,6 +377,11 @@ impl<A: Ord + Clone> Budget<A> {
                 }
             }
         }
+        if replaced + comes > 0 {
+            let came = self.came.entry(tie).or_default();
+            came.push_back((now, comes));
+            spend(came, replaced);
+        }
     }
 
     /// The step for `id` failed, and took nothing.
@@ -363,8 +392,23 @@ impl<A: Ord + Clone> Budget<A> {
 
 impl<A> Default for Budget<A> {
     fn default() -> Self {
-        Self { spent: BTreeMap::new(), under_way: BTreeMap::new(), judged: BTreeMap::new() }
+        Self {
+            spent: BTreeMap::new(),
+            came: BTreeMap::new(),
+            under_way: BTreeMap::new(),
+            judged: BTreeMap::new(),
+        }
     }
+}
+
+/// Takes from `came` as many as went in their place, the oldest first.
+fn spend(came: &mut VecDeque<(Time, usize)>, mut replaced: usize) {
+    for (_, count) in came.iter_mut() {
+        let went = replaced.min(*count);
+        *count -= went;
+        replaced -= went;
+    }
+    came.retain(|(_, count)| *count > 0);
 }
 
 /// Takes from `waves` what is beyond `count`: first what was free to go, then what waits for the

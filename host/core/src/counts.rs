@@ -5,6 +5,10 @@ use std::collections::BTreeMap;
 /// How many endpoints are at each address.
 pub(crate) type Counts<A> = BTreeMap<A, usize>;
 
+pub(crate) fn total<A>(counts: &Counts<A>) -> usize {
+    counts.values().sum()
+}
+
 /// Takes `others` away from `counts`.
 pub(crate) fn subtract<A: Ord>(counts: &mut Counts<A>, others: &Counts<A>) {
     counts.retain(|address, count| {

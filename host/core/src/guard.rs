@@ -1,9 +1,10 @@
 //! What may hold steps back: sources that have not spoken or are in doubt, services that are not
 //! decided, and a budget for how much may go at once.
 //!
-//! Invariant: only steps that lose something are ever held, and what they do besides is done. One
-//! exception: a host that one source has alone is left as it is while that source may still have
-//! it, for what is published of others there would replace it.
+//! Invariant: only steps that lose something are ever held, and what they do besides is done. Two
+//! exceptions: a host that one source has alone is left as it is while that source may still have
+//! it, for what is published of others there would replace it; and an instance that is held is not
+//! made a second time.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,42 +12,16 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use imbl::{OrdMap, OrdSet};
-
 pub use crate::budget::{BUDGET_WINDOW, GuardSettings};
 use crate::budget::{Budget, Losses, Over, Scale};
 use crate::counts::{Counts, shared, subtract};
+pub use crate::evidence::{Evidence, Lack, Trust};
+use crate::evidence::{Proof, is_handed_over, standing};
 use crate::mesh::{Body, Kind, Object, ObjectId, Stays, Tie};
 use crate::moved::{Judged, Moved, Places, Stay, Waits};
 use crate::plan::{Entries, Step, in_order};
 use crate::registry::SourceName;
-use crate::sharing::Ranks;
-use crate::text::{OneLine, Text};
 use crate::time::Time;
-
-/// How far a configured source can be trusted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trust {
-    /// No complete listing in this process's life yet.
-    Silent,
-    /// Its listing may be out of date, or lack what could not be read since it began.
-    Doubtful,
-    /// Its listing is current.
-    Current,
-}
-
-/// What proves that something is gone.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Evidence {
-    /// What each configured source is worth.
-    pub sources: BTreeMap<SourceName, Trust>,
-    /// Services that are listed but not wholly decided in this process's life, as
-    /// [`crate::registry::ServiceId`] prints them. What an earlier process published of them is
-    /// not in what is desired.
-    pub undecided: OrdSet<Text>,
-    /// Services of the mesh that one source has alone, and who goes before and after it.
-    pub ranks: OrdMap<Tie, Ranks>,
-}
 
 /// What the guard judges by.
 #[derive(Debug)]
@@ -106,12 +81,8 @@ pub struct Held {
 /// What a held step waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HeldFor {
-    /// The first complete listing of a source that fed the object, or may have.
-    FirstListing(SourceName),
-    /// The end of a source's doubt.
-    EndOfDoubt(SourceName),
-    /// A decision on a service that feeds the object.
-    Decision(Text),
+    /// Evidence that something is gone.
+    Evidence(Lack),
     /// The object that its service has under another name, which the sink does not hold.
     Rename(ObjectId),
     /// Clients of an object whose endpoints moved before this process began.
@@ -143,72 +114,130 @@ pub fn guard<B: Body>(
     state: &mut GuardState<B>,
 ) -> Guarded<B> {
     let mut guarded = Guarded::empty(options.steps_max);
-    let standing = standing(&steps, options.evidence);
-    let mut proven = Vec::with_capacity(steps.len());
-    let mut entries: BTreeMap<Tie, HeldFor> = BTreeMap::new();
-    let mut renamed = BTreeMap::new();
+    let (steps, renamed) = after_renames(steps, options, &mut state.moved, &mut guarded);
+    let steps = proven(steps, options.evidence, &mut guarded);
+    let stay = Stay { grace: options.grace, hold: options.settings.hold, now: options.now };
+    let Judged { waiting, mut kept } = state.moved.judge(&steps, &options.places, stay);
+    kept.extend(renamed);
+    let mut due = Vec::with_capacity(steps.len());
+    for step in steps {
+        match waiting.get(&step.tie()).filter(|_| takes_away(&step)) {
+            Some(waits) => guarded.hold(&step, HeldFor::from(*waits)),
+            None => due.push(step),
+        }
+    }
+    within_budget(due, kept, options, &mut state.budget, &mut guarded);
+    // The harmless parts of held steps stand among the others.
+    in_order(&mut guarded.steps);
+    guarded
+}
+
+/// What steps take away and the sink holds elsewhere.
+type Kept<A> = BTreeMap<ObjectId, Counts<A>>;
+
+/// Holds steps that take a ServiceEntry from a service of which the sink does not have the one that
+/// it is to have under another name.
+fn after_renames<B: Body>(
+    steps: Vec<Step<B>>,
+    options: &GuardOptions<'_, B>,
+    moved: &mut Moved<B>,
+    guarded: &mut Guarded<B>,
+) -> (Vec<Step<B>>, Kept<B::Address>) {
+    let mut kept = Kept::new();
+    let mut due = Vec::with_capacity(steps.len());
     for step in steps {
         if let Some(successor) = step.successor(options.entries) {
             let Some(there) = options.places.held(successor) else {
                 guarded.hold_whole(&step, HeldFor::Rename(successor.clone()));
                 continue;
             };
-            state.moved.forget(step.id());
-            renamed.insert(step.id().clone(), shared(step.lost(), &there.body.counts()));
+            moved.forget(step.id());
+            kept.insert(step.id().clone(), shared(step.lost(), &there.body.counts()));
         }
-        if let Some(why) = standing.get(&step.tie()) {
-            guarded.hold_whole(&step, why.clone());
+        due.push(step);
+    }
+    (due, kept)
+}
+
+/// Holds what steps take away of which it is not proven that it is gone, and what would stand beside
+/// that a second time.
+fn proven<B: Body>(
+    steps: Vec<Step<B>>,
+    evidence: &Evidence,
+    guarded: &mut Guarded<B>,
+) -> Vec<Step<B>> {
+    let standing = standing(&steps, evidence);
+    let mut proven = Vec::with_capacity(steps.len());
+    let mut held: BTreeMap<Tie, (Vec<Step<B>>, Lack)> = BTreeMap::new();
+    for step in steps {
+        if let Some(lack) = standing.get(&step.tie()) {
+            guarded.hold_whole(&step, HeldFor::Evidence(lack.clone()));
             continue;
         }
-        let proof = Proof::of(&step, options.evidence);
-        match proof.lack(&step) {
-            Some(why) => {
-                guarded.hold_whole(&step, why.clone());
-                if step.id().kind == Kind::ServiceEntry {
-                    entries.insert(step.tie(), why);
-                }
-                let origin = |origin: Option<&str>| proof.lack_for(origin).is_some();
-                proven.extend(part(&step, &Stays { origin: &origin, endpoint: &|_| true }));
-            }
-            None => proven.push(step),
-        }
+        let proof = Proof::of(&step, evidence);
+        let Some(lack) = proof.lack(&step) else {
+            proven.push(step);
+            continue;
+        };
+        guarded.hold_whole(&step, HeldFor::Evidence(lack.clone()));
+        let origin = |origin: Option<&str>| proof.lack_for(origin).is_some();
+        proven.extend(part(&step, &Stays { origin: &origin, endpoint: &|_| true }));
+        held.entry(step.tie()).or_insert_with(|| (Vec::new(), lack)).0.push(step);
     }
-    // What must follow a ServiceEntry that is held does not go, and counts for nothing.
-    proven.retain(|step| match entries.get(&step.tie()) {
-        Some(why) if step.must_follow(Kind::ServiceEntry) => {
-            guarded.hold_whole(step, why.clone());
-            false
+    proven.retain(|step| {
+        let Some((held, lack)) = held.get_mut(&step.tie()) else { return true };
+        // What must follow a ServiceEntry that is held does not go, and counts for nothing.
+        let follows = step.must_follow(Kind::ServiceEntry)
+            && held.iter().any(|held| held.id().kind == Kind::ServiceEntry);
+        let double = held.iter().position(|held| is_double(step, held));
+        // One that is held stands for one.
+        double.map(|double| held.swap_remove(double));
+        if follows || double.is_some() {
+            guarded.hold_whole(step, HeldFor::Evidence(lack.clone()));
         }
-        Some(_) | None => true,
+        !(follows || double.is_some())
     });
-    let stay = Stay { grace: options.grace, hold: options.settings.hold, now: options.now };
-    let Judged { waiting, mut kept } = state.moved.judge(&proven, &options.places, stay);
-    kept.extend(renamed);
-    let mut due = Vec::with_capacity(proven.len());
-    for step in proven {
-        match waiting.get(&step.tie()).filter(|_| takes_away(&step)) {
-            Some(waits) => guarded.hold(&step, HeldFor::from(*waits)),
-            None => due.push(step),
+    proven
+}
+
+/// Whether a step makes a WorkloadEntry of an instance that is in the one that `held` would delete:
+/// several services have it, and the one after which that is named may have it still.
+fn is_double<B: Body>(step: &Step<B>, held: &Step<B>) -> bool {
+    let (Step::Create(to), Step::Delete(from)) = (step, held) else { return false };
+    let is_single = |object: &Object<B>| object.id.kind == Kind::WorkloadEntry;
+    let (Some(new), Some(known)) = (to.body.origins(), from.body.origins()) else { return false };
+    is_single(to)
+        && is_single(from)
+        && new.iter().any(|origin| known.contains(origin))
+        && to.body.counts() == from.body.counts()
+}
+
+/// Passes what may go within the budget.
+fn within_budget<B: Body>(
+    steps: Vec<Step<B>>,
+    mut kept: Kept<B::Address>,
+    options: &GuardOptions<'_, B>,
+    budget: &mut Budget<B::Address>,
+    guarded: &mut Guarded<B>,
+) {
+    for step in &steps {
+        if is_handed_over(step, options.evidence) {
+            kept.insert(step.id().clone(), step.lost());
+        }
+        let other_shape = options.places.in_other_shape(step, options.entries);
+        if !other_shape.is_empty() {
+            kept.entry(step.id().clone()).or_insert(other_shape);
         }
     }
+    let losses = Losses::of(&steps, &kept);
     let scale = Scale {
         total: options.total_endpoints,
         settings: options.settings,
         busy: options.busy,
         now: options.now,
     };
-    for step in due.iter().filter(|step| is_handed_over(step, options.evidence)) {
-        kept.insert(step.id().clone(), step.lost());
-    }
-    for step in &due {
-        let other_shape = options.places.in_other_shape(step, options.entries);
-        if !other_shape.is_empty() {
-            kept.entry(step.id().clone()).or_insert(other_shape);
-        }
-    }
-    let losses = Losses::of(&due, &kept);
-    let mut over = state.budget.judge(&losses, scale);
-    for mut step in due {
+    let mut over = budget.judge(&losses, scale);
+    for mut step in steps {
         let mut takes = losses.of_object(step.id());
         if let Some(over) = over.get_mut(&step.tie())
             && let Some(held) = over.hold(&step, &takes)
@@ -219,13 +248,12 @@ pub fn guard<B: Body>(
             step = part;
         }
         if guarded.steps.len() < options.steps_max {
-            state.budget.begin(&step, takes);
+            let entry = options.entries.get(&step.tie());
+            let is_new = entry.is_none_or(|id| options.places.held(id).is_none());
+            budget.begin(&step, takes, is_new);
             guarded.steps.push(step);
         }
     }
-    // The harmless parts of held steps stand among the others.
-    in_order(&mut guarded.steps);
-    guarded
 }
 
 /// What of a held step is not held: an update with what `stays` beside what comes. Else a service
@@ -268,154 +296,6 @@ fn part_beside<B: Body>(step: &Step<B>, held: Counts<B::Address>) -> Option<Step
 /// endpoints is as much as these.
 fn takes_away<B: Body>(step: &Step<B>) -> bool {
     matches!(step, Step::Empty { .. } | Step::Delete(_)) || !step.lost().is_empty()
-}
-
-/// Services of the mesh that one source has alone, by what is listed now, and that another may have
-/// of which that is not known, and what for they wait. Nothing of the one is put beside what is
-/// there of the other.
-fn standing<B: Body>(steps: &[Step<B>], evidence: &Evidence) -> BTreeMap<Tie, HeldFor> {
-    if evidence.ranks.is_empty() {
-        return BTreeMap::new();
-    }
-    let mut standing = BTreeMap::new();
-    for step in steps {
-        let (Some(from), Some(ranks)) = (step.from(), evidence.ranks.get(&step.tie())) else {
-            continue;
-        };
-        let has_no_say = |name: &&SourceName| **name == ranks.winner || ranks.below.contains(name);
-        if !from.sources.is_empty() && from.sources.iter().all(|name| has_no_say(&name)) {
-            continue;
-        }
-        // Of one that is not configured it may be under an earlier name.
-        let proof = Proof::of(step, evidence);
-        let others = from.sources.iter().filter(|name| !has_no_say(name));
-        let mut lacks = others.map(|name| proof.lack_for(Some(&format!("{name}/"))));
-        let lack =
-            if from.sources.is_empty() { proof.lack_for(None) } else { lacks.find_map(|l| l) };
-        if let Some(why) = lack.or_else(|| undecided(from, evidence, true).map(HeldFor::Decision)) {
-            standing.insert(step.tie(), why);
-        }
-    }
-    standing
-}
-
-/// Whether a step gives a service of the mesh that one source has alone from another to it: what the
-/// other had is replaced, whatever that was.
-fn is_handed_over<B: Body>(step: &Step<B>, evidence: &Evidence) -> bool {
-    let (Some(from), Some(ranks)) = (step.from(), evidence.ranks.get(&step.tie())) else {
-        return false;
-    };
-    !from.sources.is_empty() && !from.sources.contains(&ranks.winner)
-}
-
-/// What evidence there is that what an object loses is gone.
-//
-//  source or service     create   keeps all of it   loses some of it, empties, deletes
-//  silent or doubtful    pass     pass              held
-//  undecided             pass     pass              held
-//  current and decided   pass     pass              pass
-//  outranked             pass     pass              pass
-//
-// An object that names no source, or one that is not configured, may be of any source under an
-// earlier name. So it waits until all are current.
-struct Proof<'a, B> {
-    evidence: &'a Evidence,
-    from: Option<Arc<Object<B>>>,
-    /// That another source has the host alone is proof enough for these.
-    outranked: Arc<[SourceName]>,
-}
-
-impl<'a, B: Body> Proof<'a, B> {
-    fn of(step: &Step<B>, evidence: &'a Evidence) -> Self {
-        let ranks = evidence.ranks.get(&step.tie());
-        let outranked = ranks.map_or_else(|| Arc::from([]), |ranks| Arc::clone(&ranks.below));
-        Self { evidence, from: step.from().map(Arc::clone), outranked }
-    }
-
-    /// What is missing for all that `step` takes away.
-    fn lack(&self, step: &Step<B>) -> Option<HeldFor> {
-        match step {
-            Step::Create(_) => None,
-            Step::Update { from, to } => {
-                let lessened = from.body.lessened_in(&to.body).into_iter();
-                let mut unnamed = from.sources.iter().filter(|name| !to.sources.contains(name));
-                lessened
-                    .into_iter()
-                    .find_map(|origin| self.lack_for(origin))
-                    .or_else(|| unnamed.find_map(|source| self.lack_of(source)))
-            }
-            Step::Empty { .. } | Step::Delete(_) => self.lack_for(None),
-        }
-    }
-
-    /// What is missing for what a service feeds it with; for anything in it where none is given.
-    fn lack_for(&self, origin: Option<&str>) -> Option<HeldFor> {
-        let from = self.from.as_ref()?;
-        let source = origin.and_then(|origin| origin.split_once('/')).map(|(source, _)| source);
-        let sources = from.sources.iter().filter(|name| source.is_none_or(|s| name.as_str() == s));
-        let mut is_known = false;
-        for source in sources {
-            is_known =
-                self.outranked.contains(source) || self.evidence.sources.contains_key(source);
-            if let Some(why) = self.lack_of(source) {
-                return Some(why);
-            }
-            if !is_known {
-                break;
-            }
-        }
-        if !is_known {
-            let mut all = self.evidence.sources.iter();
-            if let Some(why) = all.find_map(|(source, trust)| unsure(source, *trust)) {
-                return Some(why);
-            }
-        }
-        let undecided = match origin.filter(|_| is_known) {
-            Some(origin) => self.evidence.undecided.get(origin).map(Text::clone),
-            None => undecided(from, self.evidence, is_known),
-        };
-        undecided.map(HeldFor::Decision)
-    }
-
-    /// What is missing for all that a source fed it with, as far as that is configured.
-    fn lack_of(&self, source: &SourceName) -> Option<HeldFor> {
-        if self.outranked.contains(source) {
-            return None;
-        }
-        unsure(source, *self.evidence.sources.get(source)?)
-    }
-}
-
-/// What a source lacks to prove that something is gone.
-fn unsure(source: &SourceName, trust: Trust) -> Option<HeldFor> {
-    match trust {
-        Trust::Silent => Some(HeldFor::FirstListing(source.clone())),
-        Trust::Doubtful => Some(HeldFor::EndOfDoubt(source.clone())),
-        Trust::Current => None,
-    }
-}
-
-/// A service that feeds `object`, or may, and is not decided.
-fn undecided<B: Body>(object: &Object<B>, evidence: &Evidence, is_known: bool) -> Option<Text> {
-    let all = &evidence.undecided;
-    if all.is_empty() {
-        return None;
-    }
-    match object.body.origins() {
-        Some(origins) if is_known => {
-            origins.into_iter().find_map(|origin| all.get(origin).map(Text::clone))
-        }
-        // It is not known which services feed it.
-        Some(_) | None => {
-            let may_feed = |service: &&Text| {
-                let of = |source: &SourceName| {
-                    service.strip_prefix(source.as_str()).is_some_and(|rest| rest.starts_with('/'))
-                };
-                !is_known || object.sources.iter().any(of)
-            };
-            all.iter().find(may_feed).map(Text::clone)
-        }
-    }
 }
 
 // === impl GuardState ===
@@ -481,9 +361,7 @@ impl HeldFor {
     #[must_use]
     pub const fn as_str(&self) -> &'static str {
         match self {
-            Self::FirstListing(_) => "first_listing",
-            Self::EndOfDoubt(_) => "end_of_doubt",
-            Self::Decision(_) => "decision",
+            Self::Evidence(lack) => lack.as_str(),
             Self::Rename(_) => "rename",
             Self::Grace { .. } => "grace",
             Self::Successor { .. } => "successor",
@@ -510,18 +388,7 @@ impl From<Waits> for HeldFor {
 impl fmt::Display for HeldFor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::FirstListing(source) => {
-                write!(f, "source {source} has not delivered a complete listing yet")
-            }
-            Self::EndOfDoubt(source) => {
-                write!(f, "source {source} is in doubt, it may have more than it lists")
-            }
-            Self::Decision(service) => write!(
-                f,
-                "a policy has not decided every instance of {} yet, so what is published of it \
-                 stays",
-                OneLine(service)
-            ),
+            Self::Evidence(lack) => lack.fmt(f),
             Self::Rename(id) => {
                 write!(f, "its host is to have {id} instead, which the sink does not have yet")
             }

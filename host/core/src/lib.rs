@@ -15,6 +15,7 @@ mod counts;
 pub mod decision;
 pub mod defaults;
 pub mod diff;
+mod evidence;
 pub mod finding;
 pub mod group;
 pub mod guard;

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use imbl::OrdMap;
 
-use crate::counts::{Counts, shared, subtract};
+use crate::counts::{Counts, shared, subtract, total};
 use crate::mesh::{Body, Kind, Object, ObjectId, Tie};
 use crate::plan::{Desired, Entries, Observed, Step};
 use crate::time::Time;
@@ -265,10 +265,6 @@ fn elsewhere<B: Body>(
         }
     }
     shared(object.body.counts(), &there)
-}
-
-fn total<A>(counts: &Counts<A>) -> usize {
-    counts.values().sum()
 }
 
 impl<B> Default for Moved<B> {
