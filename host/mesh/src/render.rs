@@ -1,30 +1,34 @@
 //! Turns a service of the mesh into the objects that stand for it.
 //!
 //! Invariant: pure, and total: what Istio cannot take is left out and becomes a finding. Every
-//! object passes [`validate`]. Endpoints stay in the order of the
-//! service, for istiod names them by their index.
+//! object passes [`validate`]. Endpoints stay in the order of the service, for istiod names them by
+//! their index.
 
-use std::collections::BTreeSet;
+mod endpoints;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use landfall_core::finding::{Finding, FindingCode};
-use landfall_core::mapping::{Address, LABELS_MAX, LOCALITY_LEN_MAX, PORTS_MAX, Port};
-use landfall_core::mesh::{Contribution, Endpoint, HostKey, Kind, MeshService, Object, ObjectId};
+use landfall_core::mapping::Port;
+use landfall_core::mesh::{Endpoint, HostKey, Kind, MeshService, Object, ObjectId};
 use landfall_core::pairs::Pairs;
-use landfall_core::registry::{Locality, ServiceId, SourceName};
+use landfall_core::registry::{ServiceId, SourceName};
 use landfall_core::sharing::SharingMode;
-use landfall_core::text::{Interner, Text};
+use landfall_core::text::Text;
 
 use crate::api::{
-    self, Body, ENDPOINTS_PER_ORIGIN_ANNOTATION, EndpointAddress, Endpoints, Location, MeshObject,
+    self, Body, ENDPOINT_ORIGINS_ANNOTATION, EndpointAddress, Endpoints, Location, MeshObject,
     ORIGINS_ANNOTATION, OWNER_LABEL, Owner, Resolution, SERVICE_LABEL, ServiceEntry, ServicePort,
-    Spec, WorkloadEntry, origins_text, per_origin_text,
+    Spec, endpoint_origins_text, origins_text,
 };
 use crate::name;
 use crate::settings::{self, Settings};
 use crate::validate::{
     ENDPOINTS_MAX, FRAME_LEN_MAX, LIST_LEN_MAX, OBJECT_LEN_MAX, Violation, validate,
 };
+
+use self::endpoints::{Placed, own_ports, place};
 
 /// What holds for all services of a sink.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,8 +75,6 @@ pub struct Rendered {
 /// How the finding begins of an object that is not written at all. Everything that Istio would
 /// refuse should have been left out of it before.
 pub const REFUSED_WHOLE: &str = "Istio would refuse it, so it is not written";
-/// Bytes of an object that each origin takes to say how many endpoints are its own.
-const PER_ORIGIN_LEN: usize = " 4096".len();
 /// Has istiod give proxies the endpoints in order of nearness, by network and locality; others
 /// serve while the nearer ones do not (`pilot/pkg/model/service.go`).
 const TRAFFIC_DISTRIBUTION_ANNOTATION: &str = "networking.istio.io/traffic-distribution";
@@ -114,11 +116,11 @@ pub fn render(service: &MeshService, options: &RenderOptions) -> Rendered {
     annotations.push((Text::from(ORIGINS_ANNOTATION), origins_text(origins)));
     let labels: Pairs = settings.labels.into_iter().collect();
     let mut annotations: Pairs = annotations.into_iter().collect();
-    // Room for endpoints: what the object takes without them.
+    // Room for endpoints: what the object takes without them. Of fewer less is to be said.
     let used = api::service_entry_len(&entry)
         + api::pairs_len(&labels)
         + api::pairs_len(&annotations)
-        + service.parts.len() * PER_ORIGIN_LEN;
+        + api::pairs_len(&endpoint_origins(service, &placed));
     let room = OBJECT_LEN_MAX.saturating_sub(used + FRAME_LEN_MAX);
     let fit = fitting(&placed, room);
     let mut workload_entries = Vec::new();
@@ -126,7 +128,7 @@ pub fn render(service: &MeshService, options: &RenderOptions) -> Rendered {
         let label = name::service_label(&service.key.host);
         let labels: Pairs =
             [(Text::from(SERVICE_LABEL), Text::clone(&label))].into_iter().collect();
-        workload_entries = workloads(service, placed, &labels);
+        workload_entries = workloads(service, ports, placed, &labels);
         entry.endpoints = Endpoints::Selected(selector(label, options.owner.as_ref()));
     } else {
         if options.ambient {
@@ -141,13 +143,10 @@ pub fn render(service: &MeshService, options: &RenderOptions) -> Rendered {
             );
             placed.truncate(fit);
         }
-        // An endpoint that several have is nobody's alone.
-        if service.doubles.is_empty()
-            && let Some(text) = per_origin_text(counts(service, &placed).into_iter())
-        {
-            let key = Text::from(ENDPOINTS_PER_ORIGIN_ANNOTATION);
-            let others = annotations.iter().map(|(key, value)| (key.clone(), value.clone()));
-            annotations = others.chain([(key, text)]).collect();
+        let whose = endpoint_origins(service, &placed);
+        if !whose.is_empty() {
+            let all = annotations.iter().chain(whose.iter());
+            annotations = all.map(|(key, value)| (Text::clone(key), Text::clone(value))).collect();
         }
         entry.endpoints = Endpoints::Inline(placed.into_iter().map(|place| place.entry).collect());
     }
@@ -166,13 +165,6 @@ pub fn render(service: &MeshService, options: &RenderOptions) -> Rendered {
     Rendered { objects, findings }
 }
 
-/// An endpoint on its way into an object.
-struct Placed<'a> {
-    origin: &'a Arc<ServiceId>,
-    endpoint: &'a Endpoint,
-    entry: WorkloadEntry,
-}
-
 /// Takes `object` up, unless Istio would refuse it.
 fn keep(object: MeshObject, objects: &mut Vec<MeshObject>, findings: &mut Vec<Finding>) -> bool {
     match validate(&object) {
@@ -188,187 +180,6 @@ fn keep(object: MeshObject, objects: &mut Vec<MeshObject>, findings: &mut Vec<Fi
                 format!("{REFUSED_WHOLE}: {}", list.join("; ")),
             ));
             false
-        }
-    }
-}
-
-// === endpoints ===
-
-fn place<'a>(
-    service: &'a MeshService,
-    ports: &[Port],
-    findings: &mut Vec<Finding>,
-) -> Vec<Placed<'a>> {
-    let mut placed = Vec::with_capacity(service.endpoint_count());
-    let mut localities = Localities::default();
-    let mut missing = Missing::default();
-    for (origin, endpoint) in service.endpoints() {
-        let mapping = &endpoint.mapping;
-        let Some(address) = &mapping.address else { continue };
-        let Some(targets) = targets(ports, &mapping.ports, &mut missing) else { continue };
-        let entry = WorkloadEntry {
-            address: match address {
-                Address::Ip(ip) => EndpointAddress::Ip(*ip),
-                Address::Dns(host) => EndpointAddress::Other(Text::clone(host.text())),
-            },
-            ports: targets,
-            labels: endpoint_labels(&mapping.labels, &mut missing),
-            network: Text::clone(&mapping.network),
-            locality: localities.text(mapping.locality.as_ref()),
-            // Istio takes none given as 1, which is what most have.
-            weight: match service.sharing.weight(&origin.source, mapping.weight).get() {
-                1 => 0,
-                weight => u32::from(weight),
-            },
-            service_account: Text::clone(&mapping.service_account),
-        };
-        placed.push(Placed { origin, endpoint, entry });
-    }
-    missing.report(service, placed.len(), findings);
-    localities.report(service, findings);
-    placed
-}
-
-/// What endpoints do not have, or not all of.
-#[derive(Default)]
-struct Missing {
-    endpoints: usize,
-    /// The first one, as an example.
-    port: Option<Text>,
-    unpublished: usize,
-    /// Endpoints with more ports or labels than fit.
-    cut: usize,
-}
-
-impl Missing {
-    fn report(&self, service: &MeshService, count: usize, findings: &mut Vec<Finding>) {
-        if let Some(port) = &self.port {
-            findings.push(Finding::new(
-                FindingCode::EndpointConflict,
-                &service.key,
-                format!(
-                    "{} of {count} endpoints do not have every port of the service, such as \
-                     {port}; Istio sends its traffic to them all the same. Give them a host of \
-                     their own by a policy",
-                    self.endpoints
-                ),
-            ));
-        }
-        if self.unpublished > 0 {
-            findings.push(Finding::new(
-                FindingCode::EndpointConflict,
-                &service.key,
-                format!(
-                    "{} endpoints have none of the service's ports and are not published. Name \
-                     and number their ports like those of the others by a policy",
-                    self.unpublished
-                ),
-            ));
-        }
-        if self.cut > 0 {
-            findings.push(Finding::new(
-                FindingCode::EndpointConflict,
-                &service.key,
-                format!(
-                    "{} endpoints have more than {PORTS_MAX} ports of their own numbers, or more \
-                     than {LABELS_MAX} labels; the rest of these is not published. Divide them by \
-                     a policy",
-                    self.cut
-                ),
-            ));
-        }
-    }
-}
-
-/// Where an endpoint listens for each service port, as far as it is not the port's own number;
-/// `None` when it has none of them.
-///
-/// Ports join by name. A name that lost its number to another name joins that one: clients dial
-/// numbers.
-fn targets(ports: &[Port], own: &[Port], missing: &mut Missing) -> Option<Box<[(Text, u32)]>> {
-    let mut targets = Vec::new();
-    let mut lacking = None;
-    let mut found = 0;
-    let mut is_cut = false;
-    for port in ports {
-        let of_name = own.binary_search_by(|p| p.name.cmp(&port.name)).ok().map(|at| &own[at]);
-        let Some(mine) = of_name.or_else(|| own.iter().find(|p| p.number == port.number)) else {
-            lacking.get_or_insert(&port.name);
-            continue;
-        };
-        found += 1;
-        if mine.target == port.number {
-            continue;
-        }
-        if targets.len() < PORTS_MAX {
-            targets.push((Text::clone(port.name.text()), u32::from(mine.target.get())));
-        } else {
-            is_cut = true;
-        }
-    }
-    missing.cut += usize::from(is_cut);
-    if found == 0 {
-        missing.unpublished += 1;
-        return None;
-    }
-    if let Some(name) = lacking {
-        missing.endpoints += 1;
-        missing.port.get_or_insert_with(|| Text::clone(name.text()));
-    }
-    Some(targets.into())
-}
-
-fn endpoint_labels(labels: &Pairs, missing: &mut Missing) -> Pairs {
-    if labels.len() <= LABELS_MAX {
-        return labels.clone();
-    }
-    missing.cut += 1;
-    labels.iter().take(LABELS_MAX).map(|(k, v)| (Text::clone(k), Text::clone(v))).collect()
-}
-
-/// Prints localities, each once.
-#[derive(Default)]
-struct Localities {
-    last: Option<(Locality, Text)>,
-    interner: Interner,
-    altered: usize,
-}
-
-impl Localities {
-    fn text(&mut self, locality: Option<&Locality>) -> Text {
-        let Some(locality) = locality else { return self.interner.text("") };
-        match &self.last {
-            Some((last, text)) if last == locality => Text::clone(text),
-            Some(_) | None => {
-                let text = self.print(locality);
-                self.last = Some((locality.clone(), Text::clone(&text)));
-                text
-            }
-        }
-    }
-
-    /// `region/zone/subzone`, as far as known.
-    fn print(&mut self, locality: &Locality) -> Text {
-        let parts = [&locality.region, &locality.zone, &locality.subzone];
-        let known = parts.iter().rposition(|part| !part.is_empty()).map_or(0, |last| last + 1);
-        // A slash within a part would shift those behind it.
-        self.altered += usize::from(parts.iter().any(|part| part.contains('/')));
-        let text = parts[..known].iter().map(|p| p.replace('/', "-")).collect::<Vec<_>>().join("/");
-        if text.len() > LOCALITY_LEN_MAX {
-            self.altered += 1;
-            return self.interner.text("");
-        }
-        self.interner.text(&text)
-    }
-
-    fn report(&self, service: &MeshService, findings: &mut Vec<Finding>) {
-        if self.altered > 0 {
-            findings.push(Finding::new(
-                FindingCode::NameAltered,
-                &service.key,
-                "a locality has slashes within its parts, which became dashes, or is too long and \
-                 was left out",
-            ));
         }
     }
 }
@@ -494,17 +305,17 @@ fn prefer_local(
     }
 }
 
-/// How many of `placed` are of each part of `service`.
-fn counts(service: &MeshService, placed: &[Placed<'_>]) -> Vec<usize> {
-    let mut placed = placed.iter().peekable();
-    let of_part = |part: &Contribution| {
-        let mut count = 0;
-        while placed.next_if(|place| Arc::ptr_eq(place.origin, &part.origin)).is_some() {
-            count += 1;
-        }
-        count
-    };
-    service.parts.iter().map(of_part).collect()
+/// The annotation that says which services have each of the inline endpoints; none where that goes
+/// without saying.
+fn endpoint_origins(service: &MeshService, placed: &[Placed<'_>]) -> Pairs {
+    let places: BTreeMap<&ServiceId, usize> =
+        service.origins().enumerate().map(|(place, origin)| (&**origin, place)).collect();
+    let of_each = placed.iter().take(ENDPOINTS_MAX).map(|Placed { origin, endpoint, .. }| {
+        let origins = std::iter::once(*origin).chain(service.doubles_of(origin, endpoint));
+        origins.filter_map(|origin| places.get(&**origin).copied()).collect()
+    });
+    let text = endpoint_origins_text(places.len(), of_each);
+    text.into_iter().map(|text| (Text::from(ENDPOINT_ORIGINS_ANNOTATION), text)).collect()
 }
 
 // === shape ===
@@ -591,10 +402,16 @@ fn selector(label: Text, owner: Option<&Owner>) -> Pairs {
     [(Text::from(SERVICE_LABEL), label)].into_iter().chain(owner).collect()
 }
 
-fn workloads(service: &MeshService, placed: Vec<Placed<'_>>, labels: &Pairs) -> Vec<MeshObject> {
+fn workloads(
+    service: &MeshService,
+    ports: &[Port],
+    placed: Vec<Placed<'_>>,
+    labels: &Pairs,
+) -> Vec<MeshObject> {
     let mut objects = Vec::with_capacity(placed.len());
     let mut last: Option<(Vec<&Arc<ServiceId>>, Fed)> = None;
-    for Placed { origin, endpoint, entry } in placed {
+    for Placed { origin, endpoint, mut entry } in placed {
+        entry.ports = own_ports(ports, &endpoint.mapping.ports).unwrap_or(entry.ports);
         let doubles = service.doubles_of(origin, endpoint);
         let origins: Vec<&Arc<ServiceId>> = std::iter::once(origin).chain(doubles).collect();
         let Fed { annotations, sources } = match &last {

@@ -5,16 +5,21 @@
 //! again.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
 
+use landfall_core::mapping::PORTS_MAX;
 use landfall_core::mesh::Stays;
 use landfall_core::pairs::Pairs;
 use landfall_core::text::Text;
 
 use super::origins::{
-    ENDPOINTS_PER_ORIGIN_ANNOTATION, ORIGINS_ANNOTATION, Run, listed, per_origin_text, runs,
+    ENDPOINT_ORIGINS_ANNOTATION, Fed, ORIGINS_ANNOTATION, Origin, Run, endpoint_origins_text,
+    listed, runs,
 };
 use super::print::json_len;
-use super::{Body, EndpointAddress, Endpoints, Resolution, Spec, WorkloadEntry};
+use super::{
+    Body, EndpointAddress, Endpoints, Resolution, ServiceEntry, ServicePort, Spec, WorkloadEntry,
+};
 
 /// Most inline endpoints of a ServiceEntry: the CRD's limit.
 pub const ENDPOINTS_MAX: usize = 4096;
@@ -26,116 +31,277 @@ pub const OBJECT_LEN_MAX: usize = 1_468_006;
 /// others than those that are listed.
 const UNKNOWN_REMARK: &str = "(and others that are not known)";
 
-/// `body` with what of `older` stays; `None` where endpoints are not found the same way, or where a
-/// port that they listen on is not the service's any more.
+/// `body` with what of `older` stays; `None` where the two find endpoints in different ways.
 pub(super) fn joined(
     body: &Body,
     older: &Body,
     stays: &Stays<'_, EndpointAddress>,
 ) -> Option<Body> {
-    let (entry, older_entry) = (body.service_entry()?, older.service_entry()?);
-    match (&entry.endpoints, &older_entry.endpoints) {
-        (Endpoints::Inline(_), Endpoints::Inline(_)) => {
-            let takes_any = matches!(entry.resolution, Resolution::Static | Resolution::Dns);
-            let has_ports = older_entry.ports.iter().all(|port| entry.ports.contains(port));
-            if entry.resolution != older_entry.resolution || !takes_any || !has_ports {
-                return None;
-            }
-        }
-        (Endpoints::Selected(selector), Endpoints::Selected(older)) if selector == older => {}
-        _ => return None,
-    }
     let is_known = |runs: &[Run<'_>]| runs.iter().all(|run| run.origin.is_some());
     let (mut new, mut old) = (runs(body), runs(older));
     let names_origins = is_known(&new) && is_known(&old);
     if !names_origins {
         (new, old) = (as_one(new), as_one(old));
     }
-    let together = together(new, old, stays);
-    let list: Box<[WorkloadEntry]> =
-        together.iter().flat_map(|run| run.endpoints.iter().copied().cloned()).collect();
-    if list.len() > ENDPOINTS_MAX {
-        return None;
-    }
+    let together = together(&new, &old, stays);
+    let spec = match (&body.spec, &older.spec) {
+        (Spec::ServiceEntry(entry), Spec::ServiceEntry(older)) => {
+            Spec::ServiceEntry(service_entry(entry, older, &together)?)
+        }
+        (Spec::WorkloadEntry(_), Spec::WorkloadEntry(_)) => {
+            let mut puts = together.iter().flat_map(|lane| &lane.endpoints);
+            match (puts.next(), puts.next()) {
+                (Some(put), None) => Spec::WorkloadEntry(put.endpoint.clone()),
+                _ => return None,
+            }
+        }
+        _ => return None,
+    };
     let annotations = match names_origins {
-        true => with_runs(&body.annotations, &together),
+        true => with_lanes(body, &together),
         false => with_lines_of(&body.annotations, &older.annotations),
     };
-    let mut entry = entry.clone();
-    if let Endpoints::Inline(endpoints) = &mut entry.endpoints {
-        *endpoints = list;
-    }
-    let joined = Body { labels: body.labels.clone(), annotations, spec: Spec::ServiceEntry(entry) };
+    let joined = Body { labels: body.labels.clone(), annotations, spec };
     (json_len(&joined) <= OBJECT_LEN_MAX).then_some(joined)
 }
 
+/// `entry` with the endpoints of `together`, of which some are `older`'s.
+fn service_entry(
+    entry: &ServiceEntry,
+    older: &ServiceEntry,
+    together: &[Lane<'_>],
+) -> Option<ServiceEntry> {
+    let mut joined = entry.clone();
+    match (&mut joined.endpoints, &older.endpoints) {
+        (Endpoints::Inline(endpoints), Endpoints::Inline(_)) => {
+            let list = || together.iter().flat_map(|lane| &lane.endpoints);
+            if list().count() > ENDPOINTS_MAX {
+                return None;
+            }
+            if list().all(|put| !put.is_older) {
+                *endpoints = list().map(|put| put.endpoint.clone()).collect();
+                return Some(joined);
+            }
+            joined.ports = ports(&entry.ports, &older.ports);
+            let listens = |put: &Put<'_>| {
+                let own = if put.is_older { &older.ports } else { &entry.ports };
+                listening(put.endpoint, own, &joined.ports)
+            };
+            *endpoints = list().map(listens).collect::<Option<_>>()?;
+        }
+        (Endpoints::Selected(selector), Endpoints::Selected(older_selector)) => {
+            joined.ports = ports(&entry.ports, &older.ports);
+            // WorkloadEntries say where they listen by the names of ports.
+            let has_name = |name: &Text| joined.ports.iter().any(|port| port.name == *name);
+            let has_ports = entry.ports.iter().all(|port| has_name(&port.name));
+            if selector != older_selector || !has_ports {
+                return None;
+            }
+        }
+        _ => return None,
+    }
+    joined.resolution = resolution(entry, older)?;
+    Some(joined)
+}
+
+// === how endpoints are found ===
+
+/// How proxies find the endpoints of both.
+fn resolution(new: &ServiceEntry, older: &ServiceEntry) -> Option<Resolution> {
+    match (new.resolution, older.resolution) {
+        (Resolution::Static, Resolution::Static) => Some(Resolution::Static),
+        // It takes IP addresses too, but no blocks of virtual ones.
+        (Resolution::Static | Resolution::Dns, Resolution::Static | Resolution::Dns) => {
+            let has_block = new.addresses.iter().any(|address| address.contains('/'));
+            (!has_block || new.resolution == Resolution::Dns).then_some(Resolution::Dns)
+        }
+        // They take one endpoint, or none.
+        _ => None,
+    }
+}
+
+/// What clients dial at both: what was there, for it is not known what those say of it that are not
+/// known, and what came besides.
+fn ports(new: &[ServicePort], older: &[ServicePort]) -> Box<[ServicePort]> {
+    let fits = |port: &&ServicePort| {
+        older.iter().all(|known| known.name != port.name && known.number != port.number)
+    };
+    let mut ports: Vec<ServicePort> =
+        older.iter().chain(new.iter().filter(fits)).cloned().collect();
+    // As they are published.
+    ports.sort_by(|a, b| (&a.name, a.number).cmp(&(&b.name, b.number)));
+    // Each is within what Istio takes, and the two may not be.
+    ports.truncate(older.len().max(new.len()).max(PORTS_MAX));
+    ports.into()
+}
+
+/// `endpoint` of a service with ports `own` in one with ports `ports`: it listens where it did.
+/// `None` where it cannot say so.
+fn listening(
+    endpoint: &WorkloadEntry,
+    own: &[ServicePort],
+    ports: &[ServicePort],
+) -> Option<WorkloadEntry> {
+    if own == ports {
+        return Some(endpoint.clone());
+    }
+    let number = |port: &ServicePort| match port.target_port {
+        0 => port.number,
+        target => target,
+    };
+    let mut listens = Vec::new();
+    for port in ports {
+        let of_name = own.iter().find(|own| own.name == port.name);
+        let Some(mine) = of_name.or_else(|| own.iter().find(|own| own.number == port.number))
+        else {
+            continue;
+        };
+        let said = endpoint.ports.iter().find(|(name, _)| *name == mine.name);
+        let at = said.map_or_else(|| number(mine), |(_, at)| *at);
+        if at != number(port) {
+            listens.push((Text::clone(&port.name), at));
+        }
+    }
+    (listens.len() <= PORTS_MAX)
+        .then(|| WorkloadEntry { ports: listens.into(), ..endpoint.clone() })
+}
+
+// === which endpoints ===
+
 /// All endpoints in one run of which it is not known whose it is.
 fn as_one(runs: Vec<Run<'_>>) -> Vec<Run<'_>> {
-    let endpoints = runs.into_iter().flat_map(|run| run.endpoints).collect();
+    let all = runs.into_iter().flat_map(|run| run.endpoints);
+    let endpoints = all.map(|fed| Fed { others: [].into(), ..fed }).collect();
     vec![Run { origin: None, endpoints }]
 }
 
-/// The runs of `new`, and of `old` those that stay, in the order of `old`.
+/// What a service feeds both with.
+struct Lane<'a> {
+    origin: Origin<'a>,
+    endpoints: Vec<Put<'a>>,
+    /// Whether it is named though it has nothing.
+    is_named: bool,
+}
+
+/// An endpoint of one of both.
+struct Put<'a> {
+    endpoint: &'a WorkloadEntry,
+    /// Who has it besides the one in whose lane it is.
+    others: Vec<Origin<'a>>,
+    is_older: bool,
+}
+
+/// What `new` has, and of `old` what stays, in the order of `old`.
 fn together<'a>(
-    new: Vec<Run<'a>>,
-    old: Vec<Run<'a>>,
+    new: &[Run<'a>],
+    old: &[Run<'a>],
     stays: &Stays<'_, EndpointAddress>,
-) -> Vec<Run<'a>> {
-    let named: BTreeSet<Option<&str>> = new.iter().map(|run| run.origin).collect();
-    let mut fresh = Fresh::of(&new);
-    let successors: Vec<Vec<Option<&WorkloadEntry>>> =
-        old.iter().map(|run| fresh.successors(run)).collect();
-    let mut together: Vec<Run<'a>> = Vec::new();
+) -> Vec<Lane<'a>> {
+    let named: BTreeSet<Origin<'_>> = new.iter().map(|run| run.origin).collect();
+    let mut fresh = Fresh::of(new);
+    let successors: Vec<Vec<Option<usize>>> = old.iter().map(|run| fresh.successors(run)).collect();
+    let mut lanes: Vec<Lane<'a>> = Vec::with_capacity(old.len());
+    let mut displaced = Vec::new();
     for (run, successors) in old.iter().zip(successors) {
-        let is_staying = (stays.origin)(run.origin);
         let mut endpoints = Vec::with_capacity(run.endpoints.len());
-        for (endpoint, successor) in run.endpoints.iter().zip(successors) {
-            if successor.is_some() {
-                endpoints.extend(successor);
-            } else if is_staying && (stays.endpoint)(&endpoint.address) {
-                // Another service that has the instance by now waits.
-                fresh.take_place(endpoint);
-                endpoints.push(endpoint);
+        for (fed, successor) in run.endpoints.iter().zip(successors) {
+            let may_have = origins(run, fed).filter(|origin| (stays.origin)(*origin));
+            let mut may_have: Vec<Origin<'a>> = may_have.collect();
+            if let Some(at) = successor {
+                may_have.retain(|origin| !fresh.has(at, *origin));
+            } else if !(may_have.is_empty() || (stays.endpoint)(&fed.endpoint.address)) {
+                continue;
+            }
+            let is_owner_left = may_have.first() == Some(&run.origin);
+            match successor {
+                // Its owner's facts are published until it is known that it has it no more.
+                Some(at) if is_owner_left => {
+                    let others = may_have[1..].iter().copied().chain(fresh.take(at));
+                    let others = others.collect();
+                    endpoints.push(Put { endpoint: fed.endpoint, others, is_older: true });
+                }
+                Some(at) => {
+                    fresh.add(at, &may_have);
+                    if fresh.owner(at) == run.origin {
+                        endpoints.push(fresh.put(at));
+                    }
+                }
+                None => {
+                    let Some((owner, others)) = may_have.split_first() else { continue };
+                    // Another service that has the instance by now waits.
+                    fresh.take_place(fed.endpoint);
+                    let others = others.to_vec();
+                    let put = Put { endpoint: fed.endpoint, others, is_older: true };
+                    match is_owner_left {
+                        true => endpoints.push(put),
+                        false => displaced.push((*owner, put)),
+                    }
+                }
             }
         }
-        let is_bare = run.endpoints.is_empty() && is_staying;
-        if is_bare || !endpoints.is_empty() || named.contains(&run.origin) {
-            together.push(Run { origin: run.origin, endpoints });
+        let is_bare = run.endpoints.is_empty() && (stays.origin)(run.origin);
+        let is_named = is_bare || named.contains(&run.origin);
+        lanes.push(Lane { origin: run.origin, endpoints, is_named });
+    }
+    for (owner, put) in displaced {
+        if let Some(lane) = lanes.iter_mut().find(|lane| lane.origin == owner) {
+            lane.endpoints.push(put);
         }
     }
-    // From the back, so that the run that comes behind a new one has its place already.
-    let mut behind = together.len();
+    // From the back, so that the lane that comes behind a new one has its place already.
+    let mut behind = lanes.len();
     for (index, run) in new.iter().enumerate().rev() {
-        let left = fresh.left(index, run);
-        match together.iter().position(|known| known.origin == run.origin) {
+        let left = fresh.left(index);
+        match lanes.iter().position(|lane| lane.origin == run.origin) {
             Some(at) => {
-                together[at].endpoints.extend(left);
+                lanes[at].endpoints.extend(left);
                 behind = at;
             }
-            // All that it has is another's for now.
-            None if left.is_empty() && !run.endpoints.is_empty() => {}
-            None => together.insert(behind, Run { origin: run.origin, endpoints: left }),
+            None => {
+                // It may be that all that it has is another's for now.
+                let is_named = run.endpoints.is_empty();
+                lanes.insert(behind, Lane { origin: run.origin, endpoints: left, is_named });
+            }
         }
     }
-    together
+    let puts = lanes.iter().flat_map(|lane| &lane.endpoints);
+    let others: BTreeSet<Origin<'_>> = puts.flat_map(|put| put.others.iter().copied()).collect();
+    lanes.retain(|lane| {
+        !lane.endpoints.is_empty() || lane.is_named || others.contains(&lane.origin)
+    });
+    lanes
 }
 
-/// The endpoints of a new resource that are not yet placed.
+/// Who has an endpoint, first the one in whose run it is.
+fn origins<'a, 'b>(run: &'b Run<'a>, fed: &'b Fed<'a>) -> impl Iterator<Item = Origin<'a>> + 'b {
+    std::iter::once(run.origin).chain(fed.others.iter().copied())
+}
+
+/// The endpoints of a new resource, and which of them are placed.
 struct Fresh<'a> {
-    /// Of each endpoint of each run, whether it is placed.
-    is_placed: Vec<Vec<bool>>,
-    endpoints: Vec<Vec<&'a WorkloadEntry>>,
-    /// Where they are, by whose they are and where traffic to them ends.
-    by_place: BTreeMap<(Origin<'a>, Place<'a>), Queue>,
-    by_address: BTreeMap<(Origin<'a>, &'a EndpointAddress), Queue>,
-    anybody: BTreeMap<Place<'a>, Queue>,
+    endpoints: Vec<FreshEndpoint<'a>>,
+    /// Which are in each of its runs.
+    runs: Vec<Range<usize>>,
+    /// Where they are, by who has them and where traffic to them ends.
+    by_place: BTreeMap<(Origin<'a>, Place<'a>), VecDeque<usize>>,
+    by_address: BTreeMap<(Origin<'a>, &'a EndpointAddress), VecDeque<usize>>,
+    anybody: BTreeMap<Place<'a>, VecDeque<usize>>,
 }
 
-/// As [`Run`] has it.
-type Origin<'a> = Option<&'a str>;
-/// Which endpoint of which run, in order.
-type Queue = VecDeque<At>;
-type At = (usize, usize);
+struct FreshEndpoint<'a> {
+    endpoint: &'a WorkloadEntry,
+    /// First the one whose it is.
+    origins: Vec<Origin<'a>>,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Free,
+    /// It is known what it was.
+    Taken,
+    Placed,
+}
 
 /// What makes two endpoints one: where traffic to them ends.
 type Place<'a> = (&'a EndpointAddress, &'a Text, &'a [(Text, u32)]);
@@ -147,76 +313,128 @@ fn place(endpoint: &WorkloadEntry) -> Place<'_> {
 impl<'a> Fresh<'a> {
     fn of(runs: &[Run<'a>]) -> Self {
         let mut fresh = Self {
-            is_placed: runs.iter().map(|run| vec![false; run.endpoints.len()]).collect(),
-            endpoints: runs.iter().map(|run| run.endpoints.clone()).collect(),
+            endpoints: Vec::new(),
+            runs: Vec::with_capacity(runs.len()),
             by_place: BTreeMap::new(),
             by_address: BTreeMap::new(),
             anybody: BTreeMap::new(),
         };
-        for (index, run) in runs.iter().enumerate() {
-            for (number, endpoint) in run.endpoints.iter().enumerate() {
-                let (at, place) = ((index, number), place(endpoint));
-                fresh.by_place.entry((run.origin, place)).or_default().push_back(at);
-                let address = (run.origin, &endpoint.address);
-                fresh.by_address.entry(address).or_default().push_back(at);
-                fresh.anybody.entry(place).or_default().push_back(at);
-            }
+        for run in runs {
+            let begin = fresh.endpoints.len();
+            run.endpoints
+                .iter()
+                .for_each(|fed| fresh.note(fed.endpoint, origins(run, fed).collect()));
+            fresh.runs.push(begin..fresh.endpoints.len());
         }
         fresh
     }
 
-    /// What each endpoint of an older run of the same service is by now: first what ends at the
-    /// same place, then what is at least at the same address.
-    fn successors(&mut self, run: &Run<'a>) -> Vec<Option<&'a WorkloadEntry>> {
-        let placed = &mut self.is_placed;
-        let mut successors: Vec<Option<At>> = run
+    fn note(&mut self, endpoint: &'a WorkloadEntry, origins: Vec<Origin<'a>>) {
+        let at = self.endpoints.len();
+        for origin in &origins {
+            self.by_place.entry((*origin, place(endpoint))).or_default().push_back(at);
+            self.by_address.entry((*origin, &endpoint.address)).or_default().push_back(at);
+        }
+        self.anybody.entry(place(endpoint)).or_default().push_back(at);
+        self.endpoints.push(FreshEndpoint { endpoint, origins, stage: Stage::Free });
+    }
+
+    /// What each endpoint of an older run is by now, of those that one of the same services has:
+    /// first what ends at the same place, then what is at least at the same address.
+    fn successors(&mut self, run: &Run<'a>) -> Vec<Option<usize>> {
+        let all = &mut self.endpoints;
+        let mut successors: Vec<Option<usize>> = run
             .endpoints
             .iter()
-            .map(|endpoint| taken(self.by_place.get_mut(&(run.origin, place(endpoint))), placed))
+            .map(|fed| {
+                origins(run, fed).find_map(|origin| {
+                    taken(self.by_place.get_mut(&(origin, place(fed.endpoint))), all)
+                })
+            })
             .collect();
-        for (endpoint, successor) in run.endpoints.iter().zip(&mut successors) {
+        for (fed, successor) in run.endpoints.iter().zip(&mut successors) {
             if successor.is_none() {
-                let address = (run.origin, &endpoint.address);
-                *successor = taken(self.by_address.get_mut(&address), placed);
+                *successor = origins(run, fed).find_map(|origin| {
+                    taken(self.by_address.get_mut(&(origin, &fed.endpoint.address)), all)
+                });
             }
         }
-        let endpoint = |(index, number): At| self.endpoints[index][number];
-        successors.into_iter().map(|at| at.map(endpoint)).collect()
+        successors
+    }
+
+    fn owner(&self, at: usize) -> Origin<'a> {
+        self.endpoints[at].origins[0]
+    }
+
+    fn has(&self, at: usize, origin: Origin<'a>) -> bool {
+        self.endpoints[at].origins.contains(&origin)
+    }
+
+    /// Others have it too.
+    fn add(&mut self, at: usize, others: &[Origin<'a>]) {
+        self.endpoints[at].origins.extend_from_slice(others);
+    }
+
+    /// Takes the endpoint out, and returns who has it.
+    fn take(&mut self, at: usize) -> Vec<Origin<'a>> {
+        self.endpoints[at].stage = Stage::Placed;
+        std::mem::take(&mut self.endpoints[at].origins)
+    }
+
+    /// Places the endpoint.
+    fn put(&mut self, at: usize) -> Put<'a> {
+        let endpoint = self.endpoints[at].endpoint;
+        let others = self.take(at).split_off(1);
+        Put { endpoint, others, is_older: false }
     }
 
     /// Whoever has an endpoint at the place of this one does not get it placed.
     fn take_place(&mut self, endpoint: &'a WorkloadEntry) {
-        taken(self.anybody.get_mut(&place(endpoint)), &mut self.is_placed);
+        if let Some(at) = taken(self.anybody.get_mut(&place(endpoint)), &mut self.endpoints) {
+            self.endpoints[at].stage = Stage::Placed;
+        }
     }
 
-    /// What is left of the run at `index`.
-    fn left(&self, index: usize, run: &Run<'a>) -> Vec<&'a WorkloadEntry> {
-        let placed = &self.is_placed[index];
-        let left = run.endpoints.iter().zip(placed).filter(|(_, is_placed)| !**is_placed);
-        left.map(|(endpoint, _)| *endpoint).collect()
+    /// Places what is left of the run at `index`.
+    fn left(&mut self, index: usize) -> Vec<Put<'a>> {
+        let run = self.runs[index].clone();
+        let left: Vec<usize> =
+            run.filter(|at| self.endpoints[*at].stage != Stage::Placed).collect();
+        left.into_iter().map(|at| self.put(at)).collect()
     }
 }
 
-/// The first of `queue` that is not placed, which it is then.
-fn taken(queue: Option<&mut Queue>, is_placed: &mut [Vec<bool>]) -> Option<At> {
+/// The first of `queue` that is free, which it is not any more then.
+fn taken(queue: Option<&mut VecDeque<usize>>, all: &mut [FreshEndpoint<'_>]) -> Option<usize> {
     let queue = queue?;
-    while let Some((index, number)) = queue.pop_front() {
-        if !std::mem::replace(&mut is_placed[index][number], true) {
-            return Some((index, number));
+    while let Some(at) = queue.pop_front() {
+        if all[at].stage == Stage::Free {
+            all[at].stage = Stage::Taken;
+            return Some(at);
         }
     }
     None
 }
 
-/// `annotations`, saying of what these runs are.
-fn with_runs(annotations: &Pairs, runs: &[Run<'_>]) -> Pairs {
-    let origins = Text::from(listed(runs.iter().filter_map(|run| run.origin)));
-    let is_inline = annotations.get(ENDPOINTS_PER_ORIGIN_ANNOTATION).is_some()
-        || runs.iter().any(|run| !run.endpoints.is_empty());
-    let counts = per_origin_text(runs.iter().map(|run| run.endpoints.len()));
-    let counts = counts.filter(|_| is_inline);
-    let own = [(ORIGINS_ANNOTATION, Some(origins)), (ENDPOINTS_PER_ORIGIN_ANNOTATION, counts)];
-    with(annotations, own)
+// === what is said of them ===
+
+/// The annotations of `body`, saying of what these lanes are.
+fn with_lanes(body: &Body, lanes: &[Lane<'_>]) -> Pairs {
+    let origins = Text::from(listed(lanes.iter().filter_map(|lane| lane.origin)));
+    let places: BTreeMap<Origin<'_>, usize> =
+        lanes.iter().enumerate().map(|(place, lane)| (lane.origin, place)).collect();
+    let of_each = lanes.iter().flat_map(|lane| lane.endpoints.iter().map(move |put| (lane, put)));
+    let of_each = of_each.map(|(lane, put)| {
+        let origins = std::iter::once(&lane.origin).chain(&put.others);
+        origins.filter_map(|origin| places.get(origin).copied()).collect()
+    });
+    let whose = match body.spec {
+        Spec::ServiceEntry(_) => endpoint_origins_text(lanes.len(), of_each),
+        // It has one endpoint, which is all of theirs.
+        Spec::WorkloadEntry(_) => None,
+    };
+    let own = [(ORIGINS_ANNOTATION, Some(origins)), (ENDPOINT_ORIGINS_ANNOTATION, whose)];
+    with(&body.annotations, own)
 }
 
 /// `annotations` with the origins of `older` too, remarks among them.
@@ -236,7 +454,7 @@ fn with_lines_of(annotations: &Pairs, older: &Pairs) -> Pairs {
     let own = [
         (ORIGINS_ANNOTATION, Some(Text::from(all))),
         // It is not known any more.
-        (ENDPOINTS_PER_ORIGIN_ANNOTATION, None),
+        (ENDPOINT_ORIGINS_ANNOTATION, None),
     ];
     with(annotations, own)
 }
@@ -251,28 +469,35 @@ fn with<const N: usize>(annotations: &Pairs, own: [(&str, Option<Text>); N]) -> 
 
 #[cfg(test)]
 mod tests {
-    use super::super::ServiceEntry;
     use super::*;
 
-    /// A resource as `service=1,2 other=3`: endpoints of services, each the last part of an address.
-    /// With `?` in front it does not say how many are whose.
+    /// A resource as `service=1,2+other other=3`: endpoints of services, each the last part of an
+    /// address and who has it besides. With `?` in front it does not say who has which.
     fn body(text: &str) -> Body {
         let is_known = !text.starts_with('?');
-        let (mut origins, mut counts, mut endpoints) = (Vec::new(), Vec::new(), Vec::new());
-        for run in text.trim_start_matches('?').split_whitespace() {
-            let (name, numbers) = run.split_once('=').unwrap();
-            let numbers: Vec<&str> = numbers.split(',').filter(|n| !n.is_empty()).collect();
-            origins.push(format!("dc1/{name}"));
-            counts.push(numbers.len());
-            endpoints.extend(numbers.into_iter().map(|number| WorkloadEntry {
-                address: EndpointAddress::of(&format!("10.0.0.{number}")),
-                ..WorkloadEntry::default()
-            }));
+        let runs: Vec<(&str, &str)> = text
+            .trim_start_matches('?')
+            .split_whitespace()
+            .map(|run| run.split_once('=').unwrap())
+            .collect();
+        let place = |name: &str| runs.iter().position(|(known, _)| *known == name).unwrap();
+        let (mut whose, mut endpoints) = (Vec::new(), Vec::new());
+        for (name, list) in &runs {
+            for item in list.split(',').filter(|item| !item.is_empty()) {
+                let mut parts = item.split('+');
+                let number = parts.next().unwrap();
+                whose.push(std::iter::once(place(name)).chain(parts.map(place)).collect());
+                endpoints.push(WorkloadEntry {
+                    address: EndpointAddress::of(&format!("10.0.0.{number}")),
+                    ..WorkloadEntry::default()
+                });
+            }
         }
-        let counts = per_origin_text(counts.into_iter()).filter(|_| is_known);
+        let origins: Vec<String> = runs.iter().map(|(name, _)| format!("dc1/{name}")).collect();
+        let whose = endpoint_origins_text(runs.len(), whose.into_iter()).filter(|_| is_known);
         let own = [
             (ORIGINS_ANNOTATION, Some(Text::from(origins.join("\n")))),
-            (ENDPOINTS_PER_ORIGIN_ANNOTATION, counts),
+            (ENDPOINT_ORIGINS_ANNOTATION, whose),
         ];
         let entry = ServiceEntry {
             resolution: Resolution::Static,
@@ -313,6 +538,61 @@ mod tests {
         check("b=1", "a=1", &["a"], "a=1");
         check("b=1,2", "a=1", &["a"], "a=1 b=2");
         check("b=1", "a=1", &[], "b=1");
+    }
+
+    #[test]
+    fn an_instance_stays_with_whom_of_several_may_still_have_it() {
+        check("a=1", "a=1+b,2 b=", &["b"], "a=1+b b=");
+        check("a=1", "a=1+b,2+b b=", &["b"], "a=1+b b=2");
+        check("a=1", "a=1+b b=", &[], "a=1");
+        check("a=2", "a=1+b,2 b=3", &["b"], "a=2 b=3,1");
+        // The facts are those of the one that goes first, while it may have it.
+        check("b=1", "a=1+b b=", &["a"], "a=1+b b=");
+        check("b=1", "a=1+b b=", &[], "b=1");
+        check("b=1,2", "a=1+b,2 b=", &["a"], "a=1+b,2 b=");
+        check("a=1+b b=", "b=1", &["b"], "a=1+b b=");
+        check("a=1+b b=", "b=1", &[], "a=1+b b=");
+    }
+
+    #[test]
+    fn what_clients_dial_stays_with_what_stays() {
+        let ports = |text: &str| -> Box<[ServicePort]> {
+            let ports = text.split_whitespace().map(|port| {
+                let (name, number) = port.split_once(':').unwrap();
+                let (name, number) = (Text::from(name), number.parse().unwrap());
+                ServicePort { name, number, protocol: "HTTP".into(), target_port: 0 }
+            });
+            ports.collect()
+        };
+        let with_ports = |text: &str, said: &str| {
+            let mut body = body(text);
+            let Spec::ServiceEntry(entry) = &mut body.spec else { unreachable!() };
+            entry.ports = ports(said);
+            body
+        };
+        for (new, old, want, listens) in [
+            ("http:80", "http:80", "http:80", [""; 2]),
+            ("http:80", "http:80 admin:90", "admin:90 http:80", [""; 2]),
+            ("http:80 extra:70", "http:80", "extra:70 http:80", [""; 2]),
+            ("http:8080", "http:80", "http:80", ["", "http:8080"]),
+            ("web:80", "http:80", "http:80", [""; 2]),
+            ("web:81", "http:80", "http:80 web:81", [""; 2]),
+            ("a:2 b:1", "a:1", "a:1", ["", "a:2"]),
+        ] {
+            let (new, old) = (with_ports("a=2", new), with_ports("b=1", old));
+            let joined = joined(&new, &old, &Stays::all()).unwrap();
+            let entry = joined.service_entry().unwrap();
+            assert_eq!(entry.ports, ports(want));
+            let Endpoints::Inline(list) = &entry.endpoints else { unreachable!() };
+            let said: Vec<String> = list
+                .iter()
+                .map(|endpoint| {
+                    let said = endpoint.ports.iter().map(|(name, at)| format!("{name}:{at}"));
+                    said.collect::<Vec<_>>().join(" ")
+                })
+                .collect();
+            assert_eq!(said, listens);
+        }
     }
 
     #[test]

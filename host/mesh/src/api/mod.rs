@@ -23,8 +23,8 @@ use landfall_core::pairs::Pairs;
 use landfall_core::text::Text;
 
 pub use self::join::{ENDPOINTS_MAX, OBJECT_LEN_MAX};
-pub use self::origins::{ENDPOINTS_PER_ORIGIN_ANNOTATION, ORIGINS_ANNOTATION};
-pub(crate) use self::origins::{origins_text, per_origin_text};
+pub use self::origins::{ENDPOINT_ORIGINS_ANNOTATION, ORIGINS_ANNOTATION};
+pub(crate) use self::origins::{endpoint_origins_text, origins_text};
 pub(crate) use self::parse::{Metadata, object_of};
 pub use self::parse::{ParseError, Read, from_json, from_yaml};
 pub(crate) use self::print::Extra;

@@ -1,6 +1,7 @@
 //! Which service of a registry feeds a resource with what, as its annotations say.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use landfall_core::mesh::Body as _;
 use landfall_core::pairs::Pairs;
@@ -12,9 +13,10 @@ use super::{Body, EndpointAddress, Endpoints, ServiceEntry, Spec, WorkloadEntry}
 /// Which services of registries are published in an object, one a line. A line without a slash,
 /// which every service has behind its source, is a remark: the list is not whole.
 pub const ORIGINS_ANNOTATION: &str = "landfall.dev/origins";
-/// How many of a ServiceEntry's endpoints are of each of these services, in their order. Left out
-/// where all are of one.
-pub const ENDPOINTS_PER_ORIGIN_ANNOTATION: &str = "landfall.dev/endpoints-per-origin";
+/// Which of these services have each of a ServiceEntry's endpoints, in their order: `1*3 1+2` where
+/// the first has three, and the first and the second the one behind them. Of several the one that
+/// comes first is the one whose facts are published. Left out where all are of one.
+pub const ENDPOINT_ORIGINS_ANNOTATION: &str = "landfall.dev/endpoint-origins";
 /// Bytes of the list of services, but for remarks: half of what Kubernetes takes for all
 /// annotations together, of which policies may fill 32 KiB, and some 4,000 services. More make a
 /// list that is not whole.
@@ -22,13 +24,27 @@ const ORIGINS_LEN_MAX: usize = 128 << 10;
 // Enough to find the way back to the registry; each WorkloadEntry repeats its own.
 const ORIGIN_LEN_MAX: usize = 512;
 
+// A quarter of it. Services that have most of thousands of instances twice would need more.
+const ENDPOINT_ORIGINS_LEN_MAX: usize = 64 << 10;
+
+/// A service of a registry; `None` where it is not known which.
+pub(super) type Origin<'a> = Option<&'a str>;
+
 /// What one service of a registry feeds a resource with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Run<'a> {
-    /// `None` where it is not known; all is in one run then.
-    pub(super) origin: Option<&'a str>,
+    /// Where it is not known all is in one run.
+    pub(super) origin: Origin<'a>,
     /// In order. None where endpoints are selected.
-    pub(super) endpoints: Vec<&'a WorkloadEntry>,
+    pub(super) endpoints: Vec<Fed<'a>>,
+}
+
+/// An endpoint, and who has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Fed<'a> {
+    pub(super) endpoint: &'a WorkloadEntry,
+    /// Besides the one whose run it is in.
+    pub(super) others: Rc<[Origin<'a>]>,
 }
 
 /// The list of `services`. Names are free text: one with a line break in it is altered as all with
@@ -71,22 +87,49 @@ pub(super) fn listed<'a>(origins: impl Iterator<Item = &'a str>) -> String {
     text
 }
 
-/// How many endpoints are of each service; `None` where there is one, which has all.
-pub(crate) fn per_origin_text(counts: impl ExactSizeIterator<Item = usize>) -> Option<Text> {
-    let several = counts.len() > 1;
-    several.then(|| Text::from(counts.map(|count| count.to_string()).collect::<Vec<_>>().join(" ")))
+/// Which services have each endpoint, by their places in the list of services; `None` where that
+/// goes without saying, or takes too much.
+pub(crate) fn endpoint_origins_text(
+    services: usize,
+    endpoints: impl Iterator<Item = Vec<usize>>,
+) -> Option<Text> {
+    if services < 2 {
+        return None;
+    }
+    let mut text = String::new();
+    let mut endpoints = endpoints.peekable();
+    while let Some(origins) = endpoints.next() {
+        let mut count = 1;
+        while endpoints.next_if_eq(&origins).is_some() {
+            count += 1;
+        }
+        let numbers: Vec<String> = origins.iter().map(|index| (index + 1).to_string()).collect();
+        let space = if text.is_empty() { "" } else { " " };
+        text.push_str(space);
+        text.push_str(&numbers.join("+"));
+        if count > 1 {
+            text.push_str(&format!("*{count}"));
+        }
+        if text.len() > ENDPOINT_ORIGINS_LEN_MAX {
+            return None;
+        }
+    }
+    (!text.is_empty()).then(|| Text::from(text))
+}
+
+/// The places of services that a part of such a text names, and for how many endpoints.
+fn parse_part(part: &str) -> Option<(Vec<usize>, usize)> {
+    let (origins, count) = part.split_once('*').unwrap_or((part, "1"));
+    let place = |number: &str| number.parse::<usize>().ok()?.checked_sub(1);
+    let origins = origins.split('+').map(place).collect::<Option<Vec<usize>>>()?;
+    Some((origins, count.parse().ok()?))
 }
 
 /// `annotations` of an object whose endpoints are taken out.
 pub(super) fn without_endpoints(annotations: &Pairs) -> Pairs {
-    let of_each = |(key, value): (&Text, &Text)| match &**key {
-        ENDPOINTS_PER_ORIGIN_ANNOTATION => (
-            Text::clone(key),
-            Text::from(value.split(' ').map(|_| "0").collect::<Vec<_>>().join(" ")),
-        ),
-        _ => (Text::clone(key), Text::clone(value)),
-    };
-    annotations.iter().map(of_each).collect()
+    let stays = |(key, _): &(&Text, &Text)| &***key != ENDPOINT_ORIGINS_ANNOTATION;
+    let others = annotations.iter().filter(stays);
+    others.map(|(key, value)| (Text::clone(key), Text::clone(value))).collect()
 }
 
 /// What each service feeds `body` with.
@@ -96,28 +139,39 @@ pub(super) fn runs(body: &Body) -> Vec<Run<'_>> {
         Spec::ServiceEntry(ServiceEntry { endpoints: Endpoints::Inline(list), .. }) => list,
         Spec::ServiceEntry(ServiceEntry { endpoints: Endpoints::Selected(_), .. }) => &[],
     };
-    known_runs(body, list)
-        .unwrap_or_else(|| vec![Run { origin: None, endpoints: list.iter().collect() }])
+    known_runs(body, list).unwrap_or_else(|| {
+        let others: Rc<[Origin<'_>]> = Rc::from([]);
+        let fed = |endpoint| Fed { endpoint, others: Rc::clone(&others) };
+        vec![Run { origin: None, endpoints: list.iter().map(fed).collect() }]
+    })
 }
 
 fn known_runs<'a>(body: &'a Body, list: &'a [WorkloadEntry]) -> Option<Vec<Run<'a>>> {
-    let origins: Vec<&str> = body.origins()?.collect();
-    let counts: Vec<usize> = match body.annotations.get(ENDPOINTS_PER_ORIGIN_ANNOTATION) {
-        Some(counts) => counts.split(' ').map(str::parse).collect::<Result<_, _>>().ok()?,
-        None if list.is_empty() => vec![0; origins.len()],
-        None => vec![list.len()],
+    let mut runs: Vec<Run<'a>> =
+        body.origins()?.map(|origin| Run { origin: Some(origin), endpoints: Vec::new() }).collect();
+    let parts: Vec<(Vec<usize>, usize)> = match &body.spec {
+        // All of them have it.
+        Spec::WorkloadEntry(_) => vec![((0..runs.len()).collect(), 1)],
+        Spec::ServiceEntry(_) if runs.len() == 1 || list.is_empty() => vec![(vec![0], list.len())],
+        Spec::ServiceEntry(_) => {
+            let text = body.annotations.get(ENDPOINT_ORIGINS_ANNOTATION)?;
+            text.split(' ').map(parse_part).collect::<Option<_>>()?
+        }
     };
-    if counts.len() != origins.len()
-        || counts.iter().try_fold(0, |sum: usize, n| sum.checked_add(*n)) != Some(list.len())
-    {
-        return None;
-    }
     let mut rest = list.iter();
-    let run = |(origin, count)| Run {
-        origin: Some(origin),
-        endpoints: rest.by_ref().take(count).collect(),
-    };
-    Some(origins.into_iter().zip(counts).map(run).collect())
+    for (origins, count) in parts {
+        let (first, others) = origins.split_first()?;
+        let other = |index: &usize| runs.get(*index).map(|run| run.origin);
+        let others: Rc<[Origin<'a>]> = others.iter().map(other).collect::<Option<_>>()?;
+        let endpoints = &mut runs.get_mut(*first)?.endpoints;
+        let before = endpoints.len();
+        let fed = |endpoint| Fed { endpoint, others: Rc::clone(&others) };
+        endpoints.extend(rest.by_ref().take(count).map(fed));
+        if endpoints.len() - before != count {
+            return None;
+        }
+    }
+    rest.next().is_none().then_some(runs)
 }
 
 /// The services of which `other` has fewer endpoints than `body`, or which it does not name; `None`
@@ -135,24 +189,28 @@ pub(super) fn lessened<'a>(body: &'a Body, other: &'a Body) -> BTreeSet<Option<&
         };
         return is_less.then_some(None).into_iter().chain(unnamed).collect();
     }
-    let mut left: BTreeMap<(Option<&str>, &EndpointAddress), usize> = BTreeMap::new();
-    for run in &theirs {
-        for endpoint in &run.endpoints {
-            *left.entry((run.origin, &endpoint.address)).or_default() += 1;
-        }
+    let mut left: BTreeMap<(Origin<'_>, &EndpointAddress), usize> = BTreeMap::new();
+    for (origin, endpoint) in theirs.iter().flat_map(Run::of_each) {
+        *left.entry((origin, &endpoint.address)).or_default() += 1;
     }
-    let named: BTreeSet<Option<&str>> = theirs.iter().map(|run| run.origin).collect();
-    let mut lessened = BTreeSet::new();
-    for run in own {
-        if !named.contains(&run.origin) {
-            lessened.insert(run.origin);
-        }
-        for endpoint in run.endpoints {
-            match left.get_mut(&(run.origin, &endpoint.address)) {
-                Some(count) if *count > 0 => *count -= 1,
-                Some(_) | None => drop(lessened.insert(run.origin)),
-            }
+    let named: BTreeSet<Origin<'_>> = theirs.iter().map(|run| run.origin).collect();
+    let unnamed = own.iter().map(|run| run.origin).filter(|origin| !named.contains(origin));
+    let mut lessened: BTreeSet<Origin<'a>> = unnamed.collect();
+    for (origin, endpoint) in own.iter().flat_map(Run::of_each) {
+        match left.get_mut(&(origin, &endpoint.address)) {
+            Some(count) if *count > 0 => *count -= 1,
+            Some(_) | None => drop(lessened.insert(origin)),
         }
     }
     lessened
+}
+
+impl<'a> Run<'a> {
+    /// Its endpoints with each service that has them.
+    fn of_each(&self) -> impl Iterator<Item = (Origin<'a>, &'a WorkloadEntry)> + '_ {
+        self.endpoints.iter().flat_map(|fed| {
+            let origins = std::iter::once(self.origin).chain(fed.others.iter().copied());
+            origins.map(|origin| (origin, fed.endpoint))
+        })
+    }
 }

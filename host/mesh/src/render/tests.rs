@@ -4,10 +4,10 @@ use std::num::NonZeroU16;
 
 use expect_test::{Expect, expect};
 use landfall_core::group::gathered;
-use landfall_core::mapping::{Mapping, Protocol, ports_by_name};
+use landfall_core::mapping::{Address, Mapping, Protocol, ports_by_name};
 use landfall_core::mesh::{Contribution, HostKey, Setting};
 use landfall_core::name::{Hostname, Namespace, PortName};
-use landfall_core::registry::{Health, Instance, ServiceKey, SourceName};
+use landfall_core::registry::{Health, Instance, Locality, ServiceKey, SourceName};
 
 use super::*;
 use crate::api::{ApiVersion, Owner, to_yaml};
@@ -257,6 +257,8 @@ fn workload_entries() {
                 landfall.dev/service: pay.dc1.mesh
             spec:
               address: db.example.com
+              ports:
+                http: 80
               locality: eu/eu-1a
               weight: 2
             ---
