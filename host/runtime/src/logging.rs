@@ -7,8 +7,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::args::LogFormat;
 
-/// Modules of the Kubernetes client that log the errors which they return.
-const QUIET: &str = "kube_runtime::watcher=off,kube_client::client::builder=off";
+/// Modules of the Kubernetes client and of the AWS SDK that log the errors which they return.
+const QUIET: &str = "kube_runtime::watcher=off,kube_client::client::builder=off,\
+                     aws_config::imds=off,aws_config::profile::credentials=off";
 
 /// Starts logging.
 ///
@@ -28,9 +29,9 @@ pub(crate) fn start(filter: &str, format: LogFormat) -> anyhow::Result<()> {
     started.map_err(|error| anyhow::anyhow!("failed to start logging: {error}"))
 }
 
-/// What `filter` says, and no more of the Kubernetes client than is asked for by name: it tells a
-/// failure once for every attempt and not of which cluster, and each is a condition of a sink or a
-/// policy that is told with its name.
+/// What `filter` says, and no more of those clients than is asked for by name: they tell a failure
+/// once for every attempt and not of which cluster or account, and each is a condition of a sink, a
+/// policy or a source that is told with its name.
 fn filtering(filter: &str) -> anyhow::Result<EnvFilter> {
     let wanted = format!("{QUIET},{filter}");
     EnvFilter::try_new(wanted).with_context(|| {
@@ -69,6 +70,7 @@ mod tests {
         tracing::subscriber::with_default(subscriber, || {
             tracing::warn!(target: "kube_runtime::watcher", "watch list error with 403");
             tracing::error!(target: "kube_client::client::builder", "failed with status 403");
+            tracing::warn!(target: "aws_config::imds::region", "failed with status 403");
             tracing::warn!(target: "kube_client::client::tls", "Server cert bypassed");
             tracing::warn!("ours");
         });
@@ -76,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kubernetes_client_tells_its_failures_to_us() {
+    fn clients_tell_their_failures_to_us() {
         let said = logged("info");
         assert!(said.contains("ours") && said.contains("bypassed"), "{said}");
         assert!(!said.contains("403"), "{said}");
