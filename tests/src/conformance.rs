@@ -27,7 +27,9 @@ pub trait Registry: Send {
     /// Registers an instance that is not as the registry documents. False if it can have none.
     fn put_malformed(&mut self, service: &str) -> bool;
     /// Lists everything in another order. False if it has but one.
-    fn reorder(&mut self) -> bool;
+    fn reorder(&mut self) -> bool {
+        false
+    }
     /// Breaks. False if it cannot break in this way.
     fn break_down(&mut self, how: Break) -> bool;
     /// Works again.
@@ -37,7 +39,9 @@ pub trait Registry: Send {
     /// Starts anew and empty. False if it has no past to lose.
     fn restart_empty(&mut self) -> bool;
     /// Has one service that cannot be read until it is mended. False if it fails as a whole.
-    fn break_service(&mut self, service: &str, how: ServiceBreak) -> bool;
+    fn break_service(&mut self, _service: &str, _how: ServiceBreak) -> bool {
+        false
+    }
 }
 
 /// What is registered of an instance.

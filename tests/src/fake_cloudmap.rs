@@ -16,7 +16,7 @@ use axum::http::Response;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
-use crate::fake_server::{self, FakeServer};
+use crate::fake_server::{self, FakeRegistry, FakeServer};
 
 /// The access key that it knows.
 pub const ACCESS_KEY: &str = "AKIAIOSFODNN7EXAMPLE";
@@ -101,6 +101,16 @@ type Refusal = (u16, &'static str);
 
 // === impl FakeCloudMap ===
 
+impl FakeRegistry for FakeCloudMap {
+    fn server(&self) -> &FakeServer {
+        &self.server
+    }
+
+    fn server_mut(&mut self) -> &mut FakeServer {
+        &mut self.server
+    }
+}
+
 impl FakeCloudMap {
     /// Starts an empty Cloud Map.
     ///
@@ -119,36 +129,6 @@ impl FakeCloudMap {
     #[must_use]
     pub fn url(&self) -> String {
         self.server.url()
-    }
-
-    /// How many requests there were so far.
-    #[must_use]
-    pub fn asked(&self) -> usize {
-        self.server.asked()
-    }
-
-    /// Answers so much later from now on, or at once again what is asked from now on.
-    pub fn set_late(&self, late: Option<Duration>) {
-        self.server.set_late(late);
-    }
-
-    /// Cuts every connection and takes no more.
-    pub fn stop(&mut self) {
-        self.server.stop();
-    }
-
-    /// Whether it takes connections.
-    #[must_use]
-    pub fn is_listening(&self) -> bool {
-        self.server.is_listening()
-    }
-
-    /// Listens again after [`Self::stop`].
-    ///
-    /// # Panics
-    /// The port was taken meanwhile.
-    pub fn listen(&mut self) {
-        self.server.listen();
     }
 
     fn registry(&self) -> MutexGuard<'_, Registry> {

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use crate::fake_server::{self, FakeServer};
+use crate::fake_server::{self, FakeRegistry, FakeServer};
 
 /// The server; it listens on an address of its own until it is dropped.
 #[derive(Debug)]
@@ -89,6 +89,16 @@ struct Waiting(Arc<Shared>);
 
 // === impl FakeConsul ===
 
+impl FakeRegistry for FakeConsul {
+    fn server(&self) -> &FakeServer {
+        &self.server
+    }
+
+    fn server_mut(&mut self) -> &mut FakeServer {
+        &mut self.server
+    }
+}
+
 impl FakeConsul {
     /// Starts an empty Consul.
     ///
@@ -107,36 +117,6 @@ impl FakeConsul {
     #[must_use]
     pub fn url(&self) -> String {
         self.server.url()
-    }
-
-    /// How many requests there were so far.
-    #[must_use]
-    pub fn asked(&self) -> usize {
-        self.server.asked()
-    }
-
-    /// Answers so much later from now on, or at once again what is asked from now on.
-    pub fn set_late(&self, late: Option<Duration>) {
-        self.server.set_late(late);
-    }
-
-    /// Cuts every connection and takes no more.
-    pub fn stop(&mut self) {
-        self.server.stop();
-    }
-
-    /// Whether it takes connections.
-    #[must_use]
-    pub fn is_listening(&self) -> bool {
-        self.server.is_listening()
-    }
-
-    /// Listens again after [`Self::stop`].
-    ///
-    /// # Panics
-    /// The port was taken meanwhile.
-    pub fn listen(&mut self) {
-        self.server.listen();
     }
 
     /// Nothing is registered any more and all indexes begin anew.

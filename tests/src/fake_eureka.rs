@@ -5,16 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Response, StatusCode};
 use serde_json::{Value, json};
-use tokio::time::Instant;
 
-use crate::fake_server::{self, FakeServer};
+use crate::fake_server::{self, FakeRegistry, FakeServer};
 
 /// The server; it listens on an address of its own until it is dropped.
 #[derive(Debug)]
@@ -74,6 +72,16 @@ struct Registry {
 
 // === impl FakeEureka ===
 
+impl FakeRegistry for FakeEureka {
+    fn server(&self) -> &FakeServer {
+        &self.server
+    }
+
+    fn server_mut(&mut self) -> &mut FakeServer {
+        &mut self.server
+    }
+}
+
 impl FakeEureka {
     /// Starts an empty Eureka.
     ///
@@ -91,42 +99,6 @@ impl FakeEureka {
     #[must_use]
     pub fn url(&self) -> String {
         format!("{}/eureka", self.server.url())
-    }
-
-    /// How many requests there were so far.
-    #[must_use]
-    pub fn asked(&self) -> usize {
-        self.server.asked()
-    }
-
-    /// When the last request came.
-    #[must_use]
-    pub fn last_asked(&self) -> Option<Instant> {
-        self.server.last_asked()
-    }
-
-    /// Answers so much later from now on, or at once again what is asked from now on.
-    pub fn set_late(&self, late: Option<Duration>) {
-        self.server.set_late(late);
-    }
-
-    /// Cuts every connection and takes no more.
-    pub fn stop(&mut self) {
-        self.server.stop();
-    }
-
-    /// Whether it takes connections.
-    #[must_use]
-    pub fn is_listening(&self) -> bool {
-        self.server.is_listening()
-    }
-
-    /// Listens again after [`Self::stop`].
-    ///
-    /// # Panics
-    /// The port was taken meanwhile.
-    pub fn listen(&mut self) {
-        self.server.listen();
     }
 
     fn registry(&self) -> MutexGuard<'_, Registry> {

@@ -18,9 +18,51 @@ use tokio::time::{Instant, sleep};
 // Connections of the time before may still be closing when a port is to be listened on again.
 const PORT_WAIT_MAX: Duration = Duration::from_secs(10);
 
+/// What every fake of a registry can do.
+pub trait FakeRegistry {
+    /// What answers for it.
+    fn server(&self) -> &FakeServer;
+
+    /// The same, to be changed.
+    fn server_mut(&mut self) -> &mut FakeServer;
+
+    /// How many requests there were so far.
+    fn asked(&self) -> usize {
+        self.server().traffic().asked
+    }
+
+    /// When the last request came.
+    fn last_asked(&self) -> Option<Instant> {
+        self.server().traffic().last
+    }
+
+    /// Answers so much later from now on, or at once again what is asked from now on.
+    fn set_late(&self, late: Option<Duration>) {
+        self.server().traffic().late = late;
+    }
+
+    /// Cuts every connection and takes no more.
+    fn stop(&mut self) {
+        self.server_mut().stop();
+    }
+
+    /// Whether it takes connections.
+    fn is_listening(&self) -> bool {
+        self.server().runtime.is_some()
+    }
+
+    /// Listens again after [`Self::stop`].
+    ///
+    /// # Panics
+    /// The port was taken meanwhile.
+    fn listen(&mut self) {
+        self.server_mut().listen();
+    }
+}
+
 /// A server at an address of its own, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct FakeServer {
+pub struct FakeServer {
     address: SocketAddr,
     app: Router,
     traffic: Arc<Mutex<Traffic>>,
@@ -53,8 +95,7 @@ impl FakeServer {
         format!("http://{}", self.address)
     }
 
-    /// Cuts every connection and takes no more.
-    pub(crate) fn stop(&mut self) {
+    fn stop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
@@ -64,27 +105,8 @@ impl FakeServer {
         lock(&self.traffic)
     }
 
-    /// How many requests there were so far.
-    pub(crate) fn asked(&self) -> usize {
-        self.traffic().asked
-    }
-
-    /// When the last request came.
-    pub(crate) fn last_asked(&self) -> Option<Instant> {
-        self.traffic().last
-    }
-
-    /// Has requests wait for so long from now on, or until now.
-    pub(crate) fn set_late(&self, late: Option<Duration>) {
-        self.traffic().late = late;
-    }
-
-    pub(crate) fn is_listening(&self) -> bool {
-        self.runtime.is_some()
-    }
-
     /// Listens, at the same address as before.
-    pub(crate) fn listen(&mut self) {
+    fn listen(&mut self) {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()

@@ -7,7 +7,7 @@ pub mod fake_cloudmap;
 pub mod fake_consul;
 pub mod fake_eureka;
 pub mod fake_istiod;
-mod fake_server;
+pub mod fake_server;
 pub mod fuzz;
 pub mod hostile;
 pub mod line;

@@ -18,6 +18,7 @@ use crate::conformance::{Break, Facts, Registry, ServiceBreak};
 use crate::fake_cloudmap::{self, FakeCloudMap};
 use crate::fake_consul::{FakeConsul, Fault, entry};
 use crate::fake_eureka::{self, FakeEureka, Shape};
+use crate::fake_server::FakeRegistry as _;
 
 /// A fake that counts, and that the program can be told to watch.
 pub trait Fake: Registry {
@@ -296,10 +297,6 @@ impl Registry for EurekaRegistry {
         };
         self.eureka.set_fault(Some(fault));
         true
-    }
-
-    fn break_service(&mut self, _service: &str, _how: ServiceBreak) -> bool {
-        false
     }
 
     fn mend(&mut self) {

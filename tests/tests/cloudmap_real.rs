@@ -12,7 +12,7 @@ use landfall_core::registry::Health;
 use landfall_registry::Source;
 use landfall_registry::cloudmap::{CloudMap, CloudMapSettings};
 use landfall_tests::conformance::{
-    self as cases, BREAKS, Break, Facts, Listed, Registry, Running, ServiceBreak, facts,
+    self as cases, BREAKS, Break, Facts, Listed, Registry, Running, facts,
 };
 use landfall_tests::fake_cloudmap::attributes;
 use landfall_tests::servers::{Fault, Moto, Proxy, process};
@@ -106,29 +106,13 @@ impl Registry for Real {
         true
     }
 
-    fn reorder(&mut self) -> bool {
-        false
-    }
-
     fn break_down(&mut self, how: Break) -> bool {
-        let fault = match how {
-            Break::Unreachable => Fault::Down,
-            Break::Errors => Fault::Status(500),
-            Break::Refused => Fault::Status(403),
-            Break::Limited => Fault::Status(429),
-            Break::Gone => Fault::Status(404),
-            Break::Silent => Fault::Slow(Duration::from_secs(60)),
-            Break::Cut => Fault::Cut,
-            Break::Hidden | Break::Unsaid | Break::Leaderless | Break::Slow | Break::Oversize => {
-                return false;
-            }
+        let own = match how {
+            Break::Refused => Some(Fault::Status(403)),
+            Break::Limited => Some(Fault::Status(429)),
+            _ => Fault::of(how),
         };
-        self.proxy.set(fault);
-        true
-    }
-
-    fn break_service(&mut self, _service: &str, _how: ServiceBreak) -> bool {
-        false
+        own.map(|fault| self.proxy.set(fault)).is_some()
     }
 
     fn mend(&mut self) {

@@ -9,6 +9,7 @@ use landfall_core::registry::SourceState;
 use landfall_registry::consul::{Consul, ConsulSettings};
 use landfall_tests::conformance::Running;
 use landfall_tests::fake_consul::{FakeConsul, Fault, entry};
+use landfall_tests::fake_server::FakeRegistry as _;
 use serde_json::json;
 use tokio::time::{sleep, timeout};
 

@@ -108,17 +108,9 @@ impl Registry for Real {
         true
     }
 
-    fn reorder(&mut self) -> bool {
-        false
-    }
-
     fn break_down(&mut self, how: Break) -> bool {
         block_in_place(|| {
             match how {
-                Break::Unreachable => self.proxy.set(Fault::Down),
-                Break::Errors => self.proxy.set(Fault::Status(500)),
-                Break::Gone => self.proxy.set(Fault::Status(404)),
-                Break::Silent => self.proxy.set(Fault::Slow(Duration::from_secs(60))),
                 Break::Hidden => self.server.revoke(),
                 Break::Refused => {
                     let path = "/v1/acl/token/self";
@@ -130,8 +122,7 @@ impl Registry for Real {
                     assert_eq!(gone.unwrap().status, 200);
                 }
                 Break::Limited => self.proxy.set(Fault::Status(429)),
-                Break::Cut => self.proxy.set(Fault::Cut),
-                Break::Unsaid | Break::Leaderless | Break::Slow | Break::Oversize => return false,
+                _ => return Fault::of(how).map(|fault| self.proxy.set(fault)).is_some(),
             }
             true
         })

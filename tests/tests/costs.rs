@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use landfall_core::registry::Health;
 use landfall_tests::conformance::Facts;
+use landfall_tests::fake_server::FakeRegistry as _;
 use landfall_tests::registries::{CloudMapRegistry, ConsulRegistry, EurekaRegistry, Fake};
 use landfall_tests::scene::{Scene, eager, until};
 

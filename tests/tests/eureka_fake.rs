@@ -10,6 +10,7 @@ use landfall_registry::eureka::{Eureka, EurekaSettings};
 use landfall_registry::{Publisher, Source};
 use landfall_tests::conformance::Running;
 use landfall_tests::fake_eureka::{FakeEureka, Fault, instance};
+use landfall_tests::fake_server::FakeRegistry as _;
 use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;

@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::conformance::Break;
+
 /// The end of a request's head.
 const HEAD_END: &[u8] = b"\r\n\r\n";
 
@@ -25,6 +27,28 @@ pub enum Fault {
     Cut,
     /// Every request reaches the registry so much later.
     Slow(Duration),
+}
+
+impl Fault {
+    /// What goes wrong before any registry that breaks in this way. `None` where each does so in a
+    /// way of its own, or cannot.
+    #[must_use]
+    pub fn of(how: Break) -> Option<Self> {
+        match how {
+            Break::Unreachable => Some(Self::Down),
+            Break::Errors => Some(Self::Status(500)),
+            Break::Gone => Some(Self::Status(404)),
+            Break::Silent => Some(Self::Slow(Duration::from_secs(60))),
+            Break::Cut => Some(Self::Cut),
+            Break::Refused
+            | Break::Limited
+            | Break::Hidden
+            | Break::Unsaid
+            | Break::Leaderless
+            | Break::Slow
+            | Break::Oversize => None,
+        }
+    }
 }
 
 /// One request.
