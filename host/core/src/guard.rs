@@ -181,7 +181,7 @@ fn proven<B: Body>(
         };
         guarded.hold_whole(&step, HeldFor::Evidence(lack.clone()));
         let origin = |origin: Option<&str>| proof.lack_for(origin).is_some();
-        proven.extend(part(&step, &Stays { origin: &origin, endpoint: &|_| true }));
+        proven.extend(part(&step, &Stays { origin: &origin, endpoint: &|_| true, claims: true }));
         held.entry(step.tie()).or_insert_with(|| (Vec::new(), lack)).0.push(step);
     }
     proven.retain(|step| {
@@ -289,7 +289,7 @@ fn part_beside<B: Body>(step: &Step<B>, held: Counts<B::Address>) -> Option<Step
         }
         Some(_) | None => false,
     };
-    part(step, &Stays { origin: &|_| true, endpoint: &is_held })
+    part(step, &Stays { origin: &|_| true, endpoint: &is_held, claims: false })
 }
 
 /// Whether a step takes an object or endpoints away. To clients a ServiceEntry that selects its

@@ -189,6 +189,8 @@ pub struct Stays<'a, A> {
     pub origin: &'a dyn Fn(Option<&str>) -> bool,
     /// Picks endpoints by their addresses; asked once for each that the new body lacks.
     pub endpoint: &'a dyn Fn(&A) -> bool,
+    /// Whether services that are picked may have what the new body says that others have.
+    pub claims: bool,
 }
 
 /// What ties the objects of one mesh service together: a namespace, and a name in it.
@@ -200,7 +202,7 @@ impl<A> Stays<'static, A> {
     /// Everything stays.
     #[must_use]
     pub const fn all() -> Self {
-        Self { origin: &|_| true, endpoint: &|_| true }
+        Self { origin: &|_| true, endpoint: &|_| true, claims: false }
     }
 }
 

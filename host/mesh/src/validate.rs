@@ -58,10 +58,8 @@ pub enum Rule {
     Size,
 }
 
-pub use crate::api::{ENDPOINTS_MAX, OBJECT_LEN_MAX};
+pub use crate::api::{ENDPOINTS_MAX, LIST_LEN_MAX, OBJECT_LEN_MAX};
 
-/// Most hosts, addresses and ports of a ServiceEntry: the CRD's limits.
-pub const LIST_LEN_MAX: usize = 256;
 /// Most characters of a virtual address: the CRD's limit.
 pub const VIRTUAL_ADDRESS_LEN_MAX: usize = 64;
 

@@ -23,6 +23,8 @@ use super::{
 
 /// Most inline endpoints of a ServiceEntry: the CRD's limit.
 pub const ENDPOINTS_MAX: usize = 4096;
+/// Most hosts, addresses and ports of a ServiceEntry: the CRD's limits.
+pub const LIST_LEN_MAX: usize = 256;
 /// Most bytes of an object. etcd takes 1.5 MiB a request by default; the rest is room for what
 /// the API server adds, above all `managedFields`.
 pub const OBJECT_LEN_MAX: usize = 1_468_006;
@@ -43,7 +45,7 @@ pub(super) fn joined(
     if !names_origins {
         (new, old) = (as_one(new), as_one(old));
     }
-    let together = together(&new, &old, stays);
+    let together = together(Side::of(body, &new), Side::of(older, &old), stays);
     let spec = match (&body.spec, &older.spec) {
         (Spec::ServiceEntry(entry), Spec::ServiceEntry(older)) => {
             Spec::ServiceEntry(service_entry(entry, older, &together)?)
@@ -126,12 +128,10 @@ fn ports(new: &[ServicePort], older: &[ServicePort]) -> Box<[ServicePort]> {
     let fits = |port: &&ServicePort| {
         older.iter().all(|known| known.name != port.name && known.number != port.number)
     };
-    let mut ports: Vec<ServicePort> =
-        older.iter().chain(new.iter().filter(fits)).cloned().collect();
+    let all = older.iter().chain(new.iter().filter(fits));
+    let mut ports: Vec<ServicePort> = all.take(LIST_LEN_MAX).cloned().collect();
     // As they are published.
     ports.sort_by(|a, b| (&a.name, a.number).cmp(&(&b.name, b.number)));
-    // Each is within what Istio takes, and the two may not be.
-    ports.truncate(older.len().max(new.len()).max(PORTS_MAX));
     ports.into()
 }
 
@@ -145,10 +145,6 @@ fn listening(
     if own == ports {
         return Some(endpoint.clone());
     }
-    let number = |port: &ServicePort| match port.target_port {
-        0 => port.number,
-        target => target,
-    };
     let mut listens = Vec::new();
     for port in ports {
         let of_name = own.iter().find(|own| own.name == port.name);
@@ -156,14 +152,27 @@ fn listening(
         else {
             continue;
         };
-        let said = endpoint.ports.iter().find(|(name, _)| *name == mine.name);
-        let at = said.map_or_else(|| number(mine), |(_, at)| *at);
-        if at != number(port) {
+        let at = listens_at(endpoint, mine);
+        if at != target(port) {
             listens.push((Text::clone(&port.name), at));
         }
     }
     (listens.len() <= PORTS_MAX)
         .then(|| WorkloadEntry { ports: listens.into(), ..endpoint.clone() })
+}
+
+/// Where `endpoint` listens for a port of its service.
+fn listens_at(endpoint: &WorkloadEntry, port: &ServicePort) -> u32 {
+    let said = endpoint.ports.iter().find(|(name, _)| *name == port.name);
+    said.map_or_else(|| target(port), |(_, at)| *at)
+}
+
+/// Where endpoints listen for a port that do not say it.
+fn target(port: &ServicePort) -> u32 {
+    match port.target_port {
+        0 => port.number,
+        target => target,
+    }
 }
 
 // === which endpoints ===
@@ -191,24 +200,32 @@ struct Put<'a> {
     is_older: bool,
 }
 
+/// What one of both has, and the ports at which that is dialed.
+#[derive(Clone, Copy)]
+struct Side<'a, 'b> {
+    runs: &'b [Run<'a>],
+    ports: &'a [ServicePort],
+}
+
 /// What `new` has, and of `old` what stays, in the order of `old`.
 fn together<'a>(
-    new: &[Run<'a>],
-    old: &[Run<'a>],
+    new: Side<'a, '_>,
+    old: Side<'a, '_>,
     stays: &Stays<'_, EndpointAddress>,
 ) -> Vec<Lane<'a>> {
-    let named: BTreeSet<Origin<'_>> = new.iter().map(|run| run.origin).collect();
+    let named: BTreeSet<Origin<'_>> = new.runs.iter().map(|run| run.origin).collect();
     let mut fresh = Fresh::of(new);
-    let successors: Vec<Vec<Option<usize>>> = old.iter().map(|run| fresh.successors(run)).collect();
-    let mut lanes: Vec<Lane<'a>> = Vec::with_capacity(old.len());
+    let successors: Vec<Vec<Option<usize>>> =
+        old.runs.iter().map(|run| fresh.successors(run, old)).collect();
+    let mut lanes: Vec<Lane<'a>> = Vec::with_capacity(old.runs.len());
     let mut displaced = Vec::new();
-    for (run, successors) in old.iter().zip(successors) {
+    for (run, successors) in old.runs.iter().zip(successors) {
         let mut endpoints = Vec::with_capacity(run.endpoints.len());
         for (fed, successor) in run.endpoints.iter().zip(successors) {
             let may_have = origins(run, fed).filter(|origin| (stays.origin)(*origin));
             let mut may_have: Vec<Origin<'a>> = may_have.collect();
             if let Some(at) = successor {
-                may_have.retain(|origin| !fresh.has(at, *origin));
+                may_have.retain(|origin| stays.claims && !fresh.has(at, *origin));
             } else if !(may_have.is_empty() || (stays.endpoint)(&fed.endpoint.address)) {
                 continue;
             }
@@ -229,7 +246,7 @@ fn together<'a>(
                 None => {
                     let Some((owner, others)) = may_have.split_first() else { continue };
                     // Another service that has the instance by now waits.
-                    fresh.take_place(fed.endpoint);
+                    fresh.take_place(&old.place(fed.endpoint));
                     let others = others.to_vec();
                     let put = Put { endpoint: fed.endpoint, others, is_older: true };
                     match is_owner_left {
@@ -250,7 +267,7 @@ fn together<'a>(
     }
     // From the back, so that the lane that comes behind a new one has its place already.
     let mut behind = lanes.len();
-    for (index, run) in new.iter().enumerate().rev() {
+    for (index, run) in new.runs.iter().enumerate().rev() {
         let left = fresh.left(index);
         match lanes.iter().position(|lane| lane.origin == run.origin) {
             Some(at) => {
@@ -304,52 +321,60 @@ enum Stage {
 }
 
 /// What makes two endpoints one: where traffic to them ends.
-type Place<'a> = (&'a EndpointAddress, &'a Text, &'a [(Text, u32)]);
+type Place<'a> = (&'a EndpointAddress, &'a Text, BTreeSet<u32>);
 
-fn place(endpoint: &WorkloadEntry) -> Place<'_> {
-    (&endpoint.address, &endpoint.network, &endpoint.ports)
+impl<'a, 'b> Side<'a, 'b> {
+    fn of(body: &'a Body, runs: &'b [Run<'a>]) -> Self {
+        let ports = body.service_entry().map_or(&[][..], |entry| &entry.ports);
+        Self { runs, ports }
+    }
+
+    fn place(&self, endpoint: &'a WorkloadEntry) -> Place<'a> {
+        let ports = self.ports.iter().map(|port| listens_at(endpoint, port)).collect();
+        (&endpoint.address, &endpoint.network, ports)
+    }
 }
 
 impl<'a> Fresh<'a> {
-    fn of(runs: &[Run<'a>]) -> Self {
+    fn of(side: Side<'a, '_>) -> Self {
         let mut fresh = Self {
             endpoints: Vec::new(),
-            runs: Vec::with_capacity(runs.len()),
+            runs: Vec::with_capacity(side.runs.len()),
             by_place: BTreeMap::new(),
             by_address: BTreeMap::new(),
             anybody: BTreeMap::new(),
         };
-        for run in runs {
+        for run in side.runs {
             let begin = fresh.endpoints.len();
-            run.endpoints
-                .iter()
-                .for_each(|fed| fresh.note(fed.endpoint, origins(run, fed).collect()));
+            for fed in &run.endpoints {
+                fresh.note(fed.endpoint, side.place(fed.endpoint), origins(run, fed).collect());
+            }
             fresh.runs.push(begin..fresh.endpoints.len());
         }
         fresh
     }
 
-    fn note(&mut self, endpoint: &'a WorkloadEntry, origins: Vec<Origin<'a>>) {
+    fn note(&mut self, endpoint: &'a WorkloadEntry, place: Place<'a>, origins: Vec<Origin<'a>>) {
         let at = self.endpoints.len();
         for origin in &origins {
-            self.by_place.entry((*origin, place(endpoint))).or_default().push_back(at);
+            self.by_place.entry((*origin, place.clone())).or_default().push_back(at);
             self.by_address.entry((*origin, &endpoint.address)).or_default().push_back(at);
         }
-        self.anybody.entry(place(endpoint)).or_default().push_back(at);
+        self.anybody.entry(place).or_default().push_back(at);
         self.endpoints.push(FreshEndpoint { endpoint, origins, stage: Stage::Free });
     }
 
     /// What each endpoint of an older run is by now, of those that one of the same services has:
     /// first what ends at the same place, then what is at least at the same address.
-    fn successors(&mut self, run: &Run<'a>) -> Vec<Option<usize>> {
+    fn successors(&mut self, run: &Run<'a>, of: Side<'a, '_>) -> Vec<Option<usize>> {
         let all = &mut self.endpoints;
         let mut successors: Vec<Option<usize>> = run
             .endpoints
             .iter()
             .map(|fed| {
-                origins(run, fed).find_map(|origin| {
-                    taken(self.by_place.get_mut(&(origin, place(fed.endpoint))), all)
-                })
+                let place = of.place(fed.endpoint);
+                origins(run, fed)
+                    .find_map(|origin| taken(self.by_place.get_mut(&(origin, place.clone())), all))
             })
             .collect();
         for (fed, successor) in run.endpoints.iter().zip(&mut successors) {
@@ -389,8 +414,8 @@ impl<'a> Fresh<'a> {
     }
 
     /// Whoever has an endpoint at the place of this one does not get it placed.
-    fn take_place(&mut self, endpoint: &'a WorkloadEntry) {
-        if let Some(at) = taken(self.anybody.get_mut(&place(endpoint)), &mut self.endpoints) {
+    fn take_place(&mut self, place: &Place<'a>) {
+        if let Some(at) = taken(self.anybody.get_mut(place), &mut self.endpoints) {
             self.endpoints[at].stage = Stage::Placed;
         }
     }
@@ -513,7 +538,7 @@ mod tests {
         let origin = |origin: Option<&str>| {
             origin.is_none_or(|origin| staying.contains(&origin.trim_start_matches("dc1/")))
         };
-        let stays = Stays { origin: &origin, endpoint: &|_| true };
+        let stays = Stays { origin: &origin, endpoint: &|_| true, claims: true };
         let joined = joined(&body(new), &body(old), &stays).unwrap();
         assert_eq!(joined, body(want), "{new} | {old}");
     }
@@ -554,22 +579,49 @@ mod tests {
         check("a=1+b b=", "b=1", &[], "a=1+b b=");
     }
 
+    fn ports(text: &str) -> Box<[ServicePort]> {
+        let ports = text.split_whitespace().map(|port| {
+            let (name, number) = port.split_once(':').unwrap();
+            let (name, number) = (Text::from(name), number.parse().unwrap());
+            ServicePort { name, number, protocol: "HTTP".into(), target_port: 0 }
+        });
+        ports.collect()
+    }
+
+    /// As [`body`], at these ports of the service.
+    fn with_ports(text: &str, said: &str) -> Body {
+        let mut body = body(text);
+        let Spec::ServiceEntry(entry) = &mut body.spec else { unreachable!() };
+        entry.ports = ports(said);
+        body
+    }
+
+    /// Where each endpoint says that it listens.
+    fn said(body: &Body) -> Vec<String> {
+        let Endpoints::Inline(list) = &body.service_entry().unwrap().endpoints else {
+            unreachable!()
+        };
+        let of_each = |endpoint: &WorkloadEntry| {
+            let said = endpoint.ports.iter().map(|(name, at)| format!("{name}:{at}"));
+            said.collect::<Vec<_>>().join(" ")
+        };
+        list.iter().map(of_each).collect()
+    }
+
+    /// The only service's one instance at `10.0.0.1:8002` while it may have another at `:8001`.
+    #[test]
+    fn instances_on_one_node_are_told_apart_by_where_they_listen() {
+        let mut old = with_ports("a=1,1", "http:8001");
+        let Spec::ServiceEntry(entry) = &mut old.spec else { unreachable!() };
+        let Endpoints::Inline(list) = &mut entry.endpoints else { unreachable!() };
+        list[1].ports = Box::from([("http".into(), 8002)]);
+        let new = with_ports("a=1", "http:8002");
+        let joined = joined(&new, &old, &Stays { claims: true, ..Stays::all() }).unwrap();
+        assert_eq!(joined, old);
+    }
+
     #[test]
     fn what_clients_dial_stays_with_what_stays() {
-        let ports = |text: &str| -> Box<[ServicePort]> {
-            let ports = text.split_whitespace().map(|port| {
-                let (name, number) = port.split_once(':').unwrap();
-                let (name, number) = (Text::from(name), number.parse().unwrap());
-                ServicePort { name, number, protocol: "HTTP".into(), target_port: 0 }
-            });
-            ports.collect()
-        };
-        let with_ports = |text: &str, said: &str| {
-            let mut body = body(text);
-            let Spec::ServiceEntry(entry) = &mut body.spec else { unreachable!() };
-            entry.ports = ports(said);
-            body
-        };
         for (new, old, want, listens) in [
             ("http:80", "http:80", "http:80", [""; 2]),
             ("http:80", "http:80 admin:90", "admin:90 http:80", [""; 2]),
@@ -583,15 +635,7 @@ mod tests {
             let joined = joined(&new, &old, &Stays::all()).unwrap();
             let entry = joined.service_entry().unwrap();
             assert_eq!(entry.ports, ports(want));
-            let Endpoints::Inline(list) = &entry.endpoints else { unreachable!() };
-            let said: Vec<String> = list
-                .iter()
-                .map(|endpoint| {
-                    let said = endpoint.ports.iter().map(|(name, at)| format!("{name}:{at}"));
-                    said.collect::<Vec<_>>().join(" ")
-                })
-                .collect();
-            assert_eq!(said, listens);
+            assert_eq!(said(&joined), listens);
         }
     }
 

@@ -22,7 +22,7 @@ use landfall_core::name::{self, Hostname};
 use landfall_core::pairs::Pairs;
 use landfall_core::text::Text;
 
-pub use self::join::{ENDPOINTS_MAX, OBJECT_LEN_MAX};
+pub use self::join::{ENDPOINTS_MAX, LIST_LEN_MAX, OBJECT_LEN_MAX};
 pub use self::origins::{ENDPOINT_ORIGINS_ANNOTATION, ORIGINS_ANNOTATION};
 pub(crate) use self::origins::{endpoint_origins_text, origins_text};
 pub(crate) use self::parse::{Metadata, object_of};
