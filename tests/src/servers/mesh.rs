@@ -1,78 +1,66 @@
 //! istiod and one Envoy that it configures.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
 use super::cluster::Cluster;
 use super::http::{Http, Reply};
+use super::istiod::{self, Istiod};
 use super::process::{Server, free_port, program, started};
 
-/// Without mutual TLS and tracing, for which there are no certificates and no collector. The
-/// discovery address is never dialed. What is configured from where comes behind it.
-const MESH_CONFIG: &str = r#"
-enableAutoMtls: false
-enableTracing: false
-defaultConfig: {discoveryAddress: "127.0.0.1:15012"}
-"#;
-
-/// A service mesh of one proxy, which listens on 127.0.0.1 at every port of a service.
+/// A service mesh of one proxy.
 #[derive(Debug)]
 pub struct Mesh {
-    istiod: Server,
+    /// Its control plane.
+    pub istiod: Istiod,
     envoy: Server,
     admin: Http,
-    monitoring: Http,
 }
 
-/// Where istiod listens.
-struct Ports {
-    grpc: u16,
-    monitoring: u16,
+/// Of what istiod says, what the proxy asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asks {
+    /// Everything, so that it listens on 127.0.0.1 at every port of a service.
+    All,
+    /// Clusters and their endpoints.
+    Clusters,
 }
 
 impl Mesh {
-    /// Starts istiod on `cluster`, and an Envoy.
+    /// Starts istiod on `cluster`, and an Envoy, which listens on 127.0.0.1 at every port of a
+    /// service.
     ///
     /// # Panics
     /// They do not start.
     #[must_use]
     pub fn start(cluster: &Cluster, folder: &Path) -> Self {
-        Self::of(cluster, folder, &[])
+        Self::of(cluster, folder, istiod::Options::default())
     }
 
-    /// The same, where istiod takes its configuration from further sources too, such as
-    /// `xds://127.0.0.1:18000`.
+    /// The same of an istiod with these options.
     ///
     /// # Panics
     /// They do not start.
     #[must_use]
-    pub fn of(cluster: &Cluster, folder: &Path, sources: &[String]) -> Self {
-        let sources = std::iter::once("k8s://").chain(sources.iter().map(String::as_str));
-        let sources: Vec<String> =
-            sources.map(|address| format!("{{address: \"{address}\"}}")).collect();
-        let config = format!("{MESH_CONFIG}configSources: [{}]\n", sources.join(", "));
-        fs::write(folder.join("mesh.yaml"), config).expect("a mesh configuration");
-        let kubeconfig = cluster.admin_kubeconfig();
-        let (istiod, ports) = started("istiod", || istiod(folder, &kubeconfig));
-        let (envoy, admin) = started("envoy", || envoy(folder, ports.grpc));
-        Self { istiod, envoy, admin, monitoring: Http::plain(ports.monitoring) }
+    pub fn of(cluster: &Cluster, folder: &Path, options: istiod::Options) -> Self {
+        Self::with(cluster, folder, options, Asks::All)
     }
 
-    /// How often istiod has sent each kind of thing to proxies so far: `cds`, `eds`, `lds`, `rds`.
+    /// The same of an Envoy that knows endpoints and listens nowhere, for another one that does is
+    /// in its way.
     ///
     /// # Panics
-    /// istiod does not answer.
+    /// They do not start.
     #[must_use]
-    pub fn pushes(&self) -> BTreeMap<String, u64> {
-        let text = self.monitoring.get("/metrics").expect("istiod's metrics").body;
-        let lines = text.lines().filter_map(|line| line.strip_prefix("pilot_xds_pushes{type=\""));
-        let pushes = lines.filter_map(|line| {
-            let (kind, rest) = line.split_once('"')?;
-            Some((kind.to_owned(), rest.rsplit(' ').next()?.parse::<u64>().ok()?))
-        });
-        pushes.collect()
+    pub fn beside(cluster: &Cluster, folder: &Path, options: istiod::Options) -> Self {
+        Self::with(cluster, folder, options, Asks::Clusters)
+    }
+
+    fn with(cluster: &Cluster, folder: &Path, options: istiod::Options, asks: Asks) -> Self {
+        let istiod = Istiod::start(cluster, folder, options);
+        let (envoy, admin) = started("envoy", || envoy(folder, istiod.port(), asks));
+        Self { istiod, envoy, admin }
     }
 
     /// The endpoints that Envoy has for a host, as `address:port`.
@@ -106,27 +94,12 @@ pub fn request(host: &str, port: u16) -> Result<Reply, String> {
     Http::plain(port).send("GET", "/", &[("host", host)], "")
 }
 
-fn istiod(folder: &Path, kubeconfig: &Path) -> Result<(Server, Ports), String> {
-    let (grpc, http, monitoring) = (free_port(), free_port(), free_port());
-    let mut command = Command::new(program("LANDFALL_ISTIOD"));
-    // Istio's own filters, which this Envoy does not have.
-    command.env("PILOT_ENABLE_METADATA_EXCHANGE", "false");
-    command.env("PILOT_ENABLE_ALPN_FILTER", "false");
-    command.env("POD_NAME", "istiod-0").env("POD_NAMESPACE", "istio-system");
-    command.arg("discovery").arg("--kubeconfig").arg(kubeconfig).arg("--registries=");
-    command.arg("--meshConfig").arg(folder.join("mesh.yaml"));
-    command.args(["--networksConfig", "/nonexistent"]);
-    command.args(["--grpcAddr", &format!("127.0.0.1:{grpc}")]);
-    command.args(["--httpAddr", &format!("127.0.0.1:{http}")]);
-    command.args(["--httpsAddr", "", "--secureGRPCAddr", ""]);
-    command.args(["--monitoringAddr", &format!("127.0.0.1:{monitoring}"), "--ctrlz_port", "0"]);
-    let ready = Http::plain(http);
-    let server = Server::start("istiod", command, folder).ready(|| ready.is_ok("/ready"))?;
-    Ok((server, Ports { grpc, monitoring }))
-}
-
-fn envoy(folder: &Path, istiod_port: u16) -> Result<(Server, Http), String> {
+fn envoy(folder: &Path, istiod_port: u16, asks: Asks) -> Result<(Server, Http), String> {
     let (admin, proxy) = (free_port(), free_port());
+    let listeners = match asks {
+        Asks::All => "lds_config: {ads: {}, resource_api_version: V3}",
+        Asks::Clusters => "",
+    };
     let config = format!(
         r#"
 node:
@@ -142,7 +115,7 @@ dynamic_resources:
     set_node_on_first_message_only: true
     grpc_services: [{{envoy_grpc: {{cluster_name: xds}}}}]
   cds_config: {{ads: {{}}, resource_api_version: V3}}
-  lds_config: {{ads: {{}}, resource_api_version: V3}}
+  {listeners}
 static_resources:
   clusters:
   - name: xds

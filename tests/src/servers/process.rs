@@ -149,12 +149,17 @@ impl Server {
         }
     }
 
+    /// Its log so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        let text = std::fs::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
     /// The end of its log.
     #[must_use]
     pub fn tail(&self) -> String {
-        let text = std::fs::read(&self.log).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text).into_owned();
-        format!("--- the end of {}.log\n{}", self.name, last_lines(&text))
+        format!("--- the end of {}.log\n{}", self.name, last_lines(&self.log()))
     }
 
     /// Ends it at once, as a crash would.
@@ -171,7 +176,10 @@ impl Drop for Server {
         if thread::panicking() {
             eprintln!("{}", self.tail());
         }
-        terminate(self.child.id());
+        if !matches!(self.child.try_wait(), Ok(Some(_))) {
+            // Its id may be another's once it has ended.
+            terminate(self.child.id());
+        }
         let ended = wait(STOP_MAX, || self.child.try_wait().ok().flatten());
         if ended.is_none() {
             self.kill();

@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use landfall_tests::fake_eureka;
+use landfall_tests::servers::istiod::{self, differing};
 use landfall_tests::servers::mesh::request;
 use landfall_tests::servers::process::{free_port, wait};
 use landfall_tests::servers::{Backend, Eureka, Landfall, Mesh};
@@ -26,7 +27,8 @@ fn a_control_plane_is_served() {
         "journal": "served.jsonl",
         "virtualAddresses": "240.241.0.0/16",
     }});
-    travel(&world, &place, Some(&sink), &[format!("xds://127.0.0.1:{port}")]);
+    let road = json!({"address": format!("xds://127.0.0.1:{port}")});
+    travel(&world, &place, &json!({"sinks": [sink]}), Some(road));
 }
 
 #[test]
@@ -35,18 +37,28 @@ fn a_folder_is_read() {
     let place = world.place("fs");
     let folder: PathBuf = place.folder.join("resources");
     let sink = json!({"files": {"path": folder}});
-    travel(&world, &place, Some(&sink), &[format!("fs://{}", folder.display())]);
+    let road = json!({"address": format!("fs://{}", folder.display())});
+    travel(&world, &place, &json!({"sinks": [sink]}), Some(road));
 }
 
 #[test]
 fn a_cluster_is_watched() {
     let mut world = world();
     let place = world.place("api");
-    travel(&world, &place, None, &[]);
+    travel(&world, &place, &json!({}), None);
+}
+
+#[test]
+fn a_cluster_is_watched_for_workload_entries() {
+    let mut world = world();
+    let place = world.place("entries");
+    let shape = json!({"resources": {"shape": "workload-entries"}});
+    travel(&world, &place, &shape, None);
+    assert_eq!(world.cluster().list(&place.workload_entries()).len(), 2);
 }
 
 /// From Eureka over one road to an instance's own answer, and over a restart of Landfall.
-fn travel(world: &Lease, place: &Place, sink: Option<&Value>, road: &[String]) {
+fn travel(world: &Lease, place: &Place, settings: &Value, road: Option<Value>) {
     let eureka = Eureka::start(&place.folder, &[]);
     let service_port = free_port();
     let one = Backend::start(2, service_port, "one");
@@ -55,15 +67,17 @@ fn travel(world: &Lease, place: &Place, sink: Option<&Value>, road: &[String]) {
     register(&eureka, "one", &one);
     let mut config =
         place.config(world.cluster(), &json!({"eureka": {"url": eureka.url(), "poll": "1s"}}));
-    if let Some(sink) = sink {
-        config["sinks"] = json!([sink]);
+    for (key, value) in settings.as_object().expect("settings") {
+        config[key] = value.clone();
     }
     place.installation.configure(&config);
     let mut landfall = place.installation.start();
     // istiod does not start without the server, nor without the folder.
     let mesh_folder = place.folder.join("mesh");
     std::fs::create_dir_all(&mesh_folder).unwrap();
-    let mesh = Mesh::of(world.cluster(), &mesh_folder, road);
+    let sources = road.into_iter().collect();
+    let options = istiod::Options { sources, ..istiod::Options::default() };
+    let mesh = Mesh::of(world.cluster(), &mesh_folder, options);
     landfall = landfall.ready();
 
     let host = "orders.dc1.mesh";
@@ -75,7 +89,7 @@ fn travel(world: &Lease, place: &Place, sink: Option<&Value>, road: &[String]) {
 
     // A change of endpoints alone costs an EDS push, and nothing else.
     thread::sleep(QUIET);
-    let before = mesh.pushes();
+    let before = mesh.istiod.pushes();
     let began = Instant::now();
     eureka.deregister("orders", "one");
     let left = [format!("{}:{service_port}", two.ip())];
@@ -83,17 +97,16 @@ fn travel(world: &Lease, place: &Place, sink: Option<&Value>, road: &[String]) {
     gone.unwrap_or_else(|| panic!("Envoy still has {:?}", mesh.endpoints(host)));
     place.print(format_args!("deregistered → gone from Envoy: {:?}", began.elapsed()));
     thread::sleep(QUIET);
-    let pushed: Vec<(String, u64)> = differing(&before, &mesh);
-    assert_eq!(pushed, [("eds".to_owned(), 1)]);
+    assert_eq!(differing(&before, mesh.istiod.pushes()), [("eds".to_owned(), 1)]);
 
     // Killed and started anew: nobody notices.
-    let before = mesh.pushes();
+    let before = mesh.istiod.pushes();
     landfall.kill();
     asked_for(QUIET, host, service_port);
     let landfall: Landfall = place.installation.start().ready();
     // istiod comes back after a pause that grew with the outage.
     asked_for(4 * QUIET, host, service_port);
-    assert_eq!(differing(&before, &mesh), []);
+    assert_eq!(differing(&before, mesh.istiod.pushes()), []);
     place.print("killed and started anew → every request answered, no push");
 
     let began = Instant::now();
@@ -129,14 +142,4 @@ fn asked_for(time: Duration, host: &str, port: u16) {
         assert_eq!((reply.status, reply.body.as_str()), (200, "two"));
         thread::sleep(Duration::from_millis(20));
     }
-}
-
-/// What was pushed since.
-fn differing(before: &std::collections::BTreeMap<String, u64>, mesh: &Mesh) -> Vec<(String, u64)> {
-    let now = mesh.pushes().into_iter();
-    let since = now.map(|(kind, count)| {
-        let before = before.get(&kind).copied().unwrap_or_default();
-        (kind, count - before)
-    });
-    since.filter(|(_, count)| *count > 0).collect()
 }
