@@ -63,7 +63,7 @@ impl Mesh {
         Self { istiod, envoy, admin }
     }
 
-    /// The endpoints that Envoy has for a host, as `address:port`.
+    /// The endpoints that Envoy has for a host, as `address:port`, in order.
     ///
     /// # Panics
     /// Envoy does not answer.
@@ -76,7 +76,9 @@ impl Mesh {
             let (cluster, endpoint) = line.split_once("::")?;
             (cluster.rsplit('|').next() == Some(host)).then(|| endpoint.to_owned())
         });
-        of_host.collect()
+        let mut endpoints: Vec<String> = of_host.collect();
+        endpoints.sort();
+        endpoints
     }
 
     /// The ends of the servers' logs.

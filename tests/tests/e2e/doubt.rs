@@ -28,10 +28,8 @@ fn a_restart_writes_nothing() {
     let mut world = world();
     let place = world.place("restart");
     let cluster = world.cluster();
-    let file = place.folder.join("registry.yaml");
     let services: Vec<Value> = (0..SERVICES).map(service).collect();
-    fs::write(&file, json!({"services": services}).to_string()).expect("a registry file");
-    let mut config = place.config(cluster, &json!({"file": {"path": file}}));
+    let mut config = place.config(cluster, &place.registry(&services));
     config["guard"] = eager();
     // Both shapes of resources.
     config["resources"] = json!({"shape": "workload-entries"});
@@ -55,7 +53,7 @@ fn a_restart_writes_nothing() {
     for service in &mut turned {
         service["instances"].as_array_mut().expect("instances").reverse();
     }
-    fs::write(&file, json!({"services": turned}).to_string()).expect("a registry file");
+    place.registry(&turned);
     nothing_happens(&place, &watches, "another order");
     assert_eq!(all_writes(cluster), before, "requests that write");
     landfall.stop();

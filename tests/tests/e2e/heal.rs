@@ -1,6 +1,5 @@
 //! What is missing in a cluster is said, and what depends on it goes on by itself once it is there.
 
-use std::fs;
 use std::time::{Duration, Instant};
 
 use landfall_tests::servers::process::{folder, wait};
@@ -18,10 +17,8 @@ fn what_is_missing_heals() {
     // A cluster of its own: the others need what this one lacks.
     let cluster = Cluster::bare(&folder);
     let place = Place::new("heal", &folder);
-    let file = place.folder.join("registry.yaml");
     let service = json!({"name": "orders", "instances": [{"address": "10.0.0.1", "port": 80}]});
-    fs::write(&file, json!({"services": [service]}).to_string()).expect("a registry file");
-    let mut config = place.config(&cluster, &json!({"file": {"path": file}}));
+    let mut config = place.config(&cluster, &place.registry(&[service]));
     // The rights are for the whole cluster, or none would be there for a namespace that is not.
     config["sinks"][0]["kubernetes"]["namespaces"] = json!([]);
     place.installation.configure(&config);

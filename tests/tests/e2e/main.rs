@@ -149,6 +149,15 @@ impl Place {
         })
     }
 
+    /// A source that lists these services from now on.
+    fn registry(&self, services: &[Value]) -> Value {
+        let (new, file) = (self.folder.join("registry.new"), self.folder.join("registry.yaml"));
+        std::fs::write(&new, json!({"services": services}).to_string()).expect("a registry file");
+        // Nobody reads half of it.
+        std::fs::rename(new, &file).expect("a registry file");
+        json!({"file": {"path": file}})
+    }
+
     fn service_entries(&self) -> String {
         service_entries(&self.namespace)
     }

@@ -1,6 +1,5 @@
 //! What is ours is kept as it should be; what is not ours is left alone.
 
-use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -141,8 +140,6 @@ fn run_with(
         .iter()
         .map(|name| json!({"name": name, "instances": [{"address": "10.0.0.1", "port": 80}]}))
         .collect();
-    let file = place.folder.join("registry.yaml");
-    fs::write(&file, json!({"services": services}).to_string()).expect("a registry file");
-    place.installation.configure(&place.config(cluster, &json!({"file": {"path": file}})));
+    place.installation.configure(&place.config(cluster, &place.registry(&services)));
     place.installation.start().ready()
 }

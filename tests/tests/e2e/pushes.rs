@@ -1,7 +1,6 @@
 //! What a change costs the proxies of a mesh: istiod sends the endpoints of one service anew, and
 //! nothing else, wherever they stand.
 
-use std::fs;
 use std::thread;
 use std::time::Duration;
 
@@ -31,9 +30,7 @@ fn workload_entries_come_and_go_by_themselves() {
 fn come_and_go(name: &'static str, shape: &str) {
     let mut world = world();
     let place = world.place(name);
-    write(&place, &[instance(2, 7001)]);
-    let file = place.folder.join("registry.yaml");
-    let mut config = place.config(world.cluster(), &json!({"file": {"path": file}}));
+    let mut config = place.config(world.cluster(), &list(&place, &[instance(2, 7001)]));
     config["resources"] = json!({"shape": shape});
     place.installation.configure(&config);
     let landfall = place.installation.start().ready();
@@ -49,9 +46,9 @@ fn come_and_go(name: &'static str, shape: &str) {
         // What came before has been pushed by then.
         thread::sleep(QUIET);
         let before = mesh.istiod.pushes();
-        write(&place, &instances);
+        list(&place, &instances);
         let wanted: Vec<String> = instances.iter().map(endpoint).collect();
-        let held = wait(LONG, || (sorted(mesh.endpoints(HOST)) == wanted).then_some(()));
+        let held = wait(LONG, || (mesh.endpoints(HOST) == wanted).then_some(()));
         held.unwrap_or_else(|| panic!("{what}: Envoy has {:?}", mesh.endpoints(HOST)));
         thread::sleep(QUIET);
         let pushed = differing(&before, mesh.istiod.pushes());
@@ -63,11 +60,9 @@ fn come_and_go(name: &'static str, shape: &str) {
     landfall.stop();
 }
 
-fn write(place: &Place, instances: &[Value]) {
+fn list(place: &Place, instances: &[Value]) -> Value {
     let service = json!({"name": "orders", "instances": instances});
-    let (new, file) = (place.folder.join("registry.new"), place.folder.join("registry.yaml"));
-    fs::write(&new, json!({"services": [service]}).to_string()).expect("a registry file");
-    fs::rename(new, file).expect("a registry file");
+    place.registry(&[service])
 }
 
 fn instance(number: usize, port: u16) -> Value {
@@ -76,9 +71,4 @@ fn instance(number: usize, port: u16) -> Value {
 
 fn endpoint(instance: &Value) -> String {
     format!("{}:{}", instance["address"].as_str().unwrap_or_default(), instance["port"])
-}
-
-fn sorted(mut list: Vec<String>) -> Vec<String> {
-    list.sort();
-    list
 }

@@ -24,14 +24,13 @@ fn refused_writes_lose_nothing_and_leave_nothing() {
     let front = Front::start(cluster.as_landfall());
     let kubeconfig = place.folder.join("front.kubeconfig");
     fs::write(&kubeconfig, front.kubeconfig().to_string()).expect("a kubeconfig");
-    let file = place.folder.join("registry.yaml");
-    let mut config = place.config(cluster, &json!({"file": {"path": file}}));
+    let mut registry: BTreeSet<usize> = (0..SERVICES).collect();
+    let source = write(&place, &registry, 0);
+    let mut config = place.config(cluster, &source);
     config["sinks"][0]["kubernetes"]["kubeconfig"] = kubeconfig.display().to_string().into();
     config["guard"] =
         json!({"removalShare": "100%", "removalMin": 1_000_000, "hold": "1s", "grace": "1s"});
     place.installation.configure(&config);
-    let mut registry: BTreeSet<usize> = (0..SERVICES).collect();
-    write(&place, &registry, 0);
     let landfall = place.installation.start().ready();
     until_held(&place, cluster, &registry, 0);
     let watch = cluster.watch(&place.service_entries());
@@ -67,15 +66,13 @@ fn refused_writes_lose_nothing_and_leave_nothing() {
 }
 
 /// The registry's services; the first one's address tells the turn.
-fn write(place: &Place, services: &BTreeSet<usize>, turn: usize) {
+fn write(place: &Place, services: &BTreeSet<usize>, turn: usize) -> Value {
     let service = |number: &usize| {
         let instance = json!({"id": "i", "address": address(*number, turn), "port": 80});
         json!({"name": format!("service-{number}"), "instances": [instance]})
     };
     let services: Vec<Value> = services.iter().map(service).collect();
-    let (new, file) = (place.folder.join("registry.new"), place.folder.join("registry.yaml"));
-    fs::write(&new, json!({"services": services}).to_string()).expect("a registry file");
-    fs::rename(new, file).expect("a registry file");
+    place.registry(&services)
 }
 
 fn address(number: usize, turn: usize) -> String {
