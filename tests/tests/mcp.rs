@@ -181,7 +181,7 @@ fn resident_bytes() -> usize {
 async fn who_serves_proves_its_name() {
     let folder = tempfile::tempdir().unwrap();
     let stop = CancellationToken::new();
-    certificates(folder.path());
+    landfall_tests::servers::certificates::make(folder.path());
     let file = |name: &str| folder.path().join(name);
     let tls = TlsIdentity { cert_file: file("server.pem"), key_file: file("server.key") };
     let sink = start_with(folder.path(), Some(tls), &stop).await;
@@ -196,21 +196,4 @@ async fn who_serves_proves_its_name() {
     assert!(refused.contains("UnknownIssuer"), "{refused}");
     let plain = tokio::time::timeout(LONG, FakeIstiod::connect(sink.address())).await;
     assert!(!matches!(plain, Ok(Ok(_))), "it was served without TLS");
-}
-
-#[cfg(feature = "e2e")]
-fn certificates(folder: &Path) {
-    let script = "
-set -e
-for ca in ca other; do
-    openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=$ca -keyout $ca.key -out $ca.pem
-done
-openssl req -newkey rsa:2048 -nodes -subj /CN=server -keyout server.key -out server.csr
-printf 'subjectAltName=DNS:localhost\nextendedKeyUsage=serverAuth\n' > ext
-openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile ext \\
-    -out server.pem
-";
-    let shell = std::process::Command::new("sh").args(["-c", script]).current_dir(folder).output();
-    let made = shell.unwrap();
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
 }

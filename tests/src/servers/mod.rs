@@ -14,6 +14,7 @@
 #![allow(clippy::print_stderr, reason = "the logs of servers belong to a test's failure")]
 
 pub mod backend;
+pub mod certificates;
 pub mod cluster;
 pub mod consul;
 pub mod daemon;

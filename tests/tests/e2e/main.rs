@@ -14,6 +14,7 @@ mod heal;
 mod judged;
 mod mutations;
 mod owned;
+mod planes;
 mod pushes;
 mod refused;
 mod roads;
