@@ -133,6 +133,45 @@ impl Istiod {
         self.http.get(&format!("/debug/{page}")).expect("istiod's own view").json()
     }
 
+    /// The endpoints in a namespace that it tells ambient proxies of, such as
+    /// `orders.mesh network/10.0.0.1:80`, in order.
+    ///
+    /// # Panics
+    /// It does not answer.
+    #[must_use]
+    pub fn ambient_endpoints(&self, namespace: &str) -> Vec<String> {
+        let own = format!("{namespace}/");
+        let mut endpoints = Vec::new();
+        for workload in list(&self.debug("ambientz")["workloads"]) {
+            let (network, address) = (word(&workload["network"]), word(&workload["addresses"][0]));
+            let services = workload["services"].as_object().into_iter().flatten();
+            for (service, ports) in services {
+                let Some(host) = service.strip_prefix(&own) else { continue };
+                let ports = list(&ports["ports"]).iter().map(|port| &port["targetPort"]);
+                let address = unpack(address);
+                endpoints.extend(ports.map(|port| format!("{host} {network}/{address}:{port}")));
+            }
+        }
+        endpoints.sort();
+        endpoints
+    }
+
+    /// The services in a namespace that it tells ambient proxies of: host, and name of the
+    /// ServiceEntry that was preferred, in order.
+    ///
+    /// # Panics
+    /// It does not answer.
+    #[must_use]
+    pub fn ambient_services(&self, namespace: &str) -> Vec<(String, String)> {
+        let view = self.debug("ambientz");
+        let own = list(&view["services"]).iter().filter(|one| one["namespace"] == namespace);
+        let named =
+            own.map(|one| (word(&one["hostname"]).to_owned(), word(&one["name"]).to_owned()));
+        let mut services: Vec<_> = named.collect();
+        services.sort();
+        services
+    }
+
     /// The lines of its log that have `part`.
     #[must_use]
     pub fn logged(&self, part: &str) -> Vec<String> {
@@ -155,6 +194,36 @@ pub fn differing(before: &BTreeMap<String, u64>, now: BTreeMap<String, u64>) -> 
         (kind, count - before)
     });
     since.filter(|(_, count)| *count > 0).collect()
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+fn word(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+/// The text in a base64 text.
+fn unpack(base64: &str) -> String {
+    let digit = |byte: u8| match byte {
+        b'A'..=b'Z' => Some(byte - b'A'),
+        b'a'..=b'z' => Some(byte - b'a' + 26),
+        b'0'..=b'9' => Some(byte - b'0' + 52),
+        b'+' => Some(62),
+        b'/' => Some(63),
+        _ => None,
+    };
+    let (mut bytes, mut bits, mut count) = (Vec::new(), 0_u32, 0);
+    for digit in base64.bytes().filter_map(digit) {
+        bits = bits << 6 | u32::from(digit);
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            bytes.push(u8::try_from(bits >> count & 0xff).expect("a byte"));
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 // === impl Start ===

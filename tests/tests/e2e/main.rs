@@ -8,6 +8,7 @@
 #![allow(clippy::disallowed_methods, reason = "what is promised of time is measured")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "the figures are for people")]
 
+mod ambient;
 mod cost;
 mod doubt;
 mod heal;
@@ -21,6 +22,7 @@ mod roads;
 mod route;
 mod swap;
 
+use std::env;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -171,6 +173,13 @@ impl Place {
     fn print(&self, what: impl fmt::Display) {
         println!("e2e {}: {what}", self.name);
     }
+}
+
+/// Where `make plugins` puts a component.
+fn component_path(name: &str) -> PathBuf {
+    let cache = env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cache")));
+    cache.expect("a home").join(format!("landfall/plugins/{name}.wasm"))
 }
 
 /// The median of some times.

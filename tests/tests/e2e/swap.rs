@@ -1,18 +1,17 @@
 //! Policies that come and change through a ConfigMap while traffic flows.
 
-use std::path::PathBuf;
+use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
-use std::{env, fs};
 
 use landfall_tests::servers::mesh::request;
 use landfall_tests::servers::process::{free_port, wait};
 use landfall_tests::servers::{Backend, Cluster, Consul};
 use serde_json::{Value, json};
 
-use crate::{LONG, Place, world};
+use crate::{LONG, Place, component_path, world};
 
 /// How long an old host goes on answering in this test.
 const GRACE: Duration = Duration::from_secs(6);
@@ -100,13 +99,6 @@ fn host_rule(host: &str) -> Value {
 fn component(name: &str) -> Vec<u8> {
     let path = component_path(name);
     fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}. Run: make plugins", path.display()))
-}
-
-/// Where `make plugins` puts a component.
-fn component_path(name: &str) -> PathBuf {
-    let cache = env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let cache = cache.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cache")));
-    cache.expect("a home").join(format!("landfall/plugins/{name}.wasm"))
 }
 
 /// Puts a component and its settings into the ConfigMap, in one write.
