@@ -33,7 +33,8 @@ struct Claims {
 pub(super) fn finding(host: &Text, id: &ObjectId, other: &ObjectId) -> Finding {
     let message = format!(
         "host {host} is claimed by {other} too, which is somebody else's; Istio joins the two or \
-         prefers the older one. Remove one, or give this one another host by a policy"
+         prefers the older one, and ambient proxies know no other. Remove one, or give this one \
+         another host by a policy"
     );
     Finding::new(FindingCode::ForeignObject, id, message)
 }
