@@ -17,5 +17,6 @@ pub mod repository;
 pub mod scene;
 #[cfg(feature = "e2e")]
 pub mod servers;
+pub mod two_sources;
 pub mod watchdog;
 pub mod world;

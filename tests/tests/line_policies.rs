@@ -371,11 +371,7 @@ fn a_host_that_comes_back_has_its_settings_or_stays_as_it_was() {
     let round = world.change_rules(&back, &[]).unwrap();
     assert_eq!(verbs(&world.take(&round)), [""; 0], "nothing is known of who may see them");
     assert!(
-        world
-            .sink
-            .held()
-            .iter()
-            .all(|held| matches!(held.why, HeldFor::Evidence(Lack::Decision(_))))
+        world.sink.held().iter().all(|held| matches!(held.why, HeldFor::Evidence(Lack::Answer(_))))
     );
     assert_eq!(world.sink.held().len(), 2);
 }

@@ -127,7 +127,13 @@ impl<A: Ord + Clone> Losses<A> {
             if let Some(kept) = kept.get(step.id()) {
                 subtract(&mut lost, kept);
             }
-            losses.add(step.tie(), step.id(), lost, step.gained().values().sum());
+            let (tie, loser, gained) = (step.tie(), step.loser(), total(&step.gained()));
+            if tie == loser {
+                losses.add(tie, step.id(), lost, gained);
+            } else {
+                losses.add(loser, step.id(), lost, 0);
+                losses.add(tie, step.id(), Counts::new(), gained);
+            }
         }
         losses
     }
@@ -337,7 +343,7 @@ impl<A: Ord + Clone> Budget<A> {
         mut takes: Counts<A>,
         is_new: bool,
     ) {
-        let tie = step.tie();
+        let tie = step.loser();
         let mut replaced = 0;
         // What was let go, or replaced, is not counted against others.
         if let Some(waves) = self.judged.get(&tie) {
@@ -350,7 +356,7 @@ impl<A: Ord + Clone> Budget<A> {
             replaced = total(&shared(takes.clone(), &of(|fate| fate == Fate::Replaced)));
             subtract(&mut takes, &of(|fate| !matches!(fate, Fate::Held(_))));
         }
-        let mut brings = step.gained();
+        let mut brings = if tie == step.tie() { step.gained() } else { Counts::new() };
         let gained = total(&brings);
         brings.retain(|address, _| self.spent.contains_key(&(tie.clone(), address.clone())));
         let comes = if is_new { 0 } else { gained - total(&brings) };

@@ -32,6 +32,9 @@ pub struct Evidence {
     /// [`crate::registry::ServiceId`] prints them. What an earlier process published of them is
     /// not in what is desired.
     pub undecided: OrdSet<Text>,
+    /// Services of the mesh of which a service policy has not answered for the host in this
+    /// process's life, and which that is. They are not in what is desired.
+    pub unanswered: OrdMap<Tie, Text>,
     /// Services of the mesh that one source has alone, and who goes before and after it.
     pub ranks: OrdMap<Tie, Ranks>,
 }
@@ -45,6 +48,8 @@ pub enum Lack {
     EndOfDoubt(SourceName),
     /// A decision on a service that feeds the object.
     Decision(Text),
+    /// What a service policy says of the host.
+    Answer(Text),
 }
 
 /// Services of the mesh that one source has alone, by what is listed now, and that another may have
@@ -215,7 +220,7 @@ impl Lack {
         match self {
             Self::FirstListing(_) => "first_listing",
             Self::EndOfDoubt(_) => "end_of_doubt",
-            Self::Decision(_) => "decision",
+            Self::Decision(_) | Self::Answer(_) => "decision",
         }
     }
 }
@@ -234,6 +239,11 @@ impl fmt::Display for Lack {
                 "a policy has not decided every instance of {} yet, so what is published of it \
                  stays",
                 OneLine(service)
+            ),
+            Self::Answer(host) => write!(
+                f,
+                "a service policy has not answered for {} yet, so what is published there stays",
+                OneLine(host)
             ),
         }
     }

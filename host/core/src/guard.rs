@@ -21,6 +21,7 @@ use crate::mesh::{Body, Kind, Object, ObjectId, Stays, Tie};
 use crate::moved::{Judged, Moved, Places, Stay, Waits};
 use crate::plan::{Entries, Step, in_order};
 use crate::registry::SourceName;
+use crate::text::Text;
 use crate::time::Time;
 
 /// What the guard judges by.
@@ -39,7 +40,7 @@ pub struct GuardOptions<'a, B> {
     /// How long a host goes on whose endpoints moved.
     pub grace: Duration,
     /// The services of the mesh of which a step is under way or waits to be tried again. Nobody asks
-    /// while [`GuardState::weighs_losses`] says no.
+    /// while [`GuardState::weighs_losses`] says no and no WorkloadEntry is to be deleted.
     pub busy: &'a BTreeSet<Tie>,
     /// How many steps may pass; the others are to be planned again.
     pub steps_max: usize,
@@ -64,8 +65,13 @@ pub struct Guarded<B> {
     pub held: Vec<Held>,
     /// When to ask again though nothing changes.
     pub wake: Option<Time>,
+    /// ServiceEntries that do not become what they should be, or in part, as they are and should be.
+    entries: BTreeMap<Tie, Change<B>>,
     steps_max: usize,
 }
+
+/// An object as it is, and as it should be.
+type Change<B> = (Arc<Object<B>>, Arc<Object<B>>);
 
 /// A step that waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,6 +122,7 @@ pub fn guard<B: Body>(
     let mut guarded = Guarded::empty(options.steps_max);
     let (steps, renamed) = after_renames(steps, options, &mut state.moved, &mut guarded);
     let steps = proven(steps, options.evidence, &mut guarded);
+    let steps = after_successors(steps, options, &mut guarded);
     let stay = Stay { grace: options.grace, hold: options.settings.hold, now: options.now };
     let Judged { waiting, mut kept } = state.moved.judge(&steps, &options.places, stay);
     kept.extend(renamed);
@@ -127,6 +134,9 @@ pub fn guard<B: Body>(
         }
     }
     within_budget(due, kept, options, &mut state.budget, &mut guarded);
+    for dropped in guarded.dial_what_is_there() {
+        state.budget.failed(&dropped);
+    }
     // The harmless parts of held steps stand among the others.
     in_order(&mut guarded.steps);
     guarded
@@ -147,7 +157,7 @@ fn after_renames<B: Body>(
     let mut due = Vec::with_capacity(steps.len());
     for step in steps {
         if let Some(successor) = step.successor(options.entries) {
-            let Some(there) = options.places.held(successor) else {
+            let Some(there) = options.places.held(successor, &step.loser()) else {
                 guarded.hold_whole(&step, HeldFor::Rename(successor.clone()));
                 continue;
             };
@@ -159,8 +169,43 @@ fn after_renames<B: Body>(
     (due, kept)
 }
 
-/// Holds what steps take away of which it is not proven that it is gone, and what would stand beside
-/// that a second time.
+/// Holds the deletion of WorkloadEntries until the sink has those that stand for them by now.
+fn after_successors<B: Body>(
+    steps: Vec<Step<B>>,
+    options: &GuardOptions<'_, B>,
+    guarded: &mut Guarded<B>,
+) -> Vec<Step<B>> {
+    let creates =
+        |step: &&Step<B>| step.id().kind == Kind::WorkloadEntry && matches!(step, Step::Create(_));
+    let created: BTreeSet<Tie> = steps.iter().filter(creates).map(Step::tie).collect();
+    let waits = |step: &Step<B>| {
+        let tie = step.tie();
+        let is_deleted = step.id().kind == Kind::WorkloadEntry && matches!(step, Step::Delete(_));
+        if !is_deleted || !(created.contains(&tie) || options.busy.contains(&tie)) {
+            return None;
+        }
+        options.places.missing(step, is_handed_over(step, options.evidence))
+    };
+    let mut due = Vec::with_capacity(steps.len());
+    for step in steps {
+        match waits(&step) {
+            Some(missing) => guarded.hold_whole(&step, HeldFor::Rename(missing)),
+            None => due.push(step),
+        }
+    }
+    due
+}
+
+/// What is held of one service of the mesh.
+struct Unproven<B> {
+    lack: Lack,
+    steps: Vec<Step<B>>,
+    /// What its ServiceEntry is to have itself, which goes on selecting until then.
+    inline: Option<Arc<Object<B>>>,
+}
+
+/// Holds what steps take away of which it is not proven that it is gone, what would stand beside
+/// that a second time, and what a ServiceEntry must have for it.
 fn proven<B: Body>(
     steps: Vec<Step<B>>,
     evidence: &Evidence,
@@ -168,10 +213,12 @@ fn proven<B: Body>(
 ) -> Vec<Step<B>> {
     let standing = standing(&steps, evidence);
     let mut proven = Vec::with_capacity(steps.len());
-    let mut held: BTreeMap<Tie, (Vec<Step<B>>, Lack)> = BTreeMap::new();
+    let mut unproven: BTreeMap<Tie, Unproven<B>> = BTreeMap::new();
     for step in steps {
-        if let Some(lack) = standing.get(&step.tie()) {
-            guarded.hold_whole(&step, HeldFor::Evidence(lack.clone()));
+        let unanswered = || evidence.unanswered.get(&step.loser()).map(Text::clone);
+        let whole = standing.get(&step.tie()).cloned().or_else(|| unanswered().map(Lack::Answer));
+        if let Some(lack) = whole {
+            guarded.hold_whole(&step, HeldFor::Evidence(lack));
             continue;
         }
         let proof = Proof::of(&step, evidence);
@@ -182,34 +229,83 @@ fn proven<B: Body>(
         guarded.hold_whole(&step, HeldFor::Evidence(lack.clone()));
         let origin = |origin: Option<&str>| proof.lack_for(origin).is_some();
         proven.extend(part(&step, &Stays { origin: &origin, endpoint: &|_| true, claims: true }));
-        held.entry(step.tie()).or_insert_with(|| (Vec::new(), lack)).0.push(step);
+        let held = unproven.entry(step.loser()).or_insert_with(|| Unproven {
+            lack,
+            steps: Vec::new(),
+            inline: None,
+        });
+        held.inline = held.inline.take().or_else(|| inline(&step));
+        held.steps.push(step);
     }
-    proven.retain(|step| {
-        let Some((held, lack)) = held.get_mut(&step.tie()) else { return true };
-        // What must follow a ServiceEntry that is held does not go, and counts for nothing.
-        let follows = step.must_follow(Kind::ServiceEntry)
-            && held.iter().any(|held| held.id().kind == Kind::ServiceEntry);
-        let double = held.iter().position(|held| is_double(step, held));
-        // One that is held stands for one.
-        double.map(|double| held.swap_remove(double));
-        if follows || double.is_some() {
-            guarded.hold_whole(step, HeldFor::Evidence(lack.clone()));
+    let mut due = Vec::with_capacity(proven.len());
+    for step in proven {
+        let Some(held) = unproven.get_mut(&step.tie()) else {
+            due.push(step);
+            continue;
+        };
+        let why = || HeldFor::Evidence(held.lack.clone());
+        let has_workloads = || held.steps.iter().any(|step| step.id().kind == Kind::WorkloadEntry);
+        if let Some(at) = held.steps.iter().position(|held| is_double(&step, held)) {
+            guarded.hold_whole(&step, why());
+            // One that is held stands for one.
+            due.extend(with_origins(&held.steps.swap_remove(at), &step));
+        } else if is_selecting(&step) && has_workloads() {
+            guarded.hold_whole(&step, why());
+            held.inline = inline(&step);
+            due.extend(part(&step, &Stays::all()));
+        } else if held.inline.as_ref().is_some_and(|inline| must_follow(&step, inline)) {
+            guarded.hold_whole(&step, why());
+        } else {
+            due.push(step);
         }
-        !(follows || double.is_some())
-    });
-    proven
+    }
+    due
+}
+
+/// Whether a step changes a ServiceEntry that selects its endpoints.
+fn is_selecting<B: Body>(step: &Step<B>) -> bool {
+    matches!(step, Step::Update { from, .. } if from.body.selects())
+}
+
+/// What a ServiceEntry is to have itself that selects its endpoints.
+fn inline<B: Body>(step: &Step<B>) -> Option<Arc<Object<B>>> {
+    step.to().filter(|_| step.stops_selecting()).map(Arc::clone)
+}
+
+/// Whether a step deletes a WorkloadEntry of an endpoint that is to be in a ServiceEntry itself,
+/// which goes on selecting for now.
+fn must_follow<B: Body>(step: &Step<B>, inline: &Object<B>) -> bool {
+    let wanted = || inline.body.counts();
+    step.must_follow(Kind::ServiceEntry) && !shared(step.lost(), &wanted()).is_empty()
 }
 
 /// Whether a step makes a WorkloadEntry of an instance that is in the one that `held` would delete:
 /// several services have it, and the one after which that is named may have it still.
 fn is_double<B: Body>(step: &Step<B>, held: &Step<B>) -> bool {
     let (Step::Create(to), Step::Delete(from)) = (step, held) else { return false };
-    let is_single = |object: &Object<B>| object.id.kind == Kind::WorkloadEntry;
+    if [to, from].iter().any(|object| object.id.kind != Kind::WorkloadEntry) {
+        return false;
+    }
     let (Some(new), Some(known)) = (to.body.origins(), from.body.origins()) else { return false };
-    is_single(to)
-        && is_single(from)
-        && new.iter().any(|origin| known.contains(origin))
-        && to.body.counts() == from.body.counts()
+    let is_known = new.iter().any(|origin| known.contains(origin));
+    // What one source lists twice is two.
+    let is_of_others = to.sources.iter().all(|source| !from.sources.contains(source));
+    is_known && to.body.counts() == from.body.counts()
+        || is_of_others && to.body.is_where(&from.body)
+}
+
+/// What says in the object that `held` would delete that the services have it too of which `double`
+/// would make another.
+fn with_origins<B: Body>(held: &Step<B>, double: &Step<B>) -> Option<Step<B>> {
+    let (from, double) = (held.from()?, double.to()?);
+    let sources: BTreeSet<&SourceName> = from.sources.iter().chain(double.sources.iter()).collect();
+    let to = Object {
+        id: from.id.clone(),
+        sources: sources.into_iter().cloned().collect(),
+        removal: from.removal,
+        body: Arc::new(from.body.with_origins_of(&double.body)),
+    };
+    (to != **from).then(|| Step::Update { from: Arc::clone(from), to: Arc::new(to) })
 }
 
 /// Passes what may go within the budget.
@@ -237,19 +333,31 @@ fn within_budget<B: Body>(
         now: options.now,
     };
     let mut over = budget.judge(&losses, scale);
+    // What ServiceEntries are to have themselves that go on selecting what is held.
+    let mut selecting = BTreeMap::new();
     for mut step in steps {
         let mut takes = losses.of_object(step.id());
-        if let Some(over) = over.get_mut(&step.tie())
-            && let Some(held) = over.hold(&step, &takes)
-        {
-            guarded.hold_whole(&step, HeldFor::from(&*over));
-            subtract(&mut takes, &held);
-            let Some(part) = part_beside(&step, held) else { continue };
-            step = part;
+        if let Some(over) = over.get_mut(&step.loser()) {
+            let why = HeldFor::from(&*over);
+            if is_selecting(&step) {
+                guarded.hold_whole(&step, why);
+                selecting.extend(inline(&step).map(|inline| (step.tie(), inline)));
+                let Some(part) = part(&step, &Stays::all()) else { continue };
+                step = part;
+            } else if let Some(held) = over.hold(&step, &takes) {
+                guarded.hold_whole(&step, why);
+                subtract(&mut takes, &held);
+                let Some(part) = part_beside(&step, held) else { continue };
+                step = part;
+            } else if selecting.get(&step.tie()).is_some_and(|wanted| must_follow(&step, wanted)) {
+                guarded.hold_whole(&step, why);
+                continue;
+            }
         }
         if guarded.steps.len() < options.steps_max {
-            let entry = options.entries.get(&step.tie());
-            let is_new = entry.is_none_or(|id| options.places.held(id).is_none());
+            let tie = step.tie();
+            let entry = options.entries.get(&tie);
+            let is_new = entry.is_none_or(|id| options.places.held(id, &tie).is_none());
             budget.begin(&step, takes, is_new);
             guarded.steps.push(step);
         }
@@ -260,6 +368,10 @@ fn within_budget<B: Body>(
 /// whose old endpoints are held would never get new ones, nor lose those that may go.
 fn part<B: Body>(step: &Step<B>, stays: &Stays<'_, B::Address>) -> Option<Step<B>> {
     let (Step::Update { from, to } | Step::Empty { from, to }) = step else { return None };
+    if from.tie() != to.tie() {
+        // Another service is to have the name.
+        return None;
+    }
     let body = to.body.with_endpoints_of(&from.body, stays)?;
     if body == *from.body {
         return None;
@@ -333,7 +445,8 @@ impl<B: Body> Default for GuardState<B> {
 
 impl<B: Body> Guarded<B> {
     fn empty(steps_max: usize) -> Self {
-        Self { steps: Vec::new(), held: Vec::new(), wake: None, steps_max }
+        let (steps, held, entries) = (Vec::new(), Vec::new(), BTreeMap::new());
+        Self { steps, held, wake: None, entries, steps_max }
     }
 
     /// Holds what a step takes away, and lets pass what it brings.
@@ -352,7 +465,54 @@ impl<B: Body> Guarded<B> {
         {
             self.wake = Some(self.wake.map_or(until, |known| known.min(until)));
         }
+        if let Step::Update { from, to } = step
+            && to.id.kind == Kind::ServiceEntry
+        {
+            self.entries.insert(step.tie(), (Arc::clone(from), Arc::clone(to)));
+        }
         self.held.push(Held { id: step.id().clone(), verb: step.verb(), why });
+    }
+
+    /// Has WorkloadEntries say where they listen for the ports that clients dial while the
+    /// ServiceEntry is not as it should be. Returns those of which no step is left.
+    fn dial_what_is_there(&mut self) -> Vec<ObjectId> {
+        if self.entries.is_empty() {
+            return Vec::new();
+        }
+        let written: BTreeMap<ObjectId, Arc<Object<B>>> = self
+            .steps
+            .iter()
+            .filter(|step| step.id().kind == Kind::ServiceEntry)
+            .filter_map(|step| Some((step.id().clone(), Arc::clone(step.to()?))))
+            .collect();
+        let entries = &self.entries;
+        let mut dropped = Vec::new();
+        self.steps.retain_mut(|step| {
+            let (Some(to), Some((from, wanted))) = (step.to(), entries.get(&step.tie())) else {
+                return true;
+            };
+            if to.id.kind != Kind::WorkloadEntry {
+                return true;
+            }
+            let there = written.get(&from.id).unwrap_or(from);
+            let Some(body) = to.body.dialed_at(&wanted.body, &there.body) else { return true };
+            let to = Arc::new(Object {
+                id: to.id.clone(),
+                sources: Arc::clone(&to.sources),
+                removal: to.removal,
+                body: Arc::new(body),
+            });
+            match step {
+                Step::Update { from, .. } if *from == to => {
+                    dropped.push(to.id.clone());
+                    return false;
+                }
+                Step::Update { to: known, .. } | Step::Create(known) => *known = to,
+                Step::Empty { .. } | Step::Delete(_) => (),
+            }
+            true
+        });
+        dropped
     }
 }
 

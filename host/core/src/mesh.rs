@@ -161,6 +161,19 @@ pub trait Body: PartialEq + Sized {
     /// stands for itself.
     fn tie(&self) -> Option<Text>;
 
+    /// Whether its endpoints are objects of their own, which it selects.
+    fn selects(&self) -> bool;
+
+    /// The same for clients that dial the ports of `theirs` and not those of `own`; `None` where it
+    /// cannot say where it listens for them.
+    fn dialed_at(&self, own: &Self, theirs: &Self) -> Option<Self>;
+
+    /// Whether traffic to both ends at the same place.
+    fn is_where(&self, other: &Self) -> bool;
+
+    /// The same, which those have too that feed `other`.
+    fn with_origins_of(&self, other: &Self) -> Self;
+
     /// How many endpoints it holds.
     fn endpoint_count(&self) -> usize {
         self.addresses().count()

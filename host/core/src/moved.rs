@@ -50,6 +50,8 @@ pub struct Places<'a, B> {
     wanted: OnceCell<ByOrigin<'a, B>>,
     there: OnceCell<ByOrigin<'a, B>>,
     by_tie: OnceCell<BTreeMap<Tie, Vec<&'a Object<B>>>>,
+    /// WorkloadEntries that it should hold.
+    workloads: OnceCell<BTreeMap<Tie, Vec<&'a Object<B>>>>,
 }
 
 /// Objects by the services of registries that feed them.
@@ -158,13 +160,42 @@ impl<'a, B: Body> Places<'a, B> {
     /// The places of `desired` and `observed`.
     #[must_use]
     pub fn new(desired: &'a Desired<B>, observed: &'a Observed<B>) -> Self {
-        let (wanted, there, by_tie) = (OnceCell::new(), OnceCell::new(), OnceCell::new());
-        Self { desired, observed, wanted, there, by_tie }
+        Self {
+            desired,
+            observed,
+            wanted: OnceCell::new(),
+            there: OnceCell::new(),
+            by_tie: OnceCell::new(),
+            workloads: OnceCell::new(),
+        }
     }
 
-    /// The object of ours that the sink holds there.
-    pub(crate) fn held(&self, id: &ObjectId) -> Option<&'a Object<B>> {
-        self.observed.ours.get(id).map(|object| &**object)
+    /// The object of a mesh service that the sink holds there, and not another's of that name.
+    pub(crate) fn held(&self, id: &ObjectId, tie: &Tie) -> Option<&'a Object<B>> {
+        self.observed.ours.get(id).map(|object| &**object).filter(|object| object.tie() == *tie)
+    }
+
+    /// A WorkloadEntry that the sink does not hold, and without which what `step` deletes does not
+    /// go: it is to be at the same address. One that goes over to others `as_a_whole` goes when one
+    /// of these is there.
+    pub(crate) fn missing(&self, step: &Step<B>, as_a_whole: bool) -> Option<ObjectId> {
+        let workloads = self.workloads.get_or_init(|| {
+            let mut by_tie: BTreeMap<Tie, Vec<&Object<B>>> = BTreeMap::new();
+            let all = self.desired.values().filter(|object| object.id.kind == Kind::WorkloadEntry);
+            all.for_each(|object| by_tie.entry(object.tie()).or_default().push(object));
+            by_tie
+        });
+        let (from, wanted) = (step.from()?, workloads.get(&step.tie())?);
+        let is_there = |object: &Object<B>| self.observed.ours.contains_key(&object.id);
+        let addresses = from.body.counts();
+        let replaces = |object: &Object<B>| {
+            as_a_whole || object.body.addresses().any(|address| addresses.contains_key(&address))
+        };
+        if as_a_whole && wanted.iter().any(|object| is_there(object)) {
+            return None;
+        }
+        let missing = wanted.iter().find(|object| !is_there(object) && replaces(object));
+        missing.map(|object| object.id.clone())
     }
 
     /// Which of an object's endpoints are wanted at another service of the mesh.
@@ -200,7 +231,8 @@ impl<'a, B: Body> Places<'a, B> {
                 }
             }
             (Kind::WorkloadEntry, Step::Delete(_)) => {
-                let entry = entries.get(&step.tie()).and_then(|id| self.held(id));
+                let tie = step.tie();
+                let entry = entries.get(&tie).and_then(|id| self.held(id, &tie));
                 counts = entry.map_or_else(Counts::new, |entry| entry.body.counts());
             }
             _ => {}

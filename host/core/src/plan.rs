@@ -260,13 +260,29 @@ impl<B: Body> Step<B> {
         missing(self.to(), self.from())
     }
 
+    /// Whether others of its mesh service may have to follow it, see [`Self::must_follow`].
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        match (self.id().kind, self) {
+            (Kind::WorkloadEntry, Self::Delete(_)) => false,
+            (Kind::WorkloadEntry, _) => true,
+            (Kind::ServiceEntry, _) => self.stops_selecting(),
+        }
+    }
+
+    /// Whether a ServiceEntry that selects its endpoints is to have them in itself.
+    #[must_use]
+    pub fn stops_selecting(&self) -> bool {
+        matches!(self, Self::Update { from, to } if from.body.selects() && !to.body.selects())
+    }
+
     /// Whether it would leave its mesh service without endpoints, were it done while a step on an
     /// object of `kind` of the same service is not.
     ///
     /// ```text
     /// step                          must follow, of the same service,
     /// ServiceEntry loses endpoints  WorkloadEntries that are to have them
-    /// WorkloadEntry is deleted      the ServiceEntry, which selects it until it is written
+    /// WorkloadEntry is deleted      the ServiceEntry that is to select no more
     /// ```
     ///
     /// Nothing else waits: a WorkloadEntry that cannot be written is no reason to keep one that is
@@ -293,6 +309,13 @@ impl<B: Body> Step<B> {
             Self::Create(_) => false,
         };
         if takes { successor(from, entries) } else { None }
+    }
+
+    /// What ties it to the mesh service that loses something by it: the one that has the object, of
+    /// which another may get the name.
+    #[must_use]
+    pub fn loser(&self) -> Tie {
+        self.from().map_or_else(|| self.tie(), |from| from.tie())
     }
 
     /// What ties it to the other steps of its mesh service.

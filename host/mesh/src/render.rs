@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use landfall_core::finding::{Finding, FindingCode};
 use landfall_core::mapping::Port;
-use landfall_core::mesh::{Endpoint, HostKey, Kind, MeshService, Object, ObjectId};
+use landfall_core::mesh::{Endpoint, HostKey, Kind, MeshService, Object, ObjectId, Tie};
 use landfall_core::pairs::Pairs;
 use landfall_core::registry::{ServiceId, SourceName};
 use landfall_core::sharing::SharingMode;
@@ -464,6 +464,12 @@ pub fn service_entry_id(host: &HostKey) -> ObjectId {
     let name = name::service_entry_name(&host.host);
     let namespace = Text::clone(host.namespace.text());
     ObjectId { kind: Kind::ServiceEntry, namespace, name }
+}
+
+/// What ties the objects of `host` together.
+#[must_use]
+pub fn tie(host: &HostKey) -> Tie {
+    (Text::clone(host.namespace.text()), name::service_label(&host.host))
 }
 
 /// The name that policies give the ServiceEntry of `service`, made legal. Another service may have

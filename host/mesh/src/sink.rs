@@ -68,7 +68,9 @@ pub(crate) struct Stuck {
 impl Stuck {
     /// Takes up that `step` failed.
     pub(crate) fn note_failed(&mut self, step: &Step) {
-        self.failed.insert((step.id().kind, step.tie()));
+        if step.leads() {
+            self.failed.insert((step.id().kind, step.tie()));
+        }
     }
 
     /// Why `step` must wait, if so.

@@ -58,7 +58,7 @@ pub enum Rule {
     Size,
 }
 
-pub use crate::api::{ENDPOINTS_MAX, LIST_LEN_MAX, OBJECT_LEN_MAX};
+pub use crate::api::{ENDPOINTS_MAX, FRAME_LEN_MAX, LIST_LEN_MAX, OBJECT_LEN_MAX};
 
 /// Most characters of a virtual address: the CRD's limit.
 pub const VIRTUAL_ADDRESS_LEN_MAX: usize = 64;
@@ -84,9 +84,6 @@ const ANNOTATIONS_LEN_MAX: usize = 256 << 10;
 const DOMAIN_LEN_MAX: usize = 255;
 const ADDRESS_LEN_MAX: usize = 256;
 const PORT_KEY_LEN_MAX: usize = 62;
-/// What a manifest has besides labels, annotations and spec: names, bookkeeping and the mark. Each
-/// source that feeds it is named, in at most 64 bytes.
-pub(crate) const FRAME_LEN_MAX: usize = 8192;
 
 /// Checks `object` against all rules.
 ///

@@ -60,6 +60,22 @@ impl Body for TestBody {
             .then(|| Self { endpoints: self.endpoints + staying, ..self.clone() })
     }
 
+    fn selects(&self) -> bool {
+        false
+    }
+
+    fn dialed_at(&self, _own: &Self, _theirs: &Self) -> Option<Self> {
+        None
+    }
+
+    fn is_where(&self, _other: &Self) -> bool {
+        false
+    }
+
+    fn with_origins_of(&self, _other: &Self) -> Self {
+        self.clone()
+    }
+
     fn without_endpoints(&self) -> Option<Self> {
         (!self.workload).then(|| Self { endpoints: 0, ..self.clone() })
     }

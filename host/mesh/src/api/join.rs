@@ -29,9 +29,16 @@ pub const LIST_LEN_MAX: usize = 256;
 /// the API server adds, above all `managedFields`.
 pub const OBJECT_LEN_MAX: usize = 1_468_006;
 
+/// What a manifest has besides labels, annotations and spec: names, bookkeeping and the mark. Each
+/// source that feeds it is named, in at most 64 bytes.
+pub const FRAME_LEN_MAX: usize = 8192;
+
 /// Stands in the list of services where an older one did not say what fed it: its endpoints may be of
 /// others than those that are listed.
 const UNKNOWN_REMARK: &str = "(and others that are not known)";
+/// Most remarks of an older list that are kept, and most bytes of one.
+const REMARKS_MAX: usize = 4;
+const REMARK_LEN_MAX: usize = 100;
 
 /// `body` with what of `older` stays; `None` where the two find endpoints in different ways.
 pub(super) fn joined(
@@ -64,7 +71,7 @@ pub(super) fn joined(
         false => with_lines_of(&body.annotations, &older.annotations),
     };
     let joined = Body { labels: body.labels.clone(), annotations, spec };
-    (json_len(&joined) <= OBJECT_LEN_MAX).then_some(joined)
+    (json_len(&joined) + FRAME_LEN_MAX <= OBJECT_LEN_MAX).then_some(joined)
 }
 
 /// `entry` with the endpoints of `together`, of which some are `older`'s.
@@ -145,18 +152,27 @@ fn listening(
     if own == ports {
         return Some(endpoint.clone());
     }
-    let mut listens = Vec::new();
-    for port in ports {
+    let dialed = dialed(endpoint, own, ports)?;
+    let is_told = |(name, at): &&(Text, u32)| {
+        let port = ports.iter().find(|port| port.name == *name);
+        port.is_some_and(|port| target(port) != *at)
+    };
+    let listens = dialed.ports.iter().filter(is_told).cloned().collect();
+    Some(WorkloadEntry { ports: listens, ..dialed })
+}
+
+/// The same, where it is said of every port.
+pub(super) fn dialed(
+    endpoint: &WorkloadEntry,
+    own: &[ServicePort],
+    ports: &[ServicePort],
+) -> Option<WorkloadEntry> {
+    let listens = ports.iter().filter_map(|port| {
         let of_name = own.iter().find(|own| own.name == port.name);
-        let Some(mine) = of_name.or_else(|| own.iter().find(|own| own.number == port.number))
-        else {
-            continue;
-        };
-        let at = listens_at(endpoint, mine);
-        if at != target(port) {
-            listens.push((Text::clone(&port.name), at));
-        }
-    }
+        let mine = of_name.or_else(|| own.iter().find(|own| own.number == port.number))?;
+        Some((Text::clone(&port.name), listens_at(endpoint, mine)))
+    });
+    let listens: Vec<(Text, u32)> = listens.collect();
     (listens.len() <= PORTS_MAX)
         .then(|| WorkloadEntry { ports: listens.into(), ..endpoint.clone() })
 }
@@ -245,9 +261,10 @@ fn together<'a>(
                 }
                 None => {
                     let Some((owner, others)) = may_have.split_first() else { continue };
-                    // Another service that has the instance by now waits.
-                    fresh.take_place(&old.place(fed.endpoint));
-                    let others = others.to_vec();
+                    // Another service that has the instance by now has it too.
+                    let have = fresh.take_place(&old.place(fed.endpoint));
+                    let have = have.into_iter().filter(|origin| !may_have.contains(origin));
+                    let others = others.iter().copied().chain(have).collect();
                     let put = Put { endpoint: fed.endpoint, others, is_older: true };
                     match is_owner_left {
                         true => endpoints.push(put),
@@ -275,7 +292,7 @@ fn together<'a>(
                 behind = at;
             }
             None => {
-                // It may be that all that it has is another's for now.
+                // It may be that all that it has stands in the lanes of others for now.
                 let is_named = run.endpoints.is_empty();
                 lanes.insert(behind, Lane { origin: run.origin, endpoints: left, is_named });
             }
@@ -413,11 +430,10 @@ impl<'a> Fresh<'a> {
         Put { endpoint, others, is_older: false }
     }
 
-    /// Whoever has an endpoint at the place of this one does not get it placed.
-    fn take_place(&mut self, place: &Place<'a>) {
-        if let Some(at) = taken(self.anybody.get_mut(place), &mut self.endpoints) {
-            self.endpoints[at].stage = Stage::Placed;
-        }
+    /// Takes an endpoint at that place out, if there is one, and returns who has it.
+    fn take_place(&mut self, place: &Place<'a>) -> Vec<Origin<'a>> {
+        let at = taken(self.anybody.get_mut(place), &mut self.endpoints);
+        at.map(|at| self.take(at)).unwrap_or_default()
     }
 
     /// Places what is left of the run at `index`.
@@ -472,7 +488,9 @@ fn with_lines_of(annotations: &Pairs, older: &Pairs) -> Pairs {
     let (origins, remarks): (Vec<&str>, Vec<&str>) = lines.partition(|line| line.contains('/'));
     let mut all = listed(origins.into_iter());
     let unknown = older.is_empty().then_some(UNKNOWN_REMARK);
-    for remark in remarks.into_iter().chain(unknown) {
+    // There are few that we write.
+    let remarks = remarks.into_iter().filter(|remark| remark.len() <= REMARK_LEN_MAX);
+    for remark in remarks.take(REMARKS_MAX).chain(unknown) {
         all.push('\n');
         all.push_str(remark);
     }
@@ -560,8 +578,8 @@ mod tests {
 
     #[test]
     fn an_instance_stays_with_the_service_that_may_still_have_it() {
-        check("b=1", "a=1", &["a"], "a=1");
-        check("b=1,2", "a=1", &["a"], "a=1 b=2");
+        check("b=1", "a=1", &["a"], "a=1+b b=");
+        check("b=1,2", "a=1", &["a"], "a=1+b b=2");
         check("b=1", "a=1", &[], "b=1");
     }
 
@@ -574,7 +592,7 @@ mod tests {
         // The facts are those of the one that goes first, while it may have it.
         check("b=1", "a=1+b b=", &["a"], "a=1+b b=");
         check("b=1", "a=1+b b=", &[], "b=1");
-        check("b=1,2", "a=1+b,2 b=", &["a"], "a=1+b,2 b=");
+        check("b=1,2", "a=1+b,2 b=", &["a"], "a=1+b,2+b b=");
         check("a=1+b b=", "b=1", &["b"], "a=1+b b=");
         check("a=1+b b=", "b=1", &[], "a=1+b b=");
     }

@@ -22,7 +22,7 @@ use landfall_core::name::{self, Hostname};
 use landfall_core::pairs::Pairs;
 use landfall_core::text::Text;
 
-pub use self::join::{ENDPOINTS_MAX, LIST_LEN_MAX, OBJECT_LEN_MAX};
+pub use self::join::{ENDPOINTS_MAX, FRAME_LEN_MAX, LIST_LEN_MAX, OBJECT_LEN_MAX};
 pub use self::origins::{ENDPOINT_ORIGINS_ANNOTATION, ORIGINS_ANNOTATION};
 pub(crate) use self::origins::{endpoint_origins_text, origins_text};
 pub(crate) use self::parse::{Metadata, object_of};
@@ -291,6 +291,34 @@ impl mesh::Body for Body {
 
     fn with_endpoints_of(&self, older: &Self, stays: &Stays<'_, EndpointAddress>) -> Option<Self> {
         join::joined(self, older, stays)
+    }
+
+    fn selects(&self) -> bool {
+        let entry = self.service_entry();
+        entry.is_some_and(|entry| matches!(entry.endpoints, Endpoints::Selected(_)))
+    }
+
+    fn dialed_at(&self, own: &Self, theirs: &Self) -> Option<Self> {
+        let Spec::WorkloadEntry(entry) = &self.spec else { return None };
+        let (own, theirs) = (own.service_entry()?, theirs.service_entry()?);
+        let entry = join::dialed(entry, &own.ports, &theirs.ports)?;
+        Some(Self { spec: Spec::WorkloadEntry(entry), ..self.clone() })
+    }
+
+    fn is_where(&self, other: &Self) -> bool {
+        let (Spec::WorkloadEntry(one), Spec::WorkloadEntry(other)) = (&self.spec, &other.spec)
+        else {
+            return false;
+        };
+        let ports = |entry: &WorkloadEntry| -> BTreeSet<u32> {
+            entry.ports.iter().map(|(_, at)| *at).collect()
+        };
+        one.address == other.address && one.network == other.network && ports(one) == ports(other)
+    }
+
+    fn with_origins_of(&self, other: &Self) -> Self {
+        let annotations = origins::with_those_of(&self.annotations, &other.annotations);
+        Self { annotations, ..self.clone() }
     }
 
     fn without_endpoints(&self) -> Option<Self> {

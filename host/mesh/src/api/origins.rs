@@ -26,6 +26,9 @@ const ORIGIN_LEN_MAX: usize = 512;
 
 // A quarter of it. Services that have most of thousands of instances twice would need more.
 const ENDPOINT_ORIGINS_LEN_MAX: usize = 64 << 10;
+/// Most that services have together, each endpoint counted for each of them: 16 for every endpoint
+/// that fits.
+const CLAIMS_MAX: usize = 1 << 16;
 
 /// A service of a registry; `None` where it is not known which.
 pub(super) type Origin<'a> = Option<&'a str>;
@@ -96,13 +99,14 @@ pub(crate) fn endpoint_origins_text(
     if services < 2 {
         return None;
     }
-    let mut text = String::new();
+    let (mut text, mut claims) = (String::new(), 0);
     let mut endpoints = endpoints.peekable();
     while let Some(origins) = endpoints.next() {
         let mut count = 1;
         while endpoints.next_if_eq(&origins).is_some() {
             count += 1;
         }
+        claims += count * origins.len();
         let numbers: Vec<String> = origins.iter().map(|index| (index + 1).to_string()).collect();
         let space = if text.is_empty() { "" } else { " " };
         text.push_str(space);
@@ -110,7 +114,7 @@ pub(crate) fn endpoint_origins_text(
         if count > 1 {
             text.push_str(&format!("*{count}"));
         }
-        if text.len() > ENDPOINT_ORIGINS_LEN_MAX {
+        if text.len() > ENDPOINT_ORIGINS_LEN_MAX || claims > CLAIMS_MAX {
             return None;
         }
     }
@@ -123,6 +127,19 @@ fn parse_part(part: &str) -> Option<(Vec<usize>, usize)> {
     let place = |number: &str| number.parse::<usize>().ok()?.checked_sub(1);
     let origins = origins.split('+').map(place).collect::<Option<Vec<usize>>>()?;
     Some((origins, count.parse().ok()?))
+}
+
+/// `annotations` of an object that those services feed too that `others` names.
+pub(super) fn with_those_of(annotations: &Pairs, others: &Pairs) -> Pairs {
+    let lines = |pairs: &Pairs| pairs.get(ORIGINS_ANNOTATION).cloned().unwrap_or_default();
+    let (own, theirs) = (lines(annotations), lines(others));
+    let known: BTreeSet<&str> = own.split('\n').collect();
+    let more = theirs.split('\n').filter(|line| !known.contains(line));
+    let text = own.split('\n').chain(more).filter(|line| !line.is_empty());
+    let text = Text::from(text.collect::<Vec<_>>().join("\n"));
+    let rest = annotations.iter().filter(|(key, _)| &***key != ORIGINS_ANNOTATION);
+    let rest = rest.map(|(key, value)| (Text::clone(key), Text::clone(value)));
+    rest.chain([(Text::from(ORIGINS_ANNOTATION), text)]).collect()
 }
 
 /// `annotations` of an object whose endpoints are taken out.
@@ -158,6 +175,12 @@ fn known_runs<'a>(body: &'a Body, list: &'a [WorkloadEntry]) -> Option<Vec<Run<'
             text.split(' ').map(parse_part).collect::<Option<_>>()?
         }
     };
+    let claims = parts.iter().try_fold(0_usize, |claims, (origins, count)| {
+        claims.checked_add(origins.len().checked_mul(*count)?)
+    });
+    if claims? > CLAIMS_MAX {
+        return None;
+    }
     let mut rest = list.iter();
     for (origins, count) in parts {
         let (first, others) = origins.split_first()?;

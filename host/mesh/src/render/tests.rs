@@ -648,8 +648,8 @@ fn origins_are_whole_or_not_said() {
         assert!(text.len() < (128 << 10) + 100, "{text}");
         joined.origins().map(Iterator::count)
     };
-    // All have one instance here, which those that had it before keep for now.
-    assert_eq!(together(&names[..100], &names[50..200]), Some(150));
+    // All have one instance here.
+    assert_eq!(together(&names[..100], &names[50..200]), Some(200));
     assert_eq!(together(&names[..200], &names[100..400]), None);
     let stranger = Body {
         annotations: Pairs::default(),

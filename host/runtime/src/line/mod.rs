@@ -445,7 +445,7 @@ impl Line {
                 if (is_new || self.undecided.has_host(&host))
                     && let Some(service) = self.known.services.get(&host)
                 {
-                    let origins = service.parts.iter().map(|part| Arc::clone(&part.origin));
+                    let origins = service.offers.iter().map(|offer| Arc::clone(&offer.origin));
                     self.undecided.set_host(host.clone(), origins.collect());
                 }
                 self.setting_faults.insert(host, fault);
@@ -562,6 +562,7 @@ impl Line {
         Evidence {
             sources: self.sources.iter().map(|(name, line)| (name.clone(), trust(line))).collect(),
             undecided: self.undecided.printed().clone(),
+            unanswered: self.undecided.unanswered().clone(),
             ranks: self.ranks.clone(),
         }
     }

@@ -78,7 +78,8 @@ struct Standing {
 #[derive(Clone, Debug)]
 struct Begun {
     tie: Tie,
-    deletes: bool,
+    /// Whether others may have to follow it.
+    leads: bool,
 }
 
 /// An object whose step failed.
@@ -238,7 +239,11 @@ impl SinkLine {
         }
         let blocked: Vec<ObjectId> =
             planned.blocked.into_iter().filter(|id| self.blocked.insert(id.clone())).collect();
-        let busy = if self.guard.weighs_losses() { self.busy() } else { BTreeSet::new() };
+        let deletes = |step: &Step<Body>| {
+            step.id().kind == Kind::WorkloadEntry && matches!(step, Step::Delete(_))
+        };
+        let asks = self.guard.weighs_losses() || planned.steps.iter().any(deletes);
+        let busy = if asks { self.busy() } else { BTreeSet::new() };
         let guard_options = GuardOptions {
             places: Places::new(desired, &self.observed),
             entries: options.entries,
@@ -250,13 +255,17 @@ impl SinkLine {
             steps_max: self.steps_max - self.in_flight.len(),
             now: options.now,
         };
-        let services: BTreeSet<Tie> = planned
+        let services: Vec<(ObjectId, Tie)> = planned
             .steps
             .iter()
-            .filter(|step| step.id().kind == Kind::ServiceEntry)
-            .map(Step::tie)
+            .filter(|step| step.stops_selecting())
+            .map(|step| (step.id().clone(), step.tie()))
             .collect();
         let guarded = guard(planned.steps, &guard_options, &mut self.guard);
+        // The guard knows what must follow those that it holds.
+        let held: BTreeSet<&ObjectId> = guarded.held.iter().map(|held| &held.id).collect();
+        let services = services.into_iter().filter(|(id, _)| !held.contains(id));
+        let services: BTreeSet<Tie> = services.map(|(_, tie)| tie).collect();
         // Of what was not planned, for a step of it is under way or waits to be tried again, it
         // holds what it held.
         let stays = |held: &Held| {
@@ -310,7 +319,7 @@ impl SinkLine {
 
     /// Keeps back steps that must follow others of the same service, see [`Step::must_follow`],
     /// which are under way, failed, or are held. `services` are those whose ServiceEntry is to
-    /// change.
+    /// select no more.
     fn without_overtaking(
         &mut self,
         steps: Vec<Step<Body>>,
@@ -320,7 +329,7 @@ impl SinkLine {
         let (mut unwritten_workloads, mut unwritten_services) = (BTreeSet::new(), BTreeSet::new());
         for (id, begun) in self.in_flight.iter().chain(failed) {
             match id.kind {
-                Kind::WorkloadEntry if begun.deletes => false,
+                _ if !begun.leads => false,
                 Kind::WorkloadEntry => unwritten_workloads.insert(begun.tie.clone()),
                 Kind::ServiceEntry => unwritten_services.insert(begun.tie.clone()),
             };
@@ -477,6 +486,6 @@ impl Standing {
 
 impl Begun {
     fn of(step: &Step<Body>) -> Self {
-        Self { tie: step.tie(), deletes: matches!(step, Step::Delete(_)) }
+        Self { tie: step.tie(), leads: step.leads() }
     }
 }

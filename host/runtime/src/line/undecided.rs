@@ -4,10 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use imbl::OrdSet;
-use landfall_core::mesh::HostKey;
+use imbl::{OrdMap, OrdSet};
+use landfall_core::mesh::{HostKey, Tie};
 use landfall_core::registry::ServiceId;
 use landfall_core::text::Text;
+use landfall_mesh::render::tie;
 
 /// The services that are not decided, and why.
 #[derive(Debug, Default)]
@@ -19,6 +20,8 @@ pub(super) struct Undecided {
     /// How often each is among both.
     counts: BTreeMap<Text, usize>,
     printed: OrdSet<Text>,
+    /// The hosts by what ties their objects together.
+    unanswered: OrdMap<Tie, Text>,
 }
 
 impl Undecided {
@@ -37,6 +40,7 @@ impl Undecided {
     pub(super) fn set_host(&mut self, host: HostKey, origins: Vec<Arc<ServiceId>>) {
         self.remove_host(&host);
         origins.iter().for_each(|origin| self.add(origin));
+        self.unanswered.insert(tie(&host), Text::from(host.to_string()));
         self.hosts.insert(host, origins);
     }
 
@@ -44,6 +48,7 @@ impl Undecided {
     pub(super) fn remove_host(&mut self, host: &HostKey) -> bool {
         let Some(origins) = self.hosts.remove(host) else { return false };
         origins.iter().for_each(|origin| self.subtract(origin));
+        self.unanswered.remove(&tie(host));
         true
     }
 
@@ -55,6 +60,11 @@ impl Undecided {
     /// All services that are not decided, as [`ServiceId`] prints them.
     pub(super) fn printed(&self) -> &OrdSet<Text> {
         &self.printed
+    }
+
+    /// The services of the mesh that are not to be rendered, and their hosts.
+    pub(super) fn unanswered(&self) -> &OrdMap<Tie, Text> {
+        &self.unanswered
     }
 
     fn add(&mut self, id: &ServiceId) {

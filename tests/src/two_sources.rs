@@ -1,0 +1,185 @@
+//! Two sources that share hosts, through the whole line into a sink in memory.
+
+#![allow(clippy::unwrap_used, reason = "part of tests: a failure is theirs")]
+#![allow(clippy::missing_panics_doc, reason = "it panics where a test is written wrongly")]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use landfall_core::defaults::Defaults;
+use landfall_core::pairs::Pairs;
+use landfall_core::plan::{Observed, Step};
+use landfall_core::registry::{
+    Doubt, Health, Instance, InstancePort, Service, ServiceKey, Snapshot, SourceName, SourceState,
+};
+use landfall_core::sharing::{Sharing, SharingMode, SharingRule};
+use landfall_core::template::Template;
+use landfall_core::text::Text;
+use landfall_core::time::Time;
+use landfall_mesh::api::{
+    Body, EndpointAddress, Endpoints, Resolution, ServiceEntry, Spec, WorkloadEntry,
+};
+use landfall_mesh::render::{RenderOptions, Shape};
+use landfall_policy_host::{Link, Rules};
+use landfall_runtime::line::LineOptions;
+
+use crate::line::{DEFAULT, GRACE, World};
+use crate::world;
+
+/// What each of the two sources offers; `None` before it has listed anything.
+pub type Offers = [Option<SourceState>; 2];
+
+/// Where a client ends that dials the ports of a service, by the address of the endpoint that it is
+/// led to.
+pub type Reached = BTreeMap<String, BTreeMap<u32, u32>>;
+
+/// Their names; the first one goes first.
+#[must_use]
+pub fn sources() -> [SourceName; 2] {
+    ["new", "old"].map(|name| SourceName::parse(name).unwrap())
+}
+
+/// A listing as `service=1,2@http:9090+admin:9100 other=n3`: each number makes an address, one behind
+/// an `n` a name. `http:8080` where no port is named.
+#[must_use]
+pub fn listing(text: &str) -> SourceState {
+    let mut snapshot = Snapshot::default();
+    for service in text.split_whitespace() {
+        let (name, list) = service.split_once('=').unwrap();
+        let instances = list.split(',').map(|text| Arc::new(instance(text))).collect();
+        let key = ServiceKey { name: Text::from(name), ..ServiceKey::default() };
+        let (service, _) = Service::new(key.clone(), Pairs::default(), Pairs::default(), instances);
+        snapshot.services.insert(key, Arc::new(service));
+    }
+    world::state(snapshot)
+}
+
+fn instance(text: &str) -> Instance {
+    let (name, ports) = text.split_once('@').unwrap_or((text, "http:8080"));
+    let address = match name.strip_prefix('n') {
+        Some(_) => format!("{name}.example.com"),
+        None => {
+            let number: u16 = name.parse().unwrap();
+            format!("10.0.{}.{}", number / 256, number % 256)
+        }
+    };
+    let port = |text: &str| {
+        let (name, number) = text.split_once(':').unwrap();
+        let (name, number) = (Text::from(name), number.parse().unwrap());
+        InstancePort { name, number, protocol: Text::from("http") }
+    };
+    Instance {
+        id: Text::from(name),
+        address: Text::from(address),
+        ports: ports.split('+').map(port).collect(),
+        health: Health::Passing,
+        weight: 1,
+        tags: Vec::new(),
+        meta: Pairs::default(),
+        ext: Pairs::default(),
+        locality: None,
+    }
+}
+
+/// The same listing of a source that is in doubt of it.
+#[must_use]
+pub fn in_doubt(state: SourceState) -> SourceState {
+    let since = Time::from_millis(1_000_000);
+    let doubt = Doubt { code: "unreachable", message: String::new(), since };
+    SourceState { doubt: Some(doubt), ..state }
+}
+
+/// Options by which the sources share every host in this way.
+#[must_use]
+pub fn options(mode: SharingMode, shape: Shape) -> LineOptions {
+    let precedence = sources().to_vec();
+    let rule = SharingRule { mode, precedence, ..SharingRule::default() };
+    let sharing = Sharing { otherwise: Arc::new(rule), ..Sharing::default() };
+    let render = RenderOptions { shape, ..RenderOptions::default() };
+    LineOptions { render, sharing: Arc::new(sharing), grace: GRACE }
+}
+
+/// A daemon of which the sources share every host in this way, at a sink that holds this.
+#[must_use]
+pub fn daemon(mode: SharingMode, shape: Shape, held: Observed<Body>) -> World {
+    daemon_with(Vec::new(), mode, shape, held)
+}
+
+/// The same with policies.
+#[must_use]
+pub fn daemon_with(
+    links: Vec<Link>,
+    mode: SharingMode,
+    shape: Shape,
+    held: Observed<Body>,
+) -> World {
+    let defaults =
+        Defaults { host: Template::parse("{service}.mesh").unwrap(), ..world::defaults() };
+    World::of(&sources(), Rules::new(defaults, links), options(mode, shape), held, DEFAULT)
+}
+
+/// The steps that follow from what is offered; each is still to be applied, or failed.
+pub fn due(world: &mut World, offers: &Offers) -> Vec<Step<Body>> {
+    let offered = sources().into_iter().zip(offers);
+    let states: BTreeMap<SourceName, SourceState> =
+        offered.filter_map(|(source, state)| Some((source, state.clone()?))).collect();
+    let round = world.line.round(&states, world.now);
+    world.due(&round)
+}
+
+/// The same, and they are applied.
+pub fn round(world: &mut World, offers: &Offers) -> Vec<Step<Body>> {
+    let steps = due(world, offers);
+    for step in &steps {
+        world.apply(step);
+    }
+    world.sink.observe(&world.held, world.line.desired());
+    steps
+}
+
+/// Rounds until nothing is due, through all grace times.
+pub fn settle(world: &mut World, offers: &Offers) {
+    for _ in 0..4 {
+        round(world, offers);
+        world.now = world.now.plus(GRACE);
+    }
+    assert!(round(world, offers).is_empty(), "planning again gives no step");
+    assert_eq!(world.held.ours, *world.line.desired());
+}
+
+/// What clients reach by what the sink holds, by host.
+#[must_use]
+pub fn reached(world: &World) -> BTreeMap<String, Reached> {
+    let objects = || world.held.ours.values();
+    let mut hosts: BTreeMap<String, Reached> = BTreeMap::new();
+    for entry in objects().filter_map(|object| object.body.service_entry()) {
+        let host = entry.hosts[0].strip_suffix(".mesh").unwrap().to_owned();
+        let endpoints: Vec<&WorkloadEntry> = match &entry.endpoints {
+            Endpoints::Inline(list) => list.iter().collect(),
+            Endpoints::Selected(labels) => objects()
+                .filter(|object| labels.iter().all(|(k, v)| object.body.labels.get(k) == Some(v)))
+                .filter_map(|object| match &object.body.spec {
+                    Spec::WorkloadEntry(endpoint) => Some(endpoint),
+                    Spec::ServiceEntry(_) => None,
+                })
+                .collect(),
+        };
+        let is_resolved = |endpoint: &&WorkloadEntry| {
+            entry.resolution == Resolution::Dns
+                || matches!(endpoint.address, EndpointAddress::Ip(_))
+        };
+        let reached = hosts.entry(host).or_default();
+        for endpoint in endpoints.into_iter().filter(is_resolved) {
+            reached.insert(endpoint.address.to_string(), dialed(entry, endpoint));
+        }
+    }
+    hosts
+}
+
+fn dialed(entry: &ServiceEntry, endpoint: &WorkloadEntry) -> BTreeMap<u32, u32> {
+    let target = |name: &Text, number: u32| {
+        let said = endpoint.ports.iter().find(|(known, _)| known == name);
+        said.map_or(number, |(_, at)| *at)
+    };
+    entry.ports.iter().map(|port| (port.number, target(&port.name, port.number))).collect()
+}

@@ -1,0 +1,294 @@
+//! What of two sources stays reachable while one of them is not known, whatever the shape.
+
+#![allow(clippy::unwrap_used, reason = "a failure ends the test")]
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use landfall_core::guard::BUDGET_WINDOW;
+use landfall_core::pattern::Selector;
+use landfall_core::plan::{Observed, Step};
+use landfall_core::sharing::SharingMode;
+use landfall_core::text::Text;
+use landfall_mesh::api::Body;
+use landfall_mesh::render::{RenderOptions, Shape};
+use landfall_policy_host::{Candidate, EngineSettings, Limits, Link, PolicyEngine, Revision};
+use landfall_runtime::line::LineOptions;
+use landfall_tests::hostile::hostile;
+use landfall_tests::line::{OPEN, World};
+use landfall_tests::two_sources::{
+    Offers, Reached, daemon, daemon_with, due, in_doubt, listing, options, reached, round, settle,
+};
+use proptest::prelude::*;
+
+const SHAPES: [Shape; 2] = [Shape::Inline, Shape::WorkloadEntries];
+
+/// A policy that is one of the hostile guests.
+fn link(guest: &str) -> Link {
+    let engine = PolicyEngine::start(EngineSettings::default()).unwrap();
+    let candidate = Candidate {
+        name: Text::from(guest),
+        bytes: &hostile(guest),
+        settings_json: "{}",
+        limits: Limits { time_max: Duration::from_millis(500), ..Limits::default() },
+    };
+    Link { revision: Revision::admit(&engine, candidate).unwrap(), selector: Selector::default() }
+}
+
+/// A union that has settled with what both list.
+fn settled(shape: Shape, new: &str, old: &str) -> World {
+    let mut world = daemon(SharingMode::Union, shape, Observed::default());
+    settle(&mut world, &[Some(listing(new)), Some(listing(old))]);
+    world
+}
+
+fn restarted(world: World, shape: Shape) -> World {
+    daemon(SharingMode::Union, shape, world.held)
+}
+
+fn at(world: &World, host: &str) -> Reached {
+    reached(world).remove(host).unwrap_or_default()
+}
+
+fn numbers(count: usize) -> String {
+    let numbers: Vec<String> = (1..=count).map(|number| number.to_string()).collect();
+    format!("a={}", numbers.join(","))
+}
+
+#[test]
+fn what_is_in_doubt_is_reached_as_before() {
+    for (shape, old, left) in [
+        // With a port of its own, and by a name among addresses.
+        (Shape::Inline, "a=2@http:8080+admin:9090,3", "a=3"),
+        (Shape::WorkloadEntries, "a=2@http:8080+admin:9090,3", "a=3"),
+        (Shape::Inline, "a=n2,3", "a=3"),
+        (Shape::WorkloadEntries, "a=n2,3", "a=3"),
+    ] {
+        let mut world = settled(shape, "", old);
+        let before = reached(&world);
+        round(&mut world, &[Some(listing("")), Some(in_doubt(listing(left)))]);
+        assert_eq!(reached(&world), before, "{shape:?} {old}");
+    }
+}
+
+#[test]
+fn what_the_budget_holds_is_reached_as_before() {
+    for shape in SHAPES {
+        let many: Vec<String> = (10..30).map(|number| format!("{number}@admin:9000")).collect();
+        let mut world = settled(shape, "", &format!("a={},3", many.join(",")));
+        let before = reached(&world);
+        round(&mut world, &[Some(listing("")), Some(listing("a=3"))]);
+        assert_eq!(reached(&world), before, "{shape:?}");
+    }
+}
+
+#[test]
+fn a_service_that_would_fit_inline_goes_on_selecting_what_is_held() {
+    for is_doubtful in [true, false] {
+        let mut world = settled(Shape::Auto, "", &numbers(4100));
+        assert_eq!(at(&world, "a").len(), 4100);
+        let left = listing(&numbers(3));
+        let left = if is_doubtful { in_doubt(left) } else { left };
+        round(&mut world, &[Some(listing("")), Some(left)]);
+        assert_eq!(at(&world, "a").len(), 4100, "{is_doubtful}");
+    }
+    // Two at one address want WorkloadEntries for ambient proxies, one does not.
+    let mut world = daemon(SharingMode::Union, Shape::Auto, Observed::default());
+    let options = options(SharingMode::Union, Shape::Auto);
+    let render = RenderOptions { ambient: true, ..options.render };
+    world.line.set_options(LineOptions { render, ..options });
+    settle(&mut world, &[Some(listing("a=1,2")), Some(listing("a=1@http:9090"))]);
+    assert_eq!(world.endpoints(), 3);
+    round(&mut world, &[Some(listing("a=1,2")), Some(in_doubt(listing("")))]);
+    assert_eq!(world.endpoints(), 3);
+}
+
+#[test]
+fn what_a_known_source_lost_goes_in_either_shape() {
+    for shape in SHAPES {
+        let world = settled(shape, "a=1,2", "a=3");
+        let mut world = restarted(world, shape);
+        round(&mut world, &[Some(listing("a=1")), None]);
+        let left: Vec<String> = at(&world, "a").into_keys().collect();
+        assert_eq!(left, ["10.0.0.1", "10.0.0.3"], "{shape:?}");
+    }
+}
+
+#[test]
+fn an_instance_that_another_source_has_too_stays_when_the_first_lost_it() {
+    for shape in SHAPES {
+        // Each time the other one has not spoken, or is in doubt.
+        let world = settled(shape, "a=2", "");
+        let mut world = restarted(world, shape);
+        round(&mut world, &[None, Some(listing("a=1,2"))]);
+        assert_eq!(world.endpoints(), 2, "{shape:?}");
+        let mut world = restarted(world, shape);
+        round(&mut world, &[Some(listing("")), None]);
+        assert_eq!(at(&world, "a").len(), 2, "{shape:?}");
+
+        let mut world = settled(shape, "a=2", "");
+        let nothing = || Some(in_doubt(listing("")));
+        round(&mut world, &[nothing(), Some(listing("a=1,2"))]);
+        round(&mut world, &[nothing(), Some(in_doubt(listing("a=1")))]);
+        round(&mut world, &[Some(listing("")), Some(in_doubt(listing("a=1")))]);
+        assert_eq!(at(&world, "a").len(), 2, "{shape:?}");
+    }
+}
+
+#[test]
+fn what_is_replaced_stays_while_that_is_refused() {
+    for (mode, new, old) in [
+        (SharingMode::Union, "a=2,3", "a=2,3"),
+        (SharingMode::Union, "a=2", "a=2,3"),
+        (SharingMode::First, "a=5", "a=2,3"),
+    ] {
+        let mut world = daemon(mode, Shape::WorkloadEntries, Observed::default());
+        settle(&mut world, &[Some(listing("")), Some(listing(old))]);
+        let offers = [Some(listing(new)), Some(listing(old))];
+        for _ in 0..8 {
+            for step in due(&mut world, &offers) {
+                match step {
+                    Step::Create(_) => drop(world.sink.failed(step.id(), "refused", world.now)),
+                    _ => world.apply(&step),
+                }
+            }
+            world.sink.observe(&world.held, world.line.desired());
+            assert_eq!(at(&world, "a").len(), 2, "{mode:?} {new}");
+            world.now = world.now.plus(BUDGET_WINDOW);
+        }
+        settle(&mut world, &offers);
+    }
+}
+
+#[test]
+fn the_name_of_an_object_goes_to_no_other_host_while_it_may_have_it() {
+    let begin =
+        |held| daemon_with(vec![link("service-illegal")], SharingMode::Union, Shape::Inline, held);
+    let mut world = begin(Observed::default());
+    settle(&mut world, &[Some(listing("a=1")), Some(listing("b=2"))]);
+    let before = reached(&world);
+    round(&mut world, &[Some(in_doubt(listing(""))), Some(listing("b=2"))]);
+    assert_eq!(reached(&world), before);
+    let mut world = begin(world.held);
+    round(&mut world, &[None, Some(listing("b=2"))]);
+    assert_eq!(reached(&world), before);
+    settle(&mut world, &[Some(listing("")), Some(listing("b=2"))]);
+    assert_eq!(reached(&world).into_keys().collect::<Vec<_>>(), ["b"]);
+}
+
+#[test]
+fn a_host_that_no_policy_answered_for_stays_whoever_has_it_by_now() {
+    for (mode, old) in [(SharingMode::Union, "a=1"), (SharingMode::First, "a=3")] {
+        let mut world = daemon(mode, Shape::Inline, Observed::default());
+        settle(&mut world, &[Some(listing("")), Some(listing(old))]);
+        let before = reached(&world);
+        let links = vec![link("service-trap")];
+        let mut world = daemon_with(links, mode, Shape::Inline, world.held);
+        round(&mut world, &[Some(listing("a=1")), Some(listing(old))]);
+        assert_eq!(reached(&world), before, "{mode:?}");
+    }
+}
+
+/// How far a source is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Known {
+    Silent,
+    Doubtful,
+    Current,
+}
+
+/// What happens: the daemon is restarted or not, and what is known of each source, with its listing.
+type Event = (bool, [(Known, BTreeSet<&'static str>); 2]);
+
+fn events() -> impl Strategy<Value = Vec<Event>> {
+    let known = prop::sample::select(vec![
+        Known::Silent,
+        Known::Doubtful,
+        Known::Current,
+        Known::Current,
+        Known::Current,
+    ]);
+    let all = vec!["1", "2", "3", "4@http:9090", "5@http:8080+admin:9190", "n6"];
+    let instances = prop::collection::btree_set(prop::sample::select(all), 0..4);
+    let source = (known, instances);
+    prop::collection::vec((prop::bool::weighted(0.3), [source.clone(), source]), 1..7)
+}
+
+fn listed(instances: &BTreeSet<&str>) -> String {
+    let all: Vec<&str> = instances.iter().copied().collect();
+    if all.is_empty() { String::new() } else { format!("a={}", all.join(",")) }
+}
+
+fn address(instance: &str) -> String {
+    let name = instance.split('@').next().unwrap();
+    match name.starts_with('n') {
+        true => format!("{name}.example.com"),
+        false => format!("10.0.0.{name}"),
+    }
+}
+
+/// Has everything happen, and says what is reached that should not be, or the other way round.
+fn happen(shape: Shape, events: &[Event]) -> Result<(), TestCaseError> {
+    let begin = |held: Observed<Body>| {
+        let mut world = daemon(SharingMode::Union, shape, held);
+        world.guard = OPEN;
+        world
+    };
+    let mut world = begin(Observed::default());
+    // What each source may have, and what it has said in this process's life.
+    let mut may_have: [BTreeSet<String>; 2] = Default::default();
+    let mut offers: Offers = [None, None];
+    for (is_restart, sources) in events {
+        if *is_restart {
+            world = begin(world.held);
+            offers = [None, None];
+        }
+        let before = at(&world, "a");
+        for (at, (known, instances)) in sources.iter().enumerate() {
+            let addresses = instances.iter().map(|instance| address(instance));
+            let said = listing(&listed(instances));
+            match known {
+                // One that has spoken does not fall silent.
+                Known::Silent if offers[at].is_none() => (),
+                Known::Silent | Known::Doubtful => {
+                    may_have[at].extend(addresses);
+                    offers[at] = Some(in_doubt(said));
+                }
+                Known::Current => {
+                    may_have[at] = addresses.collect();
+                    offers[at] = Some(said);
+                }
+            }
+        }
+        for _ in 0..3 {
+            round(&mut world, &offers);
+        }
+        let now = at(&world, "a");
+        for (offer, may_have) in offers.iter().zip(&may_have) {
+            let is_known = offer.as_ref().is_some_and(|offer| offer.doubt.is_none());
+            for address in before.keys().filter(|address| may_have.contains(*address)) {
+                prop_assert!(is_known || now.contains_key(address), "{address} is lost: {now:?}");
+            }
+        }
+    }
+    let (_, last) = &events[events.len() - 1];
+    let current = last.each_ref().map(|(_, instances)| Some(listing(&listed(instances))));
+    settle(&mut world, &current);
+    let all = last.iter().flat_map(|(_, instances)| instances);
+    let want: BTreeSet<String> = all.map(|instance| address(instance)).collect();
+    let reached: BTreeSet<String> = at(&world, "a").into_keys().collect();
+    prop_assert_eq!(reached, want);
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn no_history_loses_what_may_be_there(
+        shape in prop::sample::select(SHAPES.to_vec()),
+        events in events(),
+    ) {
+        happen(shape, &events)?;
+    }
+}
