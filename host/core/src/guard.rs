@@ -26,7 +26,7 @@ use crate::time::Time;
 
 /// What the guard judges by.
 #[derive(Debug)]
-pub struct GuardOptions<'a, B> {
+pub struct GuardOptions<'a, B: Body> {
     /// What the sink holds and should hold.
     pub places: Places<'a, B>,
     /// Which ServiceEntries services are to have.
@@ -197,9 +197,12 @@ fn after_successors<B: Body>(
 }
 
 /// What is held of one service of the mesh.
-struct Unproven<B> {
+struct Unproven<B: Body> {
     lack: Lack,
-    steps: Vec<Step<B>>,
+    has_workloads: bool,
+    /// WorkloadEntries that would be deleted, by where they are; of each that stands for one that
+    /// would be made once.
+    deleted: BTreeMap<B::Address, Vec<Arc<Object<B>>>>,
     /// What its ServiceEntry is to have itself, which goes on selecting until then.
     inline: Option<Arc<Object<B>>>,
 }
@@ -229,13 +232,7 @@ fn proven<B: Body>(
         guarded.hold_whole(&step, HeldFor::Evidence(lack.clone()));
         let origin = |origin: Option<&str>| proof.lack_for(origin).is_some();
         proven.extend(part(&step, &Stays { origin: &origin, endpoint: &|_| true, claims: true }));
-        let held = unproven.entry(step.loser()).or_insert_with(|| Unproven {
-            lack,
-            steps: Vec::new(),
-            inline: None,
-        });
-        held.inline = held.inline.take().or_else(|| inline(&step));
-        held.steps.push(step);
+        unproven.entry(step.loser()).or_insert_with(|| Unproven::new(lack)).note(&step);
     }
     let mut due = Vec::with_capacity(proven.len());
     for step in proven {
@@ -243,18 +240,18 @@ fn proven<B: Body>(
             due.push(step);
             continue;
         };
-        let why = || HeldFor::Evidence(held.lack.clone());
-        let has_workloads = || held.steps.iter().any(|step| step.id().kind == Kind::WorkloadEntry);
-        if let Some(at) = held.steps.iter().position(|held| is_double(&step, held)) {
-            guarded.hold_whole(&step, why());
-            // One that is held stands for one.
-            due.extend(with_origins(&held.steps.swap_remove(at), &step));
-        } else if is_selecting(&step) && has_workloads() {
-            guarded.hold_whole(&step, why());
+        let why = HeldFor::Evidence(held.lack.clone());
+        if let Step::Create(double) = &step
+            && let Some(stands) = held.take_double(double)
+        {
+            guarded.hold_whole(&step, why);
+            due.extend(with_origins(&stands, double));
+        } else if is_selecting(&step) && held.has_workloads {
+            guarded.hold_whole(&step, why);
             held.inline = inline(&step);
             due.extend(part(&step, &Stays::all()));
         } else if held.inline.as_ref().is_some_and(|inline| must_follow(&step, inline)) {
-            guarded.hold_whole(&step, why());
+            guarded.hold_whole(&step, why);
         } else {
             due.push(step);
         }
@@ -279,33 +276,17 @@ fn must_follow<B: Body>(step: &Step<B>, inline: &Object<B>) -> bool {
     step.must_follow(Kind::ServiceEntry) && !shared(step.lost(), &wanted()).is_empty()
 }
 
-/// Whether a step makes a WorkloadEntry of an instance that is in the one that `held` would delete:
-/// several services have it, and the one after which that is named may have it still.
-fn is_double<B: Body>(step: &Step<B>, held: &Step<B>) -> bool {
-    let (Step::Create(to), Step::Delete(from)) = (step, held) else { return false };
-    if [to, from].iter().any(|object| object.id.kind != Kind::WorkloadEntry) {
-        return false;
-    }
-    let (Some(new), Some(known)) = (to.body.origins(), from.body.origins()) else { return false };
-    let is_known = new.iter().any(|origin| known.contains(origin));
-    // What one source lists twice is two.
-    let is_of_others = to.sources.iter().all(|source| !from.sources.contains(source));
-    is_known && to.body.counts() == from.body.counts()
-        || is_of_others && to.body.is_where(&from.body)
-}
-
-/// What says in the object that `held` would delete that the services have it too of which `double`
+/// What says in `held`, which would be deleted, that the services have it too of which `double`
 /// would make another.
-fn with_origins<B: Body>(held: &Step<B>, double: &Step<B>) -> Option<Step<B>> {
-    let (from, double) = (held.from()?, double.to()?);
-    let sources: BTreeSet<&SourceName> = from.sources.iter().chain(double.sources.iter()).collect();
+fn with_origins<B: Body>(held: &Arc<Object<B>>, double: &Object<B>) -> Option<Step<B>> {
+    let sources: BTreeSet<&SourceName> = held.sources.iter().chain(double.sources.iter()).collect();
     let to = Object {
-        id: from.id.clone(),
+        id: held.id.clone(),
         sources: sources.into_iter().cloned().collect(),
-        removal: from.removal,
-        body: Arc::new(from.body.with_origins_of(&double.body)),
+        removal: held.removal,
+        body: Arc::new(held.body.with_origins_of(&double.body)),
     };
-    (to != **from).then(|| Step::Update { from: Arc::clone(from), to: Arc::new(to) })
+    (to != **held).then(|| Step::Update { from: Arc::clone(held), to: Arc::new(to) })
 }
 
 /// Passes what may go within the budget.
@@ -408,6 +389,49 @@ fn part_beside<B: Body>(step: &Step<B>, held: Counts<B::Address>) -> Option<Step
 /// endpoints is as much as these.
 fn takes_away<B: Body>(step: &Step<B>) -> bool {
     matches!(step, Step::Empty { .. } | Step::Delete(_)) || !step.lost().is_empty()
+}
+
+// === impl Unproven ===
+
+impl<B: Body> Unproven<B> {
+    fn new(lack: Lack) -> Self {
+        Self { lack, has_workloads: false, deleted: BTreeMap::new(), inline: None }
+    }
+
+    fn note(&mut self, step: &Step<B>) {
+        self.inline = self.inline.take().or_else(|| inline(step));
+        if step.id().kind != Kind::WorkloadEntry {
+            return;
+        }
+        self.has_workloads = true;
+        if let Step::Delete(object) = step {
+            for address in object.body.addresses() {
+                self.deleted.entry(address).or_default().push(Arc::clone(object));
+            }
+        }
+    }
+
+    /// One that is held of the same instance: several services have it, and the one after which that
+    /// is named may have it still. It stands for no other then.
+    fn take_double(&mut self, object: &Object<B>) -> Option<Arc<Object<B>>> {
+        if object.id.kind != Kind::WorkloadEntry {
+            return None;
+        }
+        let of_address = self.deleted.get_mut(&object.body.addresses().next()?)?;
+        let at = of_address.iter().position(|held| is_double(object, held))?;
+        Some(of_address.swap_remove(at))
+    }
+}
+
+/// Whether two WorkloadEntries at one address are of one instance.
+fn is_double<B: Body>(object: &Object<B>, held: &Object<B>) -> bool {
+    let (Some(new), Some(known)) = (object.body.origins(), held.body.origins()) else {
+        return false;
+    };
+    // What one source lists twice is two.
+    let is_of_others = object.sources.iter().all(|source| !held.sources.contains(source));
+    new.iter().any(|origin| known.contains(origin))
+        || is_of_others && object.body.is_where(&held.body)
 }
 
 // === impl GuardState ===

@@ -44,14 +44,22 @@ enum Stage {
 
 /// What a sink holds and what it should hold.
 #[derive(Debug)]
-pub struct Places<'a, B> {
+pub struct Places<'a, B: Body> {
     desired: &'a Desired<B>,
     observed: &'a Observed<B>,
     wanted: OnceCell<ByOrigin<'a, B>>,
     there: OnceCell<ByOrigin<'a, B>>,
     by_tie: OnceCell<BTreeMap<Tie, Vec<&'a Object<B>>>>,
-    /// WorkloadEntries that it should hold.
-    workloads: OnceCell<BTreeMap<Tie, Vec<&'a Object<B>>>>,
+    workloads: OnceCell<BTreeMap<Tie, Workloads<'a, B>>>,
+}
+
+/// The WorkloadEntries that a sink should hold of one service of the mesh.
+#[derive(Debug)]
+struct Workloads<'a, B: Body> {
+    /// Whether it holds one of them.
+    has_any: bool,
+    /// Those that it does not hold, by where they are.
+    missing: BTreeMap<B::Address, &'a ObjectId>,
 }
 
 /// Objects by the services of registries that feed them.
@@ -179,23 +187,36 @@ impl<'a, B: Body> Places<'a, B> {
     /// go: it is to be at the same address. One that goes over to others `as_a_whole` goes when one
     /// of these is there.
     pub(crate) fn missing(&self, step: &Step<B>, as_a_whole: bool) -> Option<ObjectId> {
-        let workloads = self.workloads.get_or_init(|| {
-            let mut by_tie: BTreeMap<Tie, Vec<&Object<B>>> = BTreeMap::new();
-            let all = self.desired.values().filter(|object| object.id.kind == Kind::WorkloadEntry);
-            all.for_each(|object| by_tie.entry(object.tie()).or_default().push(object));
-            by_tie
-        });
-        let (from, wanted) = (step.from()?, workloads.get(&step.tie())?);
-        let is_there = |object: &Object<B>| self.observed.ours.contains_key(&object.id);
-        let addresses = from.body.counts();
-        let replaces = |object: &Object<B>| {
-            as_a_whole || object.body.addresses().any(|address| addresses.contains_key(&address))
+        let from = step.from()?;
+        let of_service = self.workloads().get(&step.tie())?;
+        let at_address = || {
+            let mut addresses = from.body.addresses();
+            addresses.find_map(|address| of_service.missing.get(&address))
         };
-        if as_a_whole && wanted.iter().any(|object| is_there(object)) {
-            return None;
-        }
-        let missing = wanted.iter().find(|object| !is_there(object) && replaces(object));
-        missing.map(|object| object.id.clone())
+        let missing = match as_a_whole {
+            true if of_service.has_any => None,
+            true => of_service.missing.values().next(),
+            false => at_address(),
+        };
+        missing.map(|id| ObjectId::clone(id))
+    }
+
+    fn workloads(&self) -> &BTreeMap<Tie, Workloads<'a, B>> {
+        self.workloads.get_or_init(|| {
+            let mut workloads: BTreeMap<Tie, Workloads<'a, B>> = BTreeMap::new();
+            let all = self.desired.values().filter(|object| object.id.kind == Kind::WorkloadEntry);
+            for object in all {
+                let none = || Workloads { has_any: false, missing: BTreeMap::new() };
+                let of_service = workloads.entry(object.tie()).or_insert_with(none);
+                if self.observed.ours.contains_key(&object.id) {
+                    of_service.has_any = true;
+                } else {
+                    let addresses = object.body.addresses();
+                    of_service.missing.extend(addresses.map(|address| (address, &object.id)));
+                }
+            }
+            workloads
+        })
     }
 
     /// Which of an object's endpoints are wanted at another service of the mesh.
