@@ -3,17 +3,20 @@
 #![allow(clippy::unwrap_used, reason = "a failure ends the test")]
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use landfall_core::guard::BUDGET_WINDOW;
+use landfall_core::mesh::{Kind, Object, ObjectId};
 use landfall_core::pattern::Selector;
-use landfall_core::plan::{Observed, Step};
+use landfall_core::plan::{Mode, Observed, Step};
 use landfall_core::sharing::SharingMode;
 use landfall_core::text::Text;
 use landfall_mesh::api::Body;
 use landfall_mesh::render::{RenderOptions, Shape};
 use landfall_policy_host::{Candidate, EngineSettings, Limits, Link, PolicyEngine, Revision};
 use landfall_runtime::line::LineOptions;
+use landfall_runtime::line::sink::SinkLine;
 use landfall_tests::hostile::hostile;
 use landfall_tests::line::{OPEN, World};
 use landfall_tests::two_sources::{
@@ -187,6 +190,96 @@ fn a_host_that_no_policy_answered_for_stays_whoever_has_it_by_now() {
         round(&mut world, &[Some(listing("a=1")), Some(listing(old))]);
         assert_eq!(reached(&world), before, "{mode:?}");
     }
+}
+
+#[test]
+fn what_is_replaced_stays_while_somebody_else_has_the_name() {
+    let both = || [Some(listing("a=2,3")), Some(listing("a=2,3"))];
+    let workloads = Shape::WorkloadEntries;
+    let mut after = daemon(SharingMode::Union, workloads, Observed::default());
+    settle(&mut after, &both());
+    let foreign = || after.held.ours.keys().filter(|id| id.kind == Kind::WorkloadEntry).cloned();
+    for shape in SHAPES {
+        let mut world = settled(shape, "", "a=2,3");
+        world.held.foreign.extend(foreign());
+        world.line.set_options(options(SharingMode::Union, workloads));
+        for _ in 0..4 {
+            round(&mut world, &both());
+            assert_eq!(at(&world, "a").len(), 2, "{shape:?}");
+            world.now = world.now.plus(BUDGET_WINDOW);
+        }
+    }
+}
+
+#[test]
+fn what_a_renamed_object_selects_stays_until_the_other_is_there() {
+    let named = |held| {
+        daemon_with(vec![link("service-illegal")], SharingMode::Union, Shape::WorkloadEntries, held)
+    };
+    let offers = [Some(listing("a=1,2")), Some(listing(""))];
+    let mut before = named(Observed::default());
+    settle(&mut before, &offers);
+    let mut world = daemon(SharingMode::Union, Shape::Inline, before.held);
+    for _ in 0..4 {
+        for step in due(&mut world, &offers) {
+            match step {
+                Step::Create(_) => drop(world.sink.failed(step.id(), "refused", world.now)),
+                _ => world.apply(&step),
+            }
+        }
+        world.sink.observe(&world.held, world.line.desired());
+        assert_eq!(at(&world, "a").len(), 2);
+        world.now = world.now.plus(BUDGET_WINDOW);
+    }
+    settle(&mut world, &offers);
+    assert_eq!(at(&world, "a").len(), 2);
+}
+
+#[test]
+fn objects_that_have_each_others_names_change_places() {
+    let offers = [Some(listing("a=1 b=2 c=3")), Some(listing(""))];
+    let mut world = daemon(SharingMode::Union, Shape::Inline, Observed::default());
+    settle(&mut world, &offers);
+    let before = reached(&world);
+    let ids: Vec<ObjectId> = world.held.ours.keys().cloned().collect();
+    let objects: Vec<_> = world.held.ours.values().cloned().collect();
+    for (at, object) in objects.iter().enumerate() {
+        let id = ids[(at + 1) % ids.len()].clone();
+        let object = Object { id: id.clone(), ..Object::clone(object) };
+        world.held.ours.insert(id, Arc::new(object));
+    }
+    settle(&mut world, &offers);
+    assert_eq!(reached(&world), before);
+}
+
+#[test]
+fn instances_on_one_node_are_several() {
+    for shape in SHAPES {
+        let world = settled(shape, "", "a=2");
+        let mut world = restarted(world, shape);
+        round(&mut world, &[Some(listing("a=2")), None]);
+        round(&mut world, &[Some(listing("a=2@http:9090")), None]);
+        // Of one that listens elsewhere by now it is not known that the other is not there.
+        assert_eq!(world.endpoints(), 2, "{shape:?}");
+        settle(&mut world, &[Some(listing("a=2@http:9090")), Some(listing(""))]);
+        assert_eq!(world.endpoints(), 1, "{shape:?}");
+    }
+}
+
+#[test]
+fn what_is_left_out_takes_nobodys_turn() {
+    let shape = Shape::WorkloadEntries;
+    let world = settled(shape, "a=1,2,4,5,6,7 z=1,2", "a=3");
+    let mut world = restarted(world, shape);
+    world.sink = SinkLine::new(Mode::Sync, Vec::new(), 4);
+    world.guard = OPEN;
+    let renamed: Vec<String> = [1, 2, 4, 5, 6, 7].map(|n| format!("{n}@web:8080")).to_vec();
+    let new = format!("a={} y=9 z=2,5", renamed.join(","));
+    for _ in 0..10 {
+        round(&mut world, &[Some(listing(&new)), None]);
+    }
+    assert_eq!(at(&world, "y").len(), 1);
+    assert_eq!(at(&world, "z").into_keys().collect::<Vec<_>>(), ["10.0.0.2", "10.0.0.5"]);
 }
 
 /// How far a source is known.

@@ -120,8 +120,8 @@ pub fn guard<B: Body>(
     state: &mut GuardState<B>,
 ) -> Guarded<B> {
     let mut guarded = Guarded::empty(options.steps_max);
-    let (steps, renamed) = after_renames(steps, options, &mut state.moved, &mut guarded);
     let steps = proven(steps, options.evidence, &mut guarded);
+    let (steps, renamed) = after_renames(steps, options, &mut state.moved, &mut guarded);
     let steps = after_successors(steps, options, &mut guarded);
     let stay = Stay { grace: options.grace, hold: options.settings.hold, now: options.now };
     let Judged { waiting, mut kept } = state.moved.judge(&steps, &options.places, stay);
@@ -133,9 +133,16 @@ pub fn guard<B: Body>(
             None => due.push(step),
         }
     }
-    within_budget(due, kept, options, &mut state.budget, &mut guarded);
-    for dropped in guarded.dial_what_is_there() {
-        state.budget.failed(&dropped);
+    let passed = within_budget(due, kept, options, &mut state.budget, &mut guarded);
+    for (step, takes) in guarded.dialing_what_is_there(passed) {
+        if guarded.steps.len() >= options.steps_max {
+            break;
+        }
+        let tie = step.tie();
+        let entry = options.entries.get(&tie);
+        let is_new = entry.is_none_or(|id| options.places.held(id, &tie).is_none());
+        state.budget.begin(&step, takes, is_new);
+        guarded.steps.push(step);
     }
     // The harmless parts of held steps stand among the others.
     in_order(&mut guarded.steps);
@@ -146,45 +153,93 @@ pub fn guard<B: Body>(
 type Kept<A> = BTreeMap<ObjectId, Counts<A>>;
 
 /// Holds steps that take a ServiceEntry from a service of which the sink does not have the one that
-/// it is to have under another name.
+/// it is to have under another name, and what the held one selects for that.
 fn after_renames<B: Body>(
     steps: Vec<Step<B>>,
     options: &GuardOptions<'_, B>,
     moved: &mut Moved<B>,
     guarded: &mut Guarded<B>,
 ) -> (Vec<Step<B>>, Kept<B::Address>) {
+    let renames: BTreeMap<ObjectId, (Tie, Tie)> = steps
+        .iter()
+        .filter(|step| matches!(step, Step::Update { .. }) && step.tie() != step.loser())
+        .map(|step| (step.id().clone(), (step.loser(), step.tie())))
+        .collect();
     let mut kept = Kept::new();
+    let mut selecting: BTreeMap<Tie, (&Object<B>, ObjectId)> = BTreeMap::new();
     let mut due = Vec::with_capacity(steps.len());
     for step in steps {
         if let Some(successor) = step.successor(options.entries) {
-            let Some(there) = options.places.held(successor, &step.loser()) else {
+            let tie = step.loser();
+            if let Some(there) = options.places.held(successor, &tie) {
+                moved.forget(step.id());
+                kept.insert(step.id().clone(), shared(step.lost(), &there.body.counts()));
+            } else if is_in_circle(step.id(), &renames, options) {
+                moved.forget(step.id());
+                kept.insert(step.id().clone(), step.lost());
+            } else {
                 guarded.hold_whole(&step, HeldFor::Rename(successor.clone()));
+                let wanted = options.places.wanted(successor).filter(|to| !to.body.selects());
+                if step.from().is_some_and(|from| from.body.selects())
+                    && let Some(wanted) = wanted
+                {
+                    selecting.insert(tie, (wanted, successor.clone()));
+                }
                 continue;
-            };
-            moved.forget(step.id());
-            kept.insert(step.id().clone(), shared(step.lost(), &there.body.counts()));
+            }
         }
         due.push(step);
     }
+    due.retain(|step| match selecting.get(&step.tie()) {
+        Some((wanted, successor)) if must_follow(step, wanted) => {
+            guarded.hold_whole(step, HeldFor::Rename(successor.clone()));
+            false
+        }
+        Some(_) | None => true,
+    });
     (due, kept)
 }
 
-/// Holds the deletion of WorkloadEntries until the sink has those that stand for them by now.
+/// Whether services have each other's names, so that none can wait for its own.
+fn is_in_circle<B: Body>(
+    id: &ObjectId,
+    renames: &BTreeMap<ObjectId, (Tie, Tie)>,
+    options: &GuardOptions<'_, B>,
+) -> bool {
+    let mut at = id;
+    for _ in 0..=renames.len() {
+        let Some((loser, _)) = renames.get(at) else { return false };
+        let Some(successor) = options.entries.get(loser) else { return false };
+        if renames.get(successor).is_none_or(|(_, winner)| winner != loser) {
+            return false;
+        }
+        if successor == id {
+            return true;
+        }
+        at = successor;
+    }
+    false
+}
+
+/// Holds what WorkloadEntries take the place of that the sink does not have yet: those of other
+/// services of registries, and inline endpoints where somebody else has the name.
 fn after_successors<B: Body>(
     steps: Vec<Step<B>>,
     options: &GuardOptions<'_, B>,
     guarded: &mut Guarded<B>,
 ) -> Vec<Step<B>> {
-    let creates =
-        |step: &&Step<B>| step.id().kind == Kind::WorkloadEntry && matches!(step, Step::Create(_));
-    let created: BTreeSet<Tie> = steps.iter().filter(creates).map(Step::tie).collect();
-    let waits = |step: &Step<B>| {
-        let tie = step.tie();
-        let is_deleted = step.id().kind == Kind::WorkloadEntry && matches!(step, Step::Delete(_));
-        if !is_deleted || !(created.contains(&tie) || options.busy.contains(&tie)) {
-            return None;
+    let created: BTreeSet<ObjectId> =
+        steps.iter().filter(|step| step.leads()).map(|step| step.id().clone()).collect();
+    let waits = |step: &Step<B>| match (step.id().kind, step) {
+        (Kind::WorkloadEntry, Step::Delete(_)) => {
+            options.places.missing(step, is_handed_over(step, options.evidence))
         }
-        options.places.missing(step, is_handed_over(step, options.evidence))
+        (Kind::ServiceEntry, Step::Update { from, to })
+            if to.body.selects() && !from.body.selects() && !options.busy.contains(&step.tie()) =>
+        {
+            options.places.blocked(step, &created)
+        }
+        _ => None,
     };
     let mut due = Vec::with_capacity(steps.len());
     for step in steps {
@@ -289,14 +344,14 @@ fn with_origins<B: Body>(held: &Arc<Object<B>>, double: &Object<B>) -> Option<St
     (to != **held).then(|| Step::Update { from: Arc::clone(held), to: Arc::new(to) })
 }
 
-/// Passes what may go within the budget.
+/// Passes what may go within the budget, with what each step takes.
 fn within_budget<B: Body>(
     steps: Vec<Step<B>>,
     mut kept: Kept<B::Address>,
     options: &GuardOptions<'_, B>,
     budget: &mut Budget<B::Address>,
     guarded: &mut Guarded<B>,
-) {
+) -> Vec<(Step<B>, Counts<B::Address>)> {
     for step in &steps {
         if is_handed_over(step, options.evidence) {
             kept.insert(step.id().clone(), step.lost());
@@ -316,6 +371,7 @@ fn within_budget<B: Body>(
     let mut over = budget.judge(&losses, scale);
     // What ServiceEntries are to have themselves that go on selecting what is held.
     let mut selecting = BTreeMap::new();
+    let mut passed = Vec::with_capacity(steps.len());
     for mut step in steps {
         let mut takes = losses.of_object(step.id());
         if let Some(over) = over.get_mut(&step.loser()) {
@@ -335,14 +391,9 @@ fn within_budget<B: Body>(
                 continue;
             }
         }
-        if guarded.steps.len() < options.steps_max {
-            let tie = step.tie();
-            let entry = options.entries.get(&tie);
-            let is_new = entry.is_none_or(|id| options.places.held(id, &tie).is_none());
-            budget.begin(&step, takes, is_new);
-            guarded.steps.push(step);
-        }
+        passed.push((step, takes));
     }
+    passed
 }
 
 /// What of a held step is not held: an update with what `stays` beside what comes. Else a service
@@ -430,8 +481,8 @@ fn is_double<B: Body>(object: &Object<B>, held: &Object<B>) -> bool {
     };
     // What one source lists twice is two.
     let is_of_others = object.sources.iter().all(|source| !held.sources.contains(source));
-    new.iter().any(|origin| known.contains(origin))
-        || is_of_others && object.body.is_where(&held.body)
+    let is_known = new.iter().any(|origin| known.contains(origin));
+    (is_known || is_of_others) && object.body.is_where(&held.body)
 }
 
 // === impl GuardState ===
@@ -498,21 +549,18 @@ impl<B: Body> Guarded<B> {
     }
 
     /// Has WorkloadEntries say where they listen for the ports that clients dial while the
-    /// ServiceEntry is not as it should be. Returns those of which no step is left.
-    fn dial_what_is_there(&mut self) -> Vec<ObjectId> {
+    /// ServiceEntry is not as it should be, and leaves out those that do already.
+    fn dialing_what_is_there<T>(&self, mut passed: Vec<(Step<B>, T)>) -> Vec<(Step<B>, T)> {
         if self.entries.is_empty() {
-            return Vec::new();
+            return passed;
         }
-        let written: BTreeMap<ObjectId, Arc<Object<B>>> = self
-            .steps
-            .iter()
-            .filter(|step| step.id().kind == Kind::ServiceEntry)
-            .filter_map(|step| Some((step.id().clone(), Arc::clone(step.to()?))))
-            .collect();
-        let entries = &self.entries;
-        let mut dropped = Vec::new();
-        self.steps.retain_mut(|step| {
-            let (Some(to), Some((from, wanted))) = (step.to(), entries.get(&step.tie())) else {
+        let entries = passed.iter().map(|(step, _)| step).chain(&self.steps);
+        let entries = entries.filter(|step| step.id().kind == Kind::ServiceEntry);
+        let written: BTreeMap<ObjectId, Arc<Object<B>>> =
+            entries.filter_map(|step| Some((step.id().clone(), Arc::clone(step.to()?)))).collect();
+        passed.retain_mut(|(step, _)| {
+            let (Some(to), Some((from, wanted))) = (step.to(), self.entries.get(&step.tie()))
+            else {
                 return true;
             };
             if to.id.kind != Kind::WorkloadEntry {
@@ -527,16 +575,13 @@ impl<B: Body> Guarded<B> {
                 body: Arc::new(body),
             });
             match step {
-                Step::Update { from, .. } if *from == to => {
-                    dropped.push(to.id.clone());
-                    return false;
-                }
+                Step::Update { from, .. } if *from == to => return false,
                 Step::Update { to: known, .. } | Step::Create(known) => *known = to,
                 Step::Empty { .. } | Step::Delete(_) => (),
             }
             true
         });
-        dropped
+        passed
     }
 }
 

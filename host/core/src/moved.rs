@@ -183,6 +183,20 @@ impl<'a, B: Body> Places<'a, B> {
         self.observed.ours.get(id).map(|object| &**object).filter(|object| object.tie() == *tie)
     }
 
+    /// What the sink should hold there.
+    pub(crate) fn wanted(&self, id: &ObjectId) -> Option<&'a Object<B>> {
+        self.desired.get(id).map(|object| &**object)
+    }
+
+    /// A WorkloadEntry that the sink does not hold, nor is it in `created`, and that is to be where
+    /// an endpoint is that `step` takes out of a ServiceEntry.
+    pub(crate) fn blocked(&self, step: &Step<B>, created: &BTreeSet<ObjectId>) -> Option<ObjectId> {
+        let missing = &self.workloads().get(&step.tie())?.missing;
+        let lost = step.lost();
+        let missing = lost.keys().filter_map(|address| missing.get(address));
+        missing.copied().find(|id| !created.contains(id)).cloned()
+    }
+
     /// A WorkloadEntry that the sink does not hold, and without which what `step` deletes does not
     /// go: it is to be at the same address. One that goes over to others `as_a_whole` goes when one
     /// of these is there.

@@ -266,6 +266,8 @@ impl<B: Body> Step<B> {
         match (self.id().kind, self) {
             (Kind::WorkloadEntry, Self::Delete(_)) => false,
             (Kind::WorkloadEntry, _) => true,
+            // One under another name may take the place of one that selects.
+            (Kind::ServiceEntry, Self::Create(to)) => !to.body.selects(),
             (Kind::ServiceEntry, _) => self.stops_selecting(),
         }
     }

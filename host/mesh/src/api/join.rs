@@ -16,6 +16,7 @@ use super::origins::{
     ENDPOINT_ORIGINS_ANNOTATION, Fed, ORIGINS_ANNOTATION, Origin, Run, endpoint_origins_text,
     listed, runs,
 };
+use super::place::{Place, Side, listens_at, sides, target};
 use super::print::json_len;
 use super::{
     Body, EndpointAddress, Endpoints, Resolution, ServiceEntry, ServicePort, Spec, WorkloadEntry,
@@ -52,7 +53,8 @@ pub(super) fn joined(
     if !names_origins {
         (new, old) = (as_one(new), as_one(old));
     }
-    let together = together(Side::of(body, &new), Side::of(older, &old), stays);
+    let (new, old) = sides((body, &new), (older, &old));
+    let together = together(&new, &old, stays);
     let spec = match (&body.spec, &older.spec) {
         (Spec::ServiceEntry(entry), Spec::ServiceEntry(older)) => {
             Spec::ServiceEntry(service_entry(entry, older, &together)?)
@@ -177,20 +179,6 @@ pub(super) fn dialed(
         .then(|| WorkloadEntry { ports: listens.into(), ..endpoint.clone() })
 }
 
-/// Where `endpoint` listens for a port of its service.
-fn listens_at(endpoint: &WorkloadEntry, port: &ServicePort) -> u32 {
-    let said = endpoint.ports.iter().find(|(name, _)| *name == port.name);
-    said.map_or_else(|| target(port), |(_, at)| *at)
-}
-
-/// Where endpoints listen for a port that do not say it.
-fn target(port: &ServicePort) -> u32 {
-    match port.target_port {
-        0 => port.number,
-        target => target,
-    }
-}
-
 // === which endpoints ===
 
 /// All endpoints in one run of which it is not known whose it is.
@@ -216,17 +204,10 @@ struct Put<'a> {
     is_older: bool,
 }
 
-/// What one of both has, and the ports at which that is dialed.
-#[derive(Clone, Copy)]
-struct Side<'a, 'b> {
-    runs: &'b [Run<'a>],
-    ports: &'a [ServicePort],
-}
-
 /// What `new` has, and of `old` what stays, in the order of `old`.
 fn together<'a>(
-    new: Side<'a, '_>,
-    old: Side<'a, '_>,
+    new: &Side<'a, '_>,
+    old: &Side<'a, '_>,
     stays: &Stays<'_, EndpointAddress>,
 ) -> Vec<Lane<'a>> {
     let named: BTreeSet<Origin<'_>> = new.runs.iter().map(|run| run.origin).collect();
@@ -240,6 +221,16 @@ fn together<'a>(
         for (fed, successor) in run.endpoints.iter().zip(successors) {
             let may_have = origins(run, fed).filter(|origin| (stays.origin)(*origin));
             let mut may_have: Vec<Origin<'a>> = may_have.collect();
+            let mut successor = successor;
+            if stays.claims
+                && let Some(at) = successor
+                && !may_have.is_empty()
+                && fresh.endpoints[at].place != old.place(fed.endpoint)
+            {
+                // It may be another one at the same address.
+                fresh.endpoints[at].stage = Stage::Free;
+                successor = None;
+            }
             if let Some(at) = successor {
                 may_have.retain(|origin| stays.claims && !fresh.has(at, *origin));
             } else if !(may_have.is_empty() || (stays.endpoint)(&fed.endpoint.address)) {
@@ -324,6 +315,7 @@ struct Fresh<'a> {
 
 struct FreshEndpoint<'a> {
     endpoint: &'a WorkloadEntry,
+    place: Place<'a>,
     /// First the one whose it is.
     origins: Vec<Origin<'a>>,
     stage: Stage,
@@ -337,23 +329,8 @@ enum Stage {
     Placed,
 }
 
-/// What makes two endpoints one: where traffic to them ends.
-type Place<'a> = (&'a EndpointAddress, &'a Text, BTreeSet<u32>);
-
-impl<'a, 'b> Side<'a, 'b> {
-    fn of(body: &'a Body, runs: &'b [Run<'a>]) -> Self {
-        let ports = body.service_entry().map_or(&[][..], |entry| &entry.ports);
-        Self { runs, ports }
-    }
-
-    fn place(&self, endpoint: &'a WorkloadEntry) -> Place<'a> {
-        let ports = self.ports.iter().map(|port| listens_at(endpoint, port)).collect();
-        (&endpoint.address, &endpoint.network, ports)
-    }
-}
-
 impl<'a> Fresh<'a> {
-    fn of(side: Side<'a, '_>) -> Self {
+    fn of(side: &Side<'a, '_>) -> Self {
         let mut fresh = Self {
             endpoints: Vec::new(),
             runs: Vec::with_capacity(side.runs.len()),
@@ -377,13 +354,13 @@ impl<'a> Fresh<'a> {
             self.by_place.entry((*origin, place.clone())).or_default().push_back(at);
             self.by_address.entry((*origin, &endpoint.address)).or_default().push_back(at);
         }
-        self.anybody.entry(place).or_default().push_back(at);
-        self.endpoints.push(FreshEndpoint { endpoint, origins, stage: Stage::Free });
+        self.anybody.entry(place.clone()).or_default().push_back(at);
+        self.endpoints.push(FreshEndpoint { endpoint, place, origins, stage: Stage::Free });
     }
 
     /// What each endpoint of an older run is by now, of those that one of the same services has:
     /// first what ends at the same place, then what is at least at the same address.
-    fn successors(&mut self, run: &Run<'a>, of: Side<'a, '_>) -> Vec<Option<usize>> {
+    fn successors(&mut self, run: &Run<'a>, of: &Side<'a, '_>) -> Vec<Option<usize>> {
         let all = &mut self.endpoints;
         let mut successors: Vec<Option<usize>> = run
             .endpoints

@@ -8,6 +8,7 @@
 mod join;
 mod origins;
 mod parse;
+mod place;
 mod print;
 mod spec;
 mod wire;

@@ -8,7 +8,8 @@ use landfall_core::pairs::Pairs;
 use landfall_core::registry::ServiceId;
 use landfall_core::text::Text;
 
-use super::{Body, EndpointAddress, Endpoints, ServiceEntry, Spec, WorkloadEntry};
+use super::place::{Place, sides};
+use super::{Body, Endpoints, ServiceEntry, Spec, WorkloadEntry};
 
 /// Which services of registries are published in an object, one a line. A line without a slash,
 /// which every service has behind its source, is a remark: the list is not whole.
@@ -212,15 +213,16 @@ pub(super) fn lessened<'a>(body: &'a Body, other: &'a Body) -> BTreeSet<Option<&
         };
         return is_less.then_some(None).into_iter().chain(unnamed).collect();
     }
-    let mut left: BTreeMap<(Origin<'_>, &EndpointAddress), usize> = BTreeMap::new();
+    let (one, two) = sides((body, &own), (other, &theirs));
+    let mut left: BTreeMap<(Origin<'_>, Place<'_>), usize> = BTreeMap::new();
     for (origin, endpoint) in theirs.iter().flat_map(Run::of_each) {
-        *left.entry((origin, &endpoint.address)).or_default() += 1;
+        *left.entry((origin, two.place(endpoint))).or_default() += 1;
     }
     let named: BTreeSet<Origin<'_>> = theirs.iter().map(|run| run.origin).collect();
     let unnamed = own.iter().map(|run| run.origin).filter(|origin| !named.contains(origin));
     let mut lessened: BTreeSet<Origin<'a>> = unnamed.collect();
     for (origin, endpoint) in own.iter().flat_map(Run::of_each) {
-        match left.get_mut(&(origin, &endpoint.address)) {
+        match left.get_mut(&(origin, one.place(endpoint))) {
             Some(count) if *count > 0 => *count -= 1,
             Some(_) | None => drop(lessened.insert(origin)),
         }

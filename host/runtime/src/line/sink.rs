@@ -258,7 +258,7 @@ impl SinkLine {
         let services: Vec<(ObjectId, Tie)> = planned
             .steps
             .iter()
-            .filter(|step| step.stops_selecting())
+            .filter(|step| step.id().kind == Kind::ServiceEntry && step.leads())
             .map(|step| (step.id().clone(), step.tie()))
             .collect();
         let guarded = guard(planned.steps, &guard_options, &mut self.guard);
