@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use crate::counts::{Counts, shared, subtract, total};
+use crate::counts::{Counts, subtract, total};
 use crate::mesh::{Body, ObjectId, Tie};
 use crate::plan::Step;
 use crate::time::Time;
@@ -347,14 +347,15 @@ impl<A: Ord + Clone> Budget<A> {
         let mut replaced = 0;
         // What was let go, or replaced, is not counted against others.
         if let Some(waves) = self.judged.get(&tie) {
-            let of = |is_it: fn(Fate) -> bool| -> Counts<A> {
-                let count = |waves: &Vec<Wave>| {
-                    waves.iter().filter(|wave| is_it(wave.fate)).map(|wave| wave.count).sum()
+            takes.retain(|address, count| {
+                let waves = || waves.get(address).into_iter().flatten();
+                let of = |is_it: fn(Fate) -> bool| -> usize {
+                    waves().filter(|wave| is_it(wave.fate)).map(|wave| wave.count).sum()
                 };
-                waves.iter().map(|(address, waves)| (address.clone(), count(waves))).collect()
-            };
-            replaced = total(&shared(takes.clone(), &of(|fate| fate == Fate::Replaced)));
-            subtract(&mut takes, &of(|fate| !matches!(fate, Fate::Held(_))));
+                replaced += of(|fate| fate == Fate::Replaced).min(*count);
+                *count = count.saturating_sub(of(|fate| !matches!(fate, Fate::Held(_))));
+                *count > 0
+            });
         }
         let mut brings = if tie == step.tie() { step.gained() } else { Counts::new() };
         let gained = total(&brings);
