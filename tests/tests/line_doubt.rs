@@ -75,6 +75,17 @@ fn what_is_in_doubt_is_reached_as_before() {
 }
 
 #[test]
+fn what_gets_other_ports_listens_for_those_that_are_dialed_meanwhile() {
+    for shape in SHAPES {
+        let world = settled(shape, "a=1,4,2@http:9000", "a=3");
+        let before = reached(&world);
+        let mut world = restarted(world, shape);
+        round(&mut world, &[Some(listing("a=1@web:8080,4@web:8080,2@web:9000")), None]);
+        assert_eq!(reached(&world), before, "{shape:?}");
+    }
+}
+
+#[test]
 fn what_the_budget_holds_is_reached_as_before() {
     for shape in SHAPES {
         let many: Vec<String> = (10..30).map(|number| format!("{number}@admin:9000")).collect();
