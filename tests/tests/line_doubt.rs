@@ -53,6 +53,17 @@ fn at(world: &World, host: &str) -> Reached {
     reached(world).remove(host).unwrap_or_default()
 }
 
+/// A round of which the sink refuses to make anything.
+fn round_without_creates(world: &mut World, offers: &Offers) {
+    for step in due(world, offers) {
+        match step {
+            Step::Create(_) => drop(world.sink.failed(step.id(), "refused", world.now)),
+            _ => world.apply(&step),
+        }
+    }
+    world.sink.observe(&world.held, world.line.desired());
+}
+
 fn numbers(count: usize) -> String {
     let numbers: Vec<String> = (1..=count).map(|number| number.to_string()).collect();
     format!("a={}", numbers.join(","))
@@ -160,13 +171,7 @@ fn what_is_replaced_stays_while_that_is_refused() {
         settle(&mut world, &[Some(listing("")), Some(listing(old))]);
         let offers = [Some(listing(new)), Some(listing(old))];
         for _ in 0..8 {
-            for step in due(&mut world, &offers) {
-                match step {
-                    Step::Create(_) => drop(world.sink.failed(step.id(), "refused", world.now)),
-                    _ => world.apply(&step),
-                }
-            }
-            world.sink.observe(&world.held, world.line.desired());
+            round_without_creates(&mut world, &offers);
             assert_eq!(at(&world, "a").len(), 2, "{mode:?} {new}");
             world.now = world.now.plus(BUDGET_WINDOW);
         }
@@ -232,13 +237,7 @@ fn what_a_renamed_object_selects_stays_until_the_other_is_there() {
     settle(&mut before, &offers);
     let mut world = daemon(SharingMode::Union, Shape::Inline, before.held);
     for _ in 0..4 {
-        for step in due(&mut world, &offers) {
-            match step {
-                Step::Create(_) => drop(world.sink.failed(step.id(), "refused", world.now)),
-                _ => world.apply(&step),
-            }
-        }
-        world.sink.observe(&world.held, world.line.desired());
+        round_without_creates(&mut world, &offers);
         assert_eq!(at(&world, "a").len(), 2);
         world.now = world.now.plus(BUDGET_WINDOW);
     }
