@@ -268,7 +268,11 @@ impl<'a, B: Body> Places<'a, B> {
             (Kind::WorkloadEntry, Step::Delete(_)) => {
                 let tie = step.tie();
                 let entry = entries.get(&tie).and_then(|id| self.held(id, &tie));
-                counts = entry.map_or_else(Counts::new, |entry| entry.body.counts());
+                let lost = step.lost();
+                let there = entry.into_iter().flat_map(|entry| entry.body.addresses());
+                for address in there.filter(|address| lost.contains_key(address)) {
+                    *counts.entry(address).or_default() += 1;
+                }
             }
             _ => {}
         }
