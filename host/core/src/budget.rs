@@ -246,7 +246,8 @@ impl<A: Ord + Clone> Budget<A> {
 
     /// Brings what was judged of a service in line with what it would lose now, and returns what of
     /// that is new. As many as the service gains, and as came before without one that went, are
-    /// replaced: of those that are new, and then of those that wait. Where not everything is `seen`, nothing is taken to be back.
+    /// replaced: of those that are new, and then of those that wait. Where not everything is `seen`,
+    /// nothing is taken to be back.
     fn reconcile(&mut self, tie: &Tie, loss: &Loss<A>, seen: bool) -> Counts<A> {
         let waves = self.judged.entry(tie.clone()).or_default();
         if seen {

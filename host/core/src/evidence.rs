@@ -123,7 +123,7 @@ impl<'a, B: Body> Proof<'a, B> {
         match step {
             Step::Create(_) => None,
             Step::Update { from, to } => {
-                let lessened = from.body.lessened_in(&to.body).into_iter();
+                let lessened = from.body.lessened_in(&to.body);
                 let mut unnamed = from.sources.iter().filter(|name| !to.sources.contains(name));
                 lessened
                     .into_iter()

@@ -40,7 +40,8 @@ pub struct GuardOptions<'a, B: Body> {
     /// How long a host goes on whose endpoints moved.
     pub grace: Duration,
     /// The services of the mesh of which a step is under way or waits to be tried again. Nobody asks
-    /// while [`GuardState::weighs_losses`] says no and no WorkloadEntry is to be deleted.
+    /// while [`GuardState::weighs_losses`] says no and no ServiceEntry is to select its endpoints
+    /// that has them itself.
     pub busy: &'a BTreeSet<Tie>,
     /// How many steps may pass; the others are to be planned again.
     pub steps_max: usize,
@@ -234,9 +235,7 @@ fn after_successors<B: Body>(
         (Kind::WorkloadEntry, Step::Delete(_)) => {
             options.places.missing(step, is_handed_over(step, options.evidence))
         }
-        (Kind::ServiceEntry, Step::Update { from, to })
-            if to.body.selects() && !from.body.selects() && !options.busy.contains(&step.tie()) =>
-        {
+        _ if step.starts_selecting() && !options.busy.contains(&step.tie()) => {
             options.places.blocked(step, &created)
         }
         _ => None,
@@ -327,8 +326,9 @@ fn inline<B: Body>(step: &Step<B>) -> Option<Arc<Object<B>>> {
 /// Whether a step deletes a WorkloadEntry of an endpoint that is to be in a ServiceEntry itself,
 /// which goes on selecting for now.
 fn must_follow<B: Body>(step: &Step<B>, inline: &Object<B>) -> bool {
-    let wanted = || inline.body.counts();
-    step.must_follow(Kind::ServiceEntry) && !shared(step.lost(), &wanted()).is_empty()
+    let lost = step.lost();
+    step.must_follow(Kind::ServiceEntry)
+        && inline.body.addresses().any(|address| lost.contains_key(&address))
 }
 
 /// What says in `held`, which would be deleted, that the services have it too of which `double`

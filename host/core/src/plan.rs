@@ -278,6 +278,12 @@ impl<B: Body> Step<B> {
         matches!(self, Self::Update { from, to } if from.body.selects() && !to.body.selects())
     }
 
+    /// Whether a ServiceEntry that has its endpoints itself is to select them.
+    #[must_use]
+    pub fn starts_selecting(&self) -> bool {
+        matches!(self, Self::Update { from, to } if to.body.selects() && !from.body.selects())
+    }
+
     /// Whether it would leave its mesh service without endpoints, were it done while a step on an
     /// object of `kind` of the same service is not.
     ///

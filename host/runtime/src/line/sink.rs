@@ -239,10 +239,7 @@ impl SinkLine {
         }
         let blocked: Vec<ObjectId> =
             planned.blocked.into_iter().filter(|id| self.blocked.insert(id.clone())).collect();
-        let deletes = |step: &Step<Body>| {
-            step.id().kind == Kind::WorkloadEntry && matches!(step, Step::Delete(_))
-        };
-        let asks = self.guard.weighs_losses() || planned.steps.iter().any(deletes);
+        let asks = self.guard.weighs_losses() || planned.steps.iter().any(Step::starts_selecting);
         let busy = if asks { self.busy() } else { BTreeSet::new() };
         let guard_options = GuardOptions {
             places: Places::new(desired, &self.observed),
@@ -318,8 +315,8 @@ impl SinkLine {
     }
 
     /// Keeps back steps that must follow others of the same service, see [`Step::must_follow`],
-    /// which are under way, failed, or are held. `services` are those whose ServiceEntry is to
-    /// select no more.
+    /// which are under way, failed, or have no turn. `services` are those whose ServiceEntry is
+    /// to have its endpoints itself.
     fn without_overtaking(
         &mut self,
         steps: Vec<Step<Body>>,
