@@ -105,6 +105,14 @@ impl Running {
         String::from_utf8_lossy(&self.log.so_far()).into_owned()
     }
 
+    /// Where it serves its health on 127.0.0.1, once it says so.
+    #[must_use]
+    pub fn admin_port(&self) -> Option<u16> {
+        let log = self.log();
+        let (_, rest) = log.split_once("address=127.0.0.1:")?;
+        rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+    }
+
     /// Its process id.
     #[must_use]
     pub fn id(&self) -> u32 {

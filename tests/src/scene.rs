@@ -110,11 +110,7 @@ impl Scene {
     /// What its admin server answers; nothing while it does not listen.
     #[must_use]
     pub fn ask(&self, path: &str) -> String {
-        let log = self.log();
-        let port = log
-            .split("address=127.0.0.1:")
-            .nth(1)
-            .and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse::<u16>().ok());
+        let port = self.running.as_ref().and_then(Running::admin_port);
         let Some(mut stream) = port.and_then(|port| TcpStream::connect(("127.0.0.1", port)).ok())
         else {
             return String::new();

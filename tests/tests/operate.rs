@@ -5,6 +5,8 @@
 #![allow(clippy::disallowed_methods, reason = "what a daemon says is waited for")]
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -81,6 +83,24 @@ fn until(running: &Running, what: &str, is_so: impl Fn() -> bool) {
 
 fn until_said(running: &Running, what: &str) {
     until(running, what, || running.log().contains(what));
+}
+
+/// A connection that stays open breaks at some time, perhaps while its next request is on its way.
+#[test]
+fn an_answer_says_that_its_connection_ends() {
+    let scene = Scene::new();
+    let running = scene.start();
+    until(&running, "admin server", || running.admin_port().is_some());
+    for path in ["/healthz", "/readyz", "/metrics", "/none"] {
+        let began = Instant::now();
+        let mut stream = TcpStream::connect(("127.0.0.1", running.admin_port().unwrap())).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.contains("\r\nconnection: close\r\n"), "{path}: {answer}");
+        assert!(began.elapsed() < Duration::from_secs(5), "{path} ends after {:?}", began.elapsed());
+    }
+    assert!(running.stop().unwrap().success());
 }
 
 #[test]

@@ -22,7 +22,7 @@ use tokio::time::{Instant, Sleep, sleep, timeout_at};
 
 /// Probes and scrapers are a handful.
 const CONNECTIONS_MAX: usize = 64;
-/// Whoever keeps a connection for its next request makes a new one then.
+/// For one request and its answer.
 const CONNECTION_TIME: Duration = Duration::from_secs(10);
 /// How long a connection has before it may have to give way: an answer takes a millisecond or two.
 /// So all together change 3200 times a second at most.
