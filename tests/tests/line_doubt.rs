@@ -129,6 +129,16 @@ fn a_service_that_would_fit_inline_goes_on_selecting_what_is_held() {
 }
 
 #[test]
+fn what_waits_for_its_service_entry_is_no_mass_removal() {
+    let many = numbers(20);
+    let world = settled(Shape::WorkloadEntries, &format!("{many} b=41,42,43"), "a=30");
+    let mut world = restarted(world, Shape::Inline);
+    round(&mut world, &[Some(listing(&format!("{many} b=41"))), None]);
+    assert_eq!(at(&world, "a").len(), 21);
+    assert_eq!(at(&world, "b").len(), 1);
+}
+
+#[test]
 fn what_a_known_source_lost_goes_in_either_shape() {
     for shape in SHAPES {
         let world = settled(shape, "a=1,2", "a=3");
@@ -232,17 +242,23 @@ fn what_a_renamed_object_selects_stays_until_the_other_is_there() {
     let named = |held| {
         daemon_with(vec![link("service-illegal")], SharingMode::Union, Shape::WorkloadEntries, held)
     };
-    let offers = [Some(listing("a=1,2")), Some(listing(""))];
-    let mut before = named(Observed::default());
-    settle(&mut before, &offers);
-    let mut world = daemon(SharingMode::Union, Shape::Inline, before.held);
-    for _ in 0..4 {
-        round_without_creates(&mut world, &offers);
+    let offers = |text| [Some(listing(text)), Some(listing(""))];
+    for (shape, old, new) in [
+        (Shape::Inline, "a=1,2", "a=1,2"),
+        (Shape::WorkloadEntries, "a=1,2@http:9000", "a=1@web:8080,2@web:9000"),
+    ] {
+        let mut world = named(Observed::default());
+        settle(&mut world, &offers(old));
+        let before = reached(&world);
+        let mut world = daemon(SharingMode::Union, shape, world.held);
+        for _ in 0..4 {
+            round_without_creates(&mut world, &offers(new));
+            assert_eq!(reached(&world), before, "{shape:?} {new}");
+            world.now = world.now.plus(BUDGET_WINDOW);
+        }
+        settle(&mut world, &offers(new));
         assert_eq!(at(&world, "a").len(), 2);
-        world.now = world.now.plus(BUDGET_WINDOW);
     }
-    settle(&mut world, &offers);
-    assert_eq!(at(&world, "a").len(), 2);
 }
 
 #[test]

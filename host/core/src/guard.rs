@@ -66,13 +66,8 @@ pub struct Guarded<B> {
     pub held: Vec<Held>,
     /// When to ask again though nothing changes.
     pub wake: Option<Time>,
-    /// ServiceEntries that do not become what they should be, or in part, as they are and should be.
-    entries: BTreeMap<Tie, Change<B>>,
     steps_max: usize,
 }
-
-/// An object as it is, and as it should be.
-type Change<B> = (Arc<Object<B>>, Arc<Object<B>>);
 
 /// A step that waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,6 +108,15 @@ pub enum HeldFor {
     },
 }
 
+/// The ServiceEntry that a service of the mesh keeps for now.
+struct Keeps<'a, B> {
+    has: &'a Object<B>,
+    /// Under this name or another.
+    wants: &'a Object<B>,
+    /// Why it is held.
+    why: HeldFor,
+}
+
 /// Holds back steps that lose something without evidence or beyond the budget.
 #[must_use]
 pub fn guard<B: Body>(
@@ -122,7 +126,8 @@ pub fn guard<B: Body>(
 ) -> Guarded<B> {
     let mut guarded = Guarded::empty(options.steps_max);
     let steps = proven(steps, options.evidence, &mut guarded);
-    let (steps, renamed) = after_renames(steps, options, &mut state.moved, &mut guarded);
+    let (mut steps, renamed) = after_renames(steps, options, &mut state.moved, &mut guarded);
+    guarded.hold_selected(&mut steps, options, |step| step);
     let steps = after_successors(steps, options, &mut guarded);
     let stay = Stay { grace: options.grace, hold: options.settings.hold, now: options.now };
     let Judged { waiting, mut kept } = state.moved.judge(&steps, &options.places, stay);
@@ -134,8 +139,9 @@ pub fn guard<B: Body>(
             None => due.push(step),
         }
     }
-    let passed = within_budget(due, kept, options, &mut state.budget, &mut guarded);
-    for (step, takes) in guarded.dialing_what_is_there(passed) {
+    let mut passed = within_budget(due, kept, options, &mut state.budget, &mut guarded);
+    guarded.hold_selected(&mut passed, options, |(step, _)| step);
+    for (step, takes) in guarded.dialing_what_is_there(passed, options) {
         if guarded.steps.len() >= options.steps_max {
             break;
         }
@@ -154,7 +160,7 @@ pub fn guard<B: Body>(
 type Kept<A> = BTreeMap<ObjectId, Counts<A>>;
 
 /// Holds steps that take a ServiceEntry from a service of which the sink does not have the one that
-/// it is to have under another name, and what the held one selects for that.
+/// it is to have under another name.
 fn after_renames<B: Body>(
     steps: Vec<Step<B>>,
     options: &GuardOptions<'_, B>,
@@ -167,12 +173,10 @@ fn after_renames<B: Body>(
         .map(|step| (step.id().clone(), (step.loser(), step.tie())))
         .collect();
     let mut kept = Kept::new();
-    let mut selecting: BTreeMap<Tie, (&Object<B>, ObjectId)> = BTreeMap::new();
     let mut due = Vec::with_capacity(steps.len());
     for step in steps {
         if let Some(successor) = step.successor(options.entries) {
-            let tie = step.loser();
-            if let Some(there) = options.places.held(successor, &tie) {
+            if let Some(there) = options.places.held(successor, &step.loser()) {
                 moved.forget(step.id());
                 kept.insert(step.id().clone(), shared(step.lost(), &there.body.counts()));
             } else if is_in_circle(step.id(), &renames, options) {
@@ -180,24 +184,11 @@ fn after_renames<B: Body>(
                 kept.insert(step.id().clone(), step.lost());
             } else {
                 guarded.hold_whole(&step, HeldFor::Rename(successor.clone()));
-                let wanted = options.places.wanted(successor).filter(|to| !to.body.selects());
-                if step.from().is_some_and(|from| from.body.selects())
-                    && let Some(wanted) = wanted
-                {
-                    selecting.insert(tie, (wanted, successor.clone()));
-                }
                 continue;
             }
         }
         due.push(step);
     }
-    due.retain(|step| match selecting.get(&step.tie()) {
-        Some((wanted, successor)) if must_follow(step, wanted) => {
-            guarded.hold_whole(step, HeldFor::Rename(successor.clone()));
-            false
-        }
-        Some(_) | None => true,
-    });
     (due, kept)
 }
 
@@ -257,12 +248,10 @@ struct Unproven<B: Body> {
     /// WorkloadEntries that would be deleted, by where they are; of each that stands for one that
     /// would be made once.
     deleted: BTreeMap<B::Address, Vec<Arc<Object<B>>>>,
-    /// What its ServiceEntry is to have itself, which goes on selecting until then.
-    inline: Option<Arc<Object<B>>>,
 }
 
 /// Holds what steps take away of which it is not proven that it is gone, what would stand beside
-/// that a second time, and what a ServiceEntry must have for it.
+/// that a second time, and the ServiceEntry that selects it.
 fn proven<B: Body>(
     steps: Vec<Step<B>>,
     evidence: &Evidence,
@@ -302,10 +291,7 @@ fn proven<B: Body>(
             due.extend(with_origins(&stands, double));
         } else if is_selecting(&step) && held.has_workloads {
             guarded.hold_whole(&step, why);
-            held.inline = inline(&step);
             due.extend(part(&step, &Stays::all()));
-        } else if held.inline.as_ref().is_some_and(|inline| must_follow(&step, inline)) {
-            guarded.hold_whole(&step, why);
         } else {
             due.push(step);
         }
@@ -316,19 +302,6 @@ fn proven<B: Body>(
 /// Whether a step changes a ServiceEntry that selects its endpoints.
 fn is_selecting<B: Body>(step: &Step<B>) -> bool {
     matches!(step, Step::Update { from, .. } if from.body.selects())
-}
-
-/// What a ServiceEntry is to have itself that selects its endpoints.
-fn inline<B: Body>(step: &Step<B>) -> Option<Arc<Object<B>>> {
-    step.to().filter(|_| step.stops_selecting()).map(Arc::clone)
-}
-
-/// Whether a step deletes a WorkloadEntry of an endpoint that is to be in a ServiceEntry itself,
-/// which goes on selecting for now.
-fn must_follow<B: Body>(step: &Step<B>, inline: &Object<B>) -> bool {
-    let lost = step.lost();
-    step.must_follow(Kind::ServiceEntry)
-        && inline.body.addresses().any(|address| lost.contains_key(&address))
 }
 
 /// What says in `held`, which would be deleted, that the services have it too of which `double`
@@ -369,8 +342,6 @@ fn within_budget<B: Body>(
         now: options.now,
     };
     let mut over = budget.judge(&losses, scale);
-    // What ServiceEntries are to have themselves that go on selecting what is held.
-    let mut selecting = BTreeMap::new();
     let mut passed = Vec::with_capacity(steps.len());
     for mut step in steps {
         let mut takes = losses.of_object(step.id());
@@ -378,7 +349,6 @@ fn within_budget<B: Body>(
             let why = HeldFor::from(&*over);
             if is_selecting(&step) {
                 guarded.hold_whole(&step, why);
-                selecting.extend(inline(&step).map(|inline| (step.tie(), inline)));
                 let Some(part) = part(&step, &Stays::all()) else { continue };
                 step = part;
             } else if let Some(held) = over.hold(&step, &takes) {
@@ -386,9 +356,6 @@ fn within_budget<B: Body>(
                 subtract(&mut takes, &held);
                 let Some(part) = part_beside(&step, held) else { continue };
                 step = part;
-            } else if selecting.get(&step.tie()).is_some_and(|wanted| must_follow(&step, wanted)) {
-                guarded.hold_whole(&step, why);
-                continue;
             }
         }
         passed.push((step, takes));
@@ -446,11 +413,10 @@ fn takes_away<B: Body>(step: &Step<B>) -> bool {
 
 impl<B: Body> Unproven<B> {
     fn new(lack: Lack) -> Self {
-        Self { lack, has_workloads: false, deleted: BTreeMap::new(), inline: None }
+        Self { lack, has_workloads: false, deleted: BTreeMap::new() }
     }
 
     fn note(&mut self, step: &Step<B>) {
-        self.inline = self.inline.take().or_else(|| inline(step));
         if step.id().kind != Kind::WorkloadEntry {
             return;
         }
@@ -520,8 +486,7 @@ impl<B: Body> Default for GuardState<B> {
 
 impl<B: Body> Guarded<B> {
     fn empty(steps_max: usize) -> Self {
-        let (steps, held, entries) = (Vec::new(), Vec::new(), BTreeMap::new());
-        Self { steps, held, wake: None, entries, steps_max }
+        Self { steps: Vec::new(), held: Vec::new(), wake: None, steps_max }
     }
 
     /// Holds what a step takes away, and lets pass what it brings.
@@ -540,18 +505,58 @@ impl<B: Body> Guarded<B> {
         {
             self.wake = Some(self.wake.map_or(until, |known| known.min(until)));
         }
-        if let Step::Update { from, to } = step
-            && to.id.kind == Kind::ServiceEntry
-        {
-            self.entries.insert(step.tie(), (Arc::clone(from), Arc::clone(to)));
-        }
         self.held.push(Held { id: step.id().clone(), verb: step.verb(), why });
+    }
+
+    /// Services of the mesh that keep a ServiceEntry for now which is held.
+    fn keeping<'a>(&self, options: &GuardOptions<'a, B>) -> BTreeMap<Tie, Keeps<'a, B>> {
+        let entries = self.held.iter().filter(|held| held.id.kind == Kind::ServiceEntry);
+        let keeps = |held: &Held| {
+            let has = options.places.there(&held.id)?;
+            let tie = has.tie();
+            let wants = options.places.wanted(options.entries.get(&tie)?)?;
+            Some((tie, Keeps { has, wants, why: held.why.clone() }))
+        };
+        entries.filter_map(keeps).collect()
+    }
+
+    /// Holds the deletion of WorkloadEntries that a held ServiceEntry selects and is to have itself.
+    fn hold_selected<T>(
+        &mut self,
+        items: &mut Vec<T>,
+        options: &GuardOptions<'_, B>,
+        step_of: impl Fn(&T) -> &Step<B>,
+    ) {
+        let mut selected: BTreeMap<Tie, (BTreeSet<B::Address>, HeldFor)> = BTreeMap::new();
+        for (tie, Keeps { has, wants, why }) in self.keeping(options) {
+            if has.body.selects() && !wants.body.selects() {
+                selected.insert(tie, (wants.body.addresses().collect(), why));
+            }
+        }
+        if selected.is_empty() {
+            return;
+        }
+        items.retain(|item| {
+            let step = step_of(item);
+            let Some((inline, why)) = selected.get(&step.tie()) else { return true };
+            let waits = step.must_follow(Kind::ServiceEntry)
+                && step.lost().keys().any(|address| inline.contains(address));
+            if waits {
+                self.hold_whole(step, why.clone());
+            }
+            !waits
+        });
     }
 
     /// Has WorkloadEntries say where they listen for the ports that clients dial while the
     /// ServiceEntry is not as it should be, and leaves out those that do already.
-    fn dialing_what_is_there<T>(&self, mut passed: Vec<(Step<B>, T)>) -> Vec<(Step<B>, T)> {
-        if self.entries.is_empty() {
+    fn dialing_what_is_there<T>(
+        &self,
+        mut passed: Vec<(Step<B>, T)>,
+        options: &GuardOptions<'_, B>,
+    ) -> Vec<(Step<B>, T)> {
+        let keeping = self.keeping(options);
+        if keeping.is_empty() {
             return passed;
         }
         let entries = passed.iter().map(|(step, _)| step).chain(&self.steps);
@@ -559,15 +564,15 @@ impl<B: Body> Guarded<B> {
         let written: BTreeMap<ObjectId, Arc<Object<B>>> =
             entries.filter_map(|step| Some((step.id().clone(), Arc::clone(step.to()?)))).collect();
         passed.retain_mut(|(step, _)| {
-            let (Some(to), Some((from, wanted))) = (step.to(), self.entries.get(&step.tie()))
+            let (Some(to), Some(Keeps { has, wants, .. })) = (step.to(), keeping.get(&step.tie()))
             else {
                 return true;
             };
             if to.id.kind != Kind::WorkloadEntry {
                 return true;
             }
-            let there = written.get(&from.id).unwrap_or(from);
-            let Some(body) = to.body.dialed_at(&wanted.body, &there.body) else { return true };
+            let there = written.get(&has.id).map_or(*has, |object| &**object);
+            let Some(body) = to.body.dialed_at(&wants.body, &there.body) else { return true };
             let to = Arc::new(Object {
                 id: to.id.clone(),
                 sources: Arc::clone(&to.sources),

@@ -180,7 +180,12 @@ impl<'a, B: Body> Places<'a, B> {
 
     /// The object of a mesh service that the sink holds there, and not another's of that name.
     pub(crate) fn held(&self, id: &ObjectId, tie: &Tie) -> Option<&'a Object<B>> {
-        self.observed.ours.get(id).map(|object| &**object).filter(|object| object.tie() == *tie)
+        self.there(id).filter(|object| object.tie() == *tie)
+    }
+
+    /// What the sink holds there.
+    pub(crate) fn there(&self, id: &ObjectId) -> Option<&'a Object<B>> {
+        self.observed.ours.get(id).map(|object| &**object)
     }
 
     /// What the sink should hold there.
