@@ -7,7 +7,8 @@
 //! made a second time.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -172,6 +173,7 @@ fn after_renames<B: Body>(
         .filter(|step| matches!(step, Step::Update { .. }) && step.tie() != step.loser())
         .map(|step| (step.id().clone(), (step.loser(), step.tie())))
         .collect();
+    let in_circles = in_circles(&renames, options.entries);
     let mut kept = Kept::new();
     let mut due = Vec::with_capacity(steps.len());
     for step in steps {
@@ -179,7 +181,7 @@ fn after_renames<B: Body>(
             if let Some(there) = options.places.held(successor, &step.loser()) {
                 moved.forget(step.id());
                 kept.insert(step.id().clone(), shared(step.lost(), &there.body.counts()));
-            } else if is_in_circle(step.id(), &renames, options) {
+            } else if in_circles.contains(step.id()) {
                 moved.forget(step.id());
                 kept.insert(step.id().clone(), step.lost());
             } else {
@@ -192,25 +194,38 @@ fn after_renames<B: Body>(
     (due, kept)
 }
 
-/// Whether services have each other's names, so that none can wait for its own.
-fn is_in_circle<B: Body>(
-    id: &ObjectId,
-    renames: &BTreeMap<ObjectId, (Tie, Tie)>,
-    options: &GuardOptions<'_, B>,
-) -> bool {
-    let mut at = id;
-    for _ in 0..=renames.len() {
-        let Some((loser, _)) = renames.get(at) else { return false };
-        let Some(successor) = options.entries.get(loser) else { return false };
-        if renames.get(successor).is_none_or(|(_, winner)| winner != loser) {
-            return false;
+/// Objects of which services have each other's names, so that none can wait for its own.
+fn in_circles<'a>(
+    renames: &'a BTreeMap<ObjectId, (Tie, Tie)>,
+    entries: &'a Entries,
+) -> BTreeSet<&'a ObjectId> {
+    let next = |id: &ObjectId| {
+        let (loser, _) = renames.get(id)?;
+        let successor = entries.get(loser)?;
+        renames.get(successor).filter(|(_, winner)| winner == loser).map(|_| successor)
+    };
+    let mut in_circles = BTreeSet::new();
+    // By where the walk began that came there first.
+    let mut walked: BTreeMap<&ObjectId, &ObjectId> = BTreeMap::new();
+    for start in renames.keys() {
+        let mut at = Some(start);
+        while let Some(id) = at {
+            at = match walked.entry(id) {
+                Entry::Vacant(unknown) => {
+                    unknown.insert(start);
+                    next(id)
+                }
+                Entry::Occupied(known) => {
+                    let mut member = Some(id).filter(|_| *known.get() == start);
+                    while let Some(id) = member.filter(|id| in_circles.insert(*id)) {
+                        member = next(id);
+                    }
+                    None
+                }
+            };
         }
-        if successor == id {
-            return true;
-        }
-        at = successor;
     }
-    false
+    in_circles
 }
 
 /// Holds what WorkloadEntries take the place of that the sink does not have yet: those of other
