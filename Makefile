@@ -98,8 +98,8 @@ e2e: ## Run the tests against real Consul, Eureka, moto, kube-apiserver, istiod 
 	cargo test --locked --workspace --features landfall-tests/e2e --test costs --test failures --test mcp -- --test-threads=1 --nocapture && \
 	cargo test --locked --workspace --features landfall-tests/e2e --test e2e -- --test-threads=1 --nocapture
 
-bench: plugins ## Measure what a call, a change and a cold start cost
-	LANDFALL_POLICY_DIR=$(COMPONENTS) cargo bench --locked --package landfall-tests
+bench: plugins ## Measure what a call and a change cost
+	cargo bench --locked --package landfall-tests
 
 # The daemon with the profile of a release. It takes about four minutes, of which most is to fill Consul.
 bench-e2e: plugins ## Measure a cold start of 10,000 services with real Consul and kube-apiserver, against a bare client

@@ -1,13 +1,10 @@
 //! What the line costs: one change in 1k, 10k and 100k instances, from the source's snapshot to
 //! the plan; and everything decided anew.
-//!
-//! `LANDFALL_POLICY_DIR` names the folder of built policies; `make bench` sets it.
 
 #![allow(clippy::expect_used, reason = "a benchmark that cannot begin has nothing to measure")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hint::black_box;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,20 +23,20 @@ use landfall_policy_host::{EngineSettings, PolicyEngine};
 use landfall_policy_host::{Link, Rules};
 use landfall_runtime::line::sink::{SinkLine, SinkOptions};
 use landfall_runtime::line::{Line, LineOptions};
+use landfall_tests::repository::component;
 use landfall_tests::world;
 
 const INSTANCES_EACH: usize = 10;
 
-fn policy(engine: &Arc<PolicyEngine>, name: &str, settings: &str) -> Arc<Revision> {
-    let folder = std::env::var("LANDFALL_POLICY_DIR").expect("LANDFALL_POLICY_DIR; use make bench");
-    let path = PathBuf::from(folder).join(format!("{name}.wasm"));
-    let bytes = std::fs::read(&path).expect("a built policy");
-    let candidate = Candidate {
-        name: Text::from(name),
-        bytes: &bytes,
-        settings_json: settings,
-        limits: Limits::default(),
-    };
+fn policy(
+    engine: &Arc<PolicyEngine>,
+    name: &str,
+    settings_json: &str,
+    limits: Limits,
+) -> Arc<Revision> {
+    let bytes = std::fs::read(component(name)).expect("a built policy");
+    let name = Text::from(name);
+    let candidate = Candidate { name, bytes: &bytes, settings_json, limits };
     Revision::admit(engine, candidate).expect("the policy is good")
 }
 
@@ -90,7 +87,7 @@ fn plan(line: &Line, sink: &mut SinkLine) -> Vec<Step<Body>> {
 
 fn one_change(c: &mut Criterion) {
     let engine = PolicyEngine::start(EngineSettings::default()).expect("an engine");
-    let canary = policy(&engine, "canary", "{}");
+    let canary = policy(&engine, "canary", "{}", Limits::default());
     let mut group = c.benchmark_group("one change, snapshot to plan");
     for instances in [1_000, 10_000, 100_000] {
         let snapshot = world::snapshot(instances / INSTANCES_EACH, INSTANCES_EACH);
@@ -129,20 +126,13 @@ fn everything_anew(c: &mut Criterion) {
     // Of the settings of relabel, the rules have no default.
     for (name, settings_json) in [("canary", "{}"), ("relabel", r#"{"rules":[]}"#)] {
         // Two revisions that differ in their limits alone, so that each swap decides all anew.
-        let one = rules(&policy(&engine, name, settings_json));
-        let bytes_differ = {
-            let folder = std::env::var("LANDFALL_POLICY_DIR").expect("LANDFALL_POLICY_DIR");
-            let path = PathBuf::from(folder).join(format!("{name}.wasm"));
-            let bytes = std::fs::read(path).expect("a built policy");
-            let limits = Limits { time_max: Duration::from_millis(51), ..Limits::default() };
-            let name = Text::from(name);
-            let candidate = Candidate { name, bytes: &bytes, settings_json, limits };
-            rules(&Revision::admit(&engine, candidate).expect("the policy is good"))
-        };
+        let revision = |limits| rules(&policy(&engine, name, settings_json, limits));
+        let one = revision(Limits::default());
+        let other = revision(Limits { time_max: Duration::from_millis(51), ..Limits::default() });
         let snapshot = world::snapshot(10_000, INSTANCES_EACH);
         let mut line = line(Arc::clone(&one));
         line.round(&states(&snapshot), Time::from_millis(1));
-        let all = [one, bytes_differ];
+        let all = [one, other];
         // The daemon's are new each time, and so have no compiled policy at hand; that costs the
         // line nothing.
         let workers = Workers::start(2).expect("threads");

@@ -1,15 +1,12 @@
 //! What policies cost: calls of different sizes, instances that did not change, and everything
 //! decided anew.
 //!
-//! `LANDFALL_POLICY_DIR` names the folder of built policies, where canary.wasm is taken from;
-//! `make bench` sets it. Without it a policy that keeps everything and reads everything stands in.
 //! Times are of one worker unless the name says otherwise, and per instance where it says so.
 
 #![allow(clippy::expect_used, reason = "a benchmark that cannot begin has nothing to measure")]
 #![allow(missing_docs, unreachable_pub, reason = "what criterion's macros make")]
 
 use std::hint::black_box;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -21,11 +18,11 @@ use landfall_core::registry::{
 };
 use landfall_core::template::Template;
 use landfall_core::text::{Interner, Text};
-use landfall_policy_host::componentize::componentize;
 use landfall_policy_host::{
     Candidate, EngineSettings, Limits, Link, PolicyEngine, Revision, Rules, Work, Workers,
 };
 use landfall_tests::hostile::hostile;
+use landfall_tests::repository::component;
 
 /// Enough that handing work to a worker does not show.
 const INSTANCES: usize = 16 << 10;
@@ -42,11 +39,8 @@ fn admit(bytes: &[u8]) -> Arc<Revision> {
 }
 
 /// Reads two of an instance's pairs and its mapping, and splits what has a version.
-fn canary() -> Option<Arc<Revision>> {
-    let folder = PathBuf::from(std::env::var_os("LANDFALL_POLICY_DIR")?);
-    let bytes = std::fs::read(folder.join("canary.wasm")).expect("a built policy");
-    // Straight from the compiler it is a core module still.
-    Some(admit(&componentize(&bytes).unwrap_or(bytes)))
+fn canary() -> Arc<Revision> {
+    admit(&std::fs::read(component("canary")).expect("a built policy"))
 }
 
 fn rules(revision: Option<&Arc<Revision>>) -> Arc<Rules> {
@@ -151,10 +145,8 @@ fn calls(criterion: &mut Criterion) {
     for each in [1, 16, 256] {
         measure("defaults alone", &rules(None), each, 1);
         measure("all fields, kept", &rules(Some(&keeping)), each, 1);
-        if let Some(canary) = &canary {
-            measure("projected, kept", &rules(Some(canary)), each, usize::MAX);
-            measure("projected, split", &rules(Some(canary)), each, 1);
-        }
+        measure("projected, kept", &rules(Some(&canary)), each, usize::MAX);
+        measure("projected, split", &rules(Some(&canary)), each, 1);
     }
     group.finish();
 }
@@ -180,8 +172,7 @@ fn unchanged(criterion: &mut Criterion) {
 }
 
 fn everything(criterion: &mut Criterion) {
-    let policy = canary().unwrap_or_else(|| admit(&hostile("harmless")));
-    let rules = rules(Some(&policy));
+    let rules = rules(Some(&canary()));
     let workers = Workers::start(2).expect("two threads");
     let mut group = criterion.benchmark_group("anew, 100k instances, 2 workers");
     group.sample_size(10);

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
@@ -32,6 +32,17 @@ pub struct Dependency<'a> {
 #[must_use]
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package stands in the repository")
+}
+
+/// A policy that is built beside the quickstart.
+///
+/// # Panics
+/// It is not.
+#[must_use]
+pub fn component(name: &str) -> PathBuf {
+    let path = root().join("examples/quickstart/policies").join(format!("{name}.wasm"));
+    assert!(path.exists(), "the policies are not built; run `make plugins`");
+    path
 }
 
 /// Every file that is in git or would be with the next commit.

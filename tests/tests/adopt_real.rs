@@ -14,7 +14,7 @@ use landfall_mesh::kube::adopt::{Selection, Whose};
 use landfall_mesh::kube::{Connection, KubeOptions, KubeSink, connect};
 use landfall_tests::binary::Program;
 use landfall_tests::hostile::hostile;
-use landfall_tests::repository::root;
+use landfall_tests::repository::component;
 use landfall_tests::servers::cluster::service_entries;
 use landfall_tests::servers::http::block;
 use landfall_tests::servers::{Cluster, process};
@@ -22,8 +22,6 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 const LANDFALL: &str = env!("CARGO_BIN_EXE_landfall-under-test");
-/// Where `make` puts the components that it builds.
-const COMPONENTS: &str = "examples/quickstart/policies";
 const PATIENCE: Duration = Duration::from_secs(60);
 const NAMESPACE: &str = "istio-system";
 const REGISTRY: &str = include_str!("../fixtures/bridges/consul.yaml");
@@ -178,8 +176,7 @@ impl Scene {
         let server = Cluster::start(&process::folder());
         server.open_namespace(NAMESPACE);
         let folder = tempfile::tempdir().unwrap();
-        let component = root().join(COMPONENTS).join("bridge-presets.wasm");
-        assert!(component.exists(), "the policies are not built; run `make plugins`");
+        let component = component("bridge-presets");
         let config = format!(
             "owner: home\n\
              admin: {{listen: \"127.0.0.1:0\"}}\n\

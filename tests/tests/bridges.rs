@@ -12,13 +12,10 @@ use std::fs;
 
 use expect_test::{Expect, expect};
 use landfall_tests::binary::Program;
-use landfall_tests::repository::root;
+use landfall_tests::repository::component;
 use serde_json::{Map, Value};
 
 const LANDFALL: &str = env!("CARGO_BIN_EXE_landfall-under-test");
-/// Where `make` puts the components that it builds.
-const COMPONENTS: &str = "examples/quickstart/policies";
-
 const CONSUL: &str = include_str!("../fixtures/bridges/consul.yaml");
 const EUREKA: &str = include_str!("../fixtures/bridges/eureka.yaml");
 
@@ -194,8 +191,7 @@ fn check(registry: &str, settings: &str, recorded: &str, want: Expect) {
 
 /// What Landfall would write. Bridges did not look at health.
 fn planned(registry: &str, settings: &str) -> String {
-    let component = root().join(COMPONENTS).join("bridge-presets.wasm");
-    assert!(component.exists(), "the policies are not built; run `make plugins`");
+    let component = component("bridge-presets");
     let folder = tempfile::tempdir().unwrap();
     let config = format!(
         "sources:\n  - {{name: dc1, file: {{path: registry.yaml}}}}\n\

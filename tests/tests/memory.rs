@@ -1,7 +1,7 @@
 //! Peak memory of the whole process with 100,000 instances: snapshot, decisions, services of the
-//! mesh, desired objects, and a sink that holds them. Prints it, and fails above the budget.
+//! mesh, desired objects, and a sink that holds them. The only test of its process.
 
-#![allow(clippy::expect_used, reason = "a benchmark that cannot begin has nothing to measure")]
+#![allow(clippy::expect_used, reason = "a failure ends the test")]
 #![allow(clippy::print_stdout, reason = "what it prints is the figure")]
 
 use std::collections::BTreeMap;
@@ -20,13 +20,15 @@ use landfall_policy_host::{EngineSettings, PolicyEngine};
 use landfall_policy_host::{Link, Rules};
 use landfall_runtime::line::sink::SinkLine;
 use landfall_runtime::line::{Line, LineOptions};
+use landfall_tests::repository::component;
 use landfall_tests::world;
 
-const BUDGET_KIB: u64 = 300 << 10;
+/// 300 MiB are promised; the code of a debug build takes a few more.
+const BUDGET_KIB: u64 = if cfg!(debug_assertions) { 310 << 10 } else { 300 << 10 };
 
-fn main() {
-    let folder = std::env::var("LANDFALL_POLICY_DIR").expect("LANDFALL_POLICY_DIR; use make bench");
-    let bytes = std::fs::read(format!("{folder}/canary.wasm")).expect("a built policy");
+#[test]
+fn a_hundred_thousand_instances_fit() {
+    let bytes = std::fs::read(component("canary")).expect("a built policy");
     let engine = PolicyEngine::start(EngineSettings::default()).expect("an engine");
     let candidate = Candidate {
         name: Text::from("canary"),
