@@ -10,7 +10,7 @@ use landfall_core::defaults::Defaults;
 use landfall_core::pairs::Pairs;
 use landfall_core::plan::{Observed, Step};
 use landfall_core::registry::{
-    Doubt, Health, Instance, InstancePort, Service, ServiceKey, Snapshot, SourceName, SourceState,
+    Doubt, Instance, InstancePort, Service, ServiceKey, Snapshot, SourceName, SourceState,
 };
 use landfall_core::sharing::{Sharing, SharingMode, SharingRule};
 use landfall_core::template::Template;
@@ -68,17 +68,7 @@ fn instance(text: &str) -> Instance {
         let (name, number) = (Text::from(name), number.parse().unwrap());
         InstancePort { name, number, protocol: Text::from("http") }
     };
-    Instance {
-        id: Text::from(name),
-        address: Text::from(address),
-        ports: ports.split('+').map(port).collect(),
-        health: Health::Passing,
-        weight: 1,
-        tags: Vec::new(),
-        meta: Pairs::default(),
-        ext: Pairs::default(),
-        locality: None,
-    }
+    Instance { ports: ports.split('+').map(port).collect(), ..Instance::new(name, address) }
 }
 
 /// The same listing of a source that is in doubt of it.

@@ -92,20 +92,11 @@ fn service(
             let version = if number == 0 { format!("v{generation}") } else { "v0".to_owned() };
             let node = format!("node-{}", (index + number) % 200);
             Arc::new(Instance {
-                id: Text::from(format!("{node}/service-{index:05}-{number}")),
-                address: Text::from(format!(
-                    "10.{}.{}.{}",
-                    index / 256 % 256,
-                    index % 256,
-                    number % 250 + 1
-                )),
                 ports: vec![InstancePort {
                     name: Text::from("http"),
                     number: 8080,
                     protocol: Text::from("http"),
                 }],
-                health: Health::Passing,
-                weight: 1,
                 tags: vec![Text::from("prod")],
                 meta: pairs(&[("version", &version), ("owner", &team)]),
                 ext: pairs(&[("consul.node", &node)]),
@@ -114,6 +105,10 @@ fn service(
                     zone: Text::from(if number % 2 == 0 { "eu-1a" } else { "eu-1b" }),
                     subzone: Text::from(""),
                 }),
+                ..Instance::new(
+                    format!("{node}/service-{index:05}-{number}"),
+                    format!("10.{}.{}.{}", index / 256 % 256, index % 256, number % 250 + 1),
+                )
             })
         })
         .collect();

@@ -104,15 +104,8 @@ fn work(service: &str, ids: &[String], before: Option<&DecidedService>) -> Work 
     let key = ServiceKey { name: Text::from(service), ..ServiceKey::default() };
     let instances = ids.iter().map(|id| {
         Arc::new(Instance {
-            id: Text::from(id.as_str()),
-            address: Text::from("10.0.0.1"),
             ports: vec![InstancePort { name: "http".into(), number: 80, protocol: "http".into() }],
-            health: Health::Passing,
-            weight: 1,
-            tags: Vec::new(),
-            meta: Pairs::default(),
-            ext: Pairs::default(),
-            locality: None,
+            ..Instance::new(id.as_str(), "10.0.0.1")
         })
     });
     let (service, _) =

@@ -9,9 +9,7 @@ use std::time::Duration;
 use landfall_core::guard::BUDGET_WINDOW;
 use landfall_core::pairs::Pairs;
 use landfall_core::plan::{Mode, Observed};
-use landfall_core::registry::{
-    Health, Instance, InstancePort, Service, ServiceKey, Snapshot, SourceState,
-};
+use landfall_core::registry::{Instance, InstancePort, Service, ServiceKey, Snapshot, SourceState};
 use landfall_core::text::Text;
 use landfall_mesh::render::{RenderOptions, Shape};
 use landfall_runtime::line::LineOptions;
@@ -24,19 +22,12 @@ fn listing(numbers: impl IntoIterator<Item = usize>) -> SourceState {
     let instance = |number: usize| {
         let port = u16::try_from(8000 + number).unwrap();
         Arc::new(Instance {
-            id: Text::from(format!("i{number}")),
-            address: Text::from(format!("10.0.{}.1", number / 10)),
             ports: vec![InstancePort {
                 name: Text::from("http"),
                 number: port,
                 protocol: Text::from("http"),
             }],
-            health: Health::Passing,
-            weight: 1,
-            tags: Vec::new(),
-            meta: Pairs::default(),
-            ext: Pairs::default(),
-            locality: None,
+            ..Instance::new(format!("i{number}"), format!("10.0.{}.1", number / 10))
         })
     };
     let instances = numbers.into_iter().map(instance).collect();

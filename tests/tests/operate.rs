@@ -98,7 +98,11 @@ fn an_answer_says_that_its_connection_ends() {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         assert!(answer.contains("\r\nconnection: close\r\n"), "{path}: {answer}");
-        assert!(began.elapsed() < Duration::from_secs(5), "{path} ends after {:?}", began.elapsed());
+        assert!(
+            began.elapsed() < Duration::from_secs(5),
+            "{path} ends after {:?}",
+            began.elapsed()
+        );
     }
     assert!(running.stop().unwrap().success());
 }

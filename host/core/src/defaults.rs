@@ -225,15 +225,8 @@ mod tests {
                 key: ServiceKey { name: "pay".into(), ..ServiceKey::default() },
             };
             let instance = Instance {
-                id: "i".into(),
-                address: "10.0.0.1".into(),
                 ports: (1..=count).map(port).collect(),
-                health: Health::Passing,
-                weight: 1,
-                tags: Vec::new(),
-                meta: Pairs::default(),
-                ext: Pairs::default(),
-                locality: None,
+                ..Instance::new("i", "10.0.0.1")
             };
             let mut findings = Vec::new();
             let subject = Subject { id: &id, instance: &instance };

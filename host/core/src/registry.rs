@@ -269,6 +269,22 @@ fn duplicate(key: &ServiceKey, kept: &Instance) -> Finding {
 // === impl Instance ===
 
 impl Instance {
+    /// An instance that passes its checks and takes its share, and of which nothing else is known.
+    #[must_use]
+    pub fn new(id: impl Into<Text>, address: impl Into<Text>) -> Self {
+        Self {
+            id: id.into(),
+            address: address.into(),
+            ports: Vec::new(),
+            health: Health::Passing,
+            weight: 1,
+            tags: Vec::new(),
+            meta: Pairs::default(),
+            ext: Pairs::default(),
+            locality: None,
+        }
+    }
+
     /// Makes duplicates comparable, see [`Service::new`].
     fn sort_key(&self) -> impl Ord + '_ {
         // Every field but the identifier: two that differ must not be in an order of chance.

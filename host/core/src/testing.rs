@@ -7,7 +7,7 @@ use crate::mapping::{Address, Mapping, Port, Protocol};
 use crate::mesh::{Contribution, Endpoint, HostKey};
 use crate::name::{Hostname, Namespace, PortName};
 use crate::pairs::Pairs;
-use crate::registry::{Health, Instance, ServiceId, ServiceKey, SourceName};
+use crate::registry::{Instance, ServiceId, ServiceKey, SourceName};
 use crate::text::Text;
 
 pub(crate) fn host_key() -> HostKey {
@@ -46,16 +46,6 @@ pub(crate) fn endpoint(key: &HostKey, number: NonZeroU16) -> Endpoint {
         network: empty(),
         service_account: empty(),
     };
-    let instance = Instance {
-        id: Text::from(number.to_string()),
-        address: empty(),
-        ports: Vec::new(),
-        health: Health::Passing,
-        weight: 1,
-        tags: Vec::new(),
-        meta: Pairs::default(),
-        ext: Pairs::default(),
-        locality: None,
-    };
+    let instance = Instance::new(number.to_string(), empty());
     Endpoint { instance: Arc::new(instance), part: 0, mapping: Arc::new(mapping) }
 }

@@ -37,19 +37,12 @@ fn snapshot(registry: &Registry, reversed: bool) -> Snapshot {
                 .iter()
                 .map(|(id, (address, port))| {
                     Arc::new(Instance {
-                        id: Text::from(format!("i{id}")),
-                        address: Text::from(format!("10.0.0.{address}")),
                         ports: vec![InstancePort {
                             name: Text::from(""),
                             number: *port,
                             protocol: Text::from("http"),
                         }],
-                        health: Health::Passing,
-                        weight: 1,
-                        tags: Vec::new(),
-                        meta: Pairs::default(),
-                        ext: Pairs::default(),
-                        locality: None,
+                        ..Instance::new(format!("i{id}"), format!("10.0.0.{address}"))
                     })
                 })
                 .collect();
@@ -232,17 +225,7 @@ proptest! {
 
 #[test]
 fn unpublished_states_of_health_are_dropped_with_a_reason() {
-    let instance = Instance {
-        id: Text::from("a"),
-        address: Text::from("10.0.0.1"),
-        ports: Vec::new(),
-        health: Health::Critical,
-        weight: 1,
-        tags: Vec::new(),
-        meta: Pairs::default(),
-        ext: Pairs::default(),
-        locality: None,
-    };
+    let instance = Instance { health: Health::Critical, ..Instance::new("a", "10.0.0.1") };
     let key = ServiceKey { name: Text::from("orders"), ..ServiceKey::default() };
     let id = ServiceId { source: source(0), key: key.clone() };
     let (service, _) = Service::new(key, Pairs::default(), Pairs::default(), Vec::new());
@@ -254,17 +237,7 @@ fn unpublished_states_of_health_are_dropped_with_a_reason() {
 
 #[test]
 fn duplicates_that_differ_in_one_field_alone_are_kept_in_no_order_of_chance() {
-    let first = Instance {
-        id: Text::from("a"),
-        address: Text::from("10.0.0.1"),
-        ports: Vec::new(),
-        health: Health::Passing,
-        weight: 1,
-        tags: Vec::new(),
-        meta: Pairs::default(),
-        ext: Pairs::default(),
-        locality: None,
-    };
+    let first = Instance::new("a", "10.0.0.1");
     let place = Locality { region: Text::from("eu"), ..Locality::default() };
     let others = [
         Instance { address: Text::from("10.0.0.2"), ..first.clone() },
@@ -289,17 +262,7 @@ fn duplicates_that_differ_in_one_field_alone_are_kept_in_no_order_of_chance() {
 fn what_we_published_is_not_published_again() {
     let mark = |value: &str| [("landfall.dev/owner", value)].into_iter().collect::<Pairs>();
     let published = |of_service: Pairs, of_instance: Pairs| {
-        let instance = Instance {
-            id: Text::from("a"),
-            address: Text::from("10.0.0.1"),
-            ports: Vec::new(),
-            health: Health::Passing,
-            weight: 1,
-            tags: Vec::new(),
-            meta: of_instance,
-            ext: Pairs::default(),
-            locality: None,
-        };
+        let instance = Instance { meta: of_instance, ..Instance::new("a", "10.0.0.1") };
         let key = ServiceKey { name: Text::from("orders"), ..ServiceKey::default() };
         let id = ServiceId { source: source(0), key: key.clone() };
         let (service, _) = Service::new(key, of_service, Pairs::default(), Vec::new());

@@ -297,15 +297,11 @@ fn instance(dice: &mut Dice) -> Instance {
         protocol: Text::from(*dice.one_of(&["", "http", "tcp", "nonsense"])),
     };
     Instance {
-        id: Text::from(dice.word()),
-        address: Text::from(address(dice)),
         ports: (0..1 + dice.below(3)).map(|_| port(dice)).collect(),
-        health: Health::Passing,
         weight: u32::try_from(dice.below(3)).unwrap(),
-        tags: Vec::new(),
         meta: pairs(dice, 4),
-        ext: Pairs::default(),
         locality: dice.once_in(2).then(|| locality(dice)),
+        ..Instance::new(dice.word(), address(dice))
     }
 }
 
@@ -359,17 +355,7 @@ pub fn plain_service(namespace: &str, host: &str, endpoints: usize) -> MeshServi
     let ports: Arc<[Port]> = Arc::from([port]);
     let endpoint = |n: usize| {
         let address = format!("10.{}.{}.{}", n >> 16 & 255, n >> 8 & 255, n & 255);
-        let instance = Instance {
-            id: Text::from(format!("i-{n:05}")),
-            address: Text::from(address.as_str()),
-            ports: Vec::new(),
-            health: Health::Passing,
-            weight: 1,
-            tags: Vec::new(),
-            meta: Pairs::default(),
-            ext: Pairs::default(),
-            locality: None,
-        };
+        let instance = Instance::new(format!("i-{n:05}"), address.as_str());
         let mapping = Mapping {
             host: host.clone(),
             namespace: namespace.clone(),

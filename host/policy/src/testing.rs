@@ -118,15 +118,10 @@ pub(crate) fn instance(id: &str) -> Arc<Instance> {
 
 pub(crate) fn instance_at(id: &str, address: &str, port: u16) -> Arc<Instance> {
     Arc::new(Instance {
-        id: id.into(),
-        address: address.into(),
         ports: vec![InstancePort { name: "http".into(), number: port, protocol: "http".into() }],
-        health: Health::Passing,
-        weight: 1,
         tags: vec!["a".into()],
         meta: [("version", "v1")].into_iter().collect(),
-        ext: Pairs::default(),
-        locality: None,
+        ..Instance::new(id, address)
     })
 }
 

@@ -188,15 +188,12 @@ fn service(draw: &mut Draw<'_>) -> (ServiceId, Service, Vec<Verdict>) {
 
 fn instance(draw: &mut Draw<'_>) -> Instance {
     Instance {
-        id: draw.word().into(),
-        address: address(draw).into(),
         ports: (0..draw.below(4)).map(|_| instance_port(draw)).collect(),
         health: *draw.one_of(&Health::ALL),
         weight: *draw.one_of(&[1, 0, 2, 65535, 65536, u32::MAX]),
-        tags: Vec::new(),
         meta: pairs(draw),
-        ext: Pairs::default(),
         locality: draw.once_in(2).then(|| locality(draw)),
+        ..Instance::new(draw.word(), address(draw))
     }
 }
 

@@ -7,7 +7,7 @@ use landfall_core::group::gathered;
 use landfall_core::mapping::{Address, Mapping, Protocol, ports_by_name};
 use landfall_core::mesh::{Contribution, HostKey, Setting};
 use landfall_core::name::{Hostname, Namespace, PortName};
-use landfall_core::registry::{Health, Instance, Locality, ServiceKey, SourceName};
+use landfall_core::registry::{Instance, Locality, ServiceKey, SourceName};
 
 use super::*;
 use crate::api::{ApiVersion, Owner, to_yaml};
@@ -67,17 +67,7 @@ fn endpoint(key: &HostKey, index: usize, text: &str) -> Endpoint {
         network: Text::from(""),
         service_account: Text::from(""),
     };
-    let instance = Instance {
-        id: Text::from(format!("i{index}")),
-        address: Text::from(address),
-        ports: Vec::new(),
-        health: Health::Passing,
-        weight: 1,
-        tags: Vec::new(),
-        meta: Pairs::default(),
-        ext: Pairs::default(),
-        locality: None,
-    };
+    let instance = Instance::new(format!("i{index}"), address);
     Endpoint { instance: Arc::new(instance), part: 0, mapping: Arc::new(mapping) }
 }
 

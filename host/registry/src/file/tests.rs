@@ -436,17 +436,14 @@ proptest! {
 #[test]
 fn a_large_listing() {
     let instance = |s: usize, i: usize| Instance {
-        id: format!("svc-{s}-{i}").into(),
-        address: format!("10.{}.{}.{i}", s / 250, s % 250).into(),
         ports: vec![InstancePort { name: "http".into(), number: 8080, protocol: "http".into() }],
-        health: Health::Passing,
-        weight: 1,
         tags: vec!["blue".into(), "v1".into()],
         meta: [("version", "1.2.3"), ("team", "shop"), ("build", "1234567890")]
             .into_iter()
             .collect(),
         ext: [("consul.node", "node-17")].into_iter().collect(),
         locality: Some(Locality { region: "eu".into(), zone: "eu-1a".into(), subzone: "".into() }),
+        ..Instance::new(format!("svc-{s}-{i}"), format!("10.{}.{}.{i}", s / 250, s % 250))
     };
     let services = (0..1000).map(|s| {
         let key = ServiceKey { name: format!("svc-{s}").into(), ..ServiceKey::default() };

@@ -411,7 +411,7 @@ fn is_for(object: &MeshObject, subject: &str) -> bool {
 mod tests {
     use expect_test::{Expect, expect};
     use landfall_core::decision::{DropReason, RulesMark};
-    use landfall_core::registry::{Health, Service, ServiceKey, SourceName};
+    use landfall_core::registry::{Service, ServiceKey, SourceName};
     use landfall_core::text::Text;
 
     use super::*;
@@ -423,17 +423,7 @@ mod tests {
             group: Text::from(group),
             name: Text::from(name),
         };
-        let instance = Instance {
-            id: Text::from(instance),
-            address: Text::from("10.0.0.1"),
-            ports: Vec::new(),
-            health: Health::Passing,
-            weight: 1,
-            tags: Vec::new(),
-            meta: landfall_core::pairs::Pairs::default(),
-            ext: landfall_core::pairs::Pairs::default(),
-            locality: None,
-        };
+        let instance = Instance::new(instance, "10.0.0.1");
         let (meta, ext) = Default::default();
         let (service, _) = Service::new(key.clone(), meta, ext, vec![Arc::new(instance)]);
         let id = ServiceId { source: SourceName::parse("dc1").unwrap(), key };

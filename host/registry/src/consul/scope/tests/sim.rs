@@ -153,15 +153,8 @@ impl Sim {
     pub(super) fn service(service: u8, instances: &BTreeMap<u8, Fact>) -> Arc<Service> {
         let instance = |(id, (version, well)): (&u8, &Fact)| {
             Arc::new(Instance {
-                id: format!("n/{id}").into(),
-                address: format!("v{version}").into(),
-                ports: vec![],
                 health: if *well { Health::Passing } else { Health::Critical },
-                weight: 1,
-                tags: vec![],
-                meta: Pairs::default(),
-                ext: Pairs::default(),
-                locality: None,
+                ..Instance::new(format!("n/{id}"), format!("v{version}"))
             })
         };
         let key = ServiceKey { name: Self::name(service), ..ServiceKey::default() };
