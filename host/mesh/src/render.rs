@@ -117,10 +117,11 @@ pub fn render(service: &MeshService, options: &RenderOptions) -> Rendered {
     let labels: Pairs = settings.labels.into_iter().collect();
     let mut annotations: Pairs = annotations.into_iter().collect();
     // Room for endpoints: what the object takes without them. Of fewer less is to be said.
+    let mut whose = endpoint_origins(service, &placed);
     let used = api::service_entry_len(&entry)
         + api::pairs_len(&labels)
         + api::pairs_len(&annotations)
-        + api::pairs_len(&endpoint_origins(service, &placed));
+        + api::pairs_len(&whose);
     let room = OBJECT_LEN_MAX.saturating_sub(used + FRAME_LEN_MAX);
     let fit = fitting(&placed, room);
     let mut workload_entries = Vec::new();
@@ -131,6 +132,7 @@ pub fn render(service: &MeshService, options: &RenderOptions) -> Rendered {
         workload_entries = workloads(service, ports, placed, &labels);
         entry.endpoints = Endpoints::Selected(selector(label, options.owner.as_ref()));
     } else {
+        let all = placed.len();
         if options.ambient {
             leave_out_astray(service, &mut placed, &mut findings);
         }
@@ -143,10 +145,12 @@ pub fn render(service: &MeshService, options: &RenderOptions) -> Rendered {
             );
             placed.truncate(fit);
         }
-        let whose = endpoint_origins(service, &placed);
+        if placed.len() < all {
+            whose = endpoint_origins(service, &placed);
+        }
         if !whose.is_empty() {
-            let all = annotations.iter().chain(whose.iter());
-            annotations = all.map(|(key, value)| (Text::clone(key), Text::clone(value))).collect();
+            let both = annotations.iter().chain(whose.iter());
+            annotations = both.map(|(key, value)| (Text::clone(key), Text::clone(value))).collect();
         }
         entry.endpoints = Endpoints::Inline(placed.into_iter().map(|place| place.entry).collect());
     }
