@@ -86,9 +86,12 @@ pub(crate) struct ConfigArgs {
     pub(crate) config: PathBuf,
 }
 
-/// How long to wait for the registries.
+/// What is read once, and how long to wait for the registries.
 #[derive(Debug, Args)]
-pub(crate) struct WaitArgs {
+pub(crate) struct OnceArgs {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "its help is its fields'")]
+    pub(crate) config: ConfigArgs,
     /// How long to wait for each registry's complete listing, such as 30s. One that lists something
     /// in doubt, as while it cannot read a service, is waited for less long.
     #[arg(long, value_name = "TIME", default_value = "30s")]
@@ -100,10 +103,7 @@ pub(crate) struct WaitArgs {
 pub(crate) struct PlanArgs {
     #[command(flatten)]
     #[allow(missing_docs, reason = "its help is its fields'")]
-    pub(crate) config: ConfigArgs,
-    #[command(flatten)]
-    #[allow(missing_docs, reason = "its help is its fields'")]
-    pub(crate) wait: WaitArgs,
+    pub(crate) once: OnceArgs,
     /// `text`: the steps against each sink, as a diff. `yaml`: every desired resource, in a
     /// stable order; sinks are not looked at.
     #[arg(short, long, value_enum, default_value_t = PlanOutput::Text)]
@@ -128,10 +128,7 @@ pub(crate) enum PlanOutput {
 pub(crate) struct AdoptArgs {
     #[command(flatten)]
     #[allow(missing_docs, reason = "its help is its fields'")]
-    pub(crate) config: ConfigArgs,
-    #[command(flatten)]
-    #[allow(missing_docs, reason = "its help is its fields'")]
-    pub(crate) wait: WaitArgs,
+    pub(crate) once: OnceArgs,
     /// The sink, as `plan` names it; may be left out where only one is a cluster.
     #[arg(long, value_name = "SINK")]
     pub(crate) sink: Option<String>,
@@ -189,10 +186,7 @@ pub(crate) struct ExplainArgs {
     pub(crate) subject: String,
     #[command(flatten)]
     #[allow(missing_docs, reason = "its help is its fields'")]
-    pub(crate) config: ConfigArgs,
-    #[command(flatten)]
-    #[allow(missing_docs, reason = "its help is its fields'")]
-    pub(crate) wait: WaitArgs,
+    pub(crate) once: OnceArgs,
 }
 
 /// Arguments of `snapshot`.
@@ -200,10 +194,7 @@ pub(crate) struct ExplainArgs {
 pub(crate) struct SnapshotArgs {
     #[command(flatten)]
     #[allow(missing_docs, reason = "its help is its fields'")]
-    pub(crate) config: ConfigArgs,
-    #[command(flatten)]
-    #[allow(missing_docs, reason = "its help is its fields'")]
-    pub(crate) wait: WaitArgs,
+    pub(crate) once: OnceArgs,
     /// Which source; may be left out where there is only one.
     #[arg(long, value_name = "NAME")]
     pub(crate) source: Option<String>,

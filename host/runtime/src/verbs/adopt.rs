@@ -53,9 +53,9 @@ struct Wanted<'a> {
 /// Something cannot be read: the configuration, a source, a policy, the sink. With `--yes`, something
 /// that was selected was not taken over.
 pub(crate) async fn adopt(args: &AdoptArgs) -> anyhow::Result<Ending> {
-    let config = config::load(&args.config.config)?;
+    let config = config::load(&args.once.config.config)?;
     let sink = chosen(&config, args.sink.as_deref())?;
-    let timeout = args.wait.timeout.0;
+    let timeout = args.once.timeout.0;
     let once = gather(&config, &Needed::All, timeout).await?;
     let running = RunningSink::look(sink.clone(), &config.owner, &once.clients).await?;
     let name = running.name();

@@ -27,8 +27,8 @@ const CONTEXT_LINES: usize = 3;
 /// # Errors
 /// Something cannot be read: the configuration, a source, a policy, a sink.
 pub(crate) async fn plan(args: &PlanArgs) -> anyhow::Result<Ending> {
-    let config = config::load(&args.config.config)?;
-    let once = gather(&config, &Needed::All, args.wait.timeout.0).await?;
+    let config = config::load(&args.once.config.config)?;
+    let once = gather(&config, &Needed::All, args.once.timeout.0).await?;
     report(&once.line.findings());
     match args.output {
         PlanOutput::Yaml => {
@@ -36,7 +36,7 @@ pub(crate) async fn plan(args: &PlanArgs) -> anyhow::Result<Ending> {
             Ok(Ending::Done)
         }
         PlanOutput::Text => {
-            let (text, differences) = steps(&config, &once, args.wait.timeout.0).await?;
+            let (text, differences) = steps(&config, &once, args.once.timeout.0).await?;
             super::print(&text)?;
             Ok(if args.exit_code && differences > 0 { Ending::Differs } else { Ending::Done })
         }

@@ -11,7 +11,7 @@ use crate::{config, sources};
 /// # Errors
 /// It has no complete listing in time, it is in doubt, or it is not clear which source is meant.
 pub(crate) async fn snapshot(args: &SnapshotArgs) -> anyhow::Result<()> {
-    let mut config = config::load(&args.config.config)?;
+    let mut config = config::load(&args.once.config.config)?;
     let names = config.sources.iter().map(|s| s.name.as_str()).collect::<Vec<_>>().join(", ");
     if let Some(name) = &args.source {
         config.sources.retain(|source| source.name.as_str() == name);
@@ -19,7 +19,7 @@ pub(crate) async fn snapshot(args: &SnapshotArgs) -> anyhow::Result<()> {
     }
     anyhow::ensure!(config.sources.len() == 1, "choose one source by --source: {names}");
     let running = sources::start(&config.sources);
-    let states = sources::wait_complete(&running, &Needed::All, args.wait.timeout.0).await?;
+    let states = sources::wait_complete(&running, &Needed::All, args.once.timeout.0).await?;
     for (name, state) in &states {
         crate::once::report(&state.findings);
         if let Some(doubt) = &state.doubt {

@@ -37,8 +37,8 @@ const SINK_WAIT: Duration = Duration::from_secs(5);
 /// # Errors
 /// Something cannot be read, or there is no such host or instance.
 pub(crate) async fn explain(args: &ExplainArgs) -> anyhow::Result<()> {
-    let config = config::load(&args.config.config)?;
-    let timeout = args.wait.timeout.0;
+    let config = config::load(&args.once.config.config)?;
+    let timeout = args.once.timeout.0;
     let once = gather(&config, &needed(&config, &args.subject), timeout).await?;
     let mut report = Report::default();
     once.notes().iter().for_each(|note| tell!(report, "{note}"));
