@@ -12,7 +12,7 @@ use landfall_core::pattern::Selector;
 use landfall_core::plan::{Mode, Observed, Step};
 use landfall_core::sharing::SharingMode;
 use landfall_core::text::Text;
-use landfall_mesh::api::Body;
+use landfall_mesh::api::{Body, Location};
 use landfall_mesh::render::{RenderOptions, Shape};
 use landfall_policy_host::{Candidate, EngineSettings, Limits, Link, PolicyEngine, Revision};
 use landfall_runtime::line::LineOptions;
@@ -126,6 +126,33 @@ fn a_service_that_would_fit_inline_goes_on_selecting_what_is_held() {
     assert_eq!(world.endpoints(), 3);
     round(&mut world, &[Some(listing("a=1,2")), Some(in_doubt(listing("")))]);
     assert_eq!(world.endpoints(), 3);
+}
+
+#[test]
+fn what_is_selected_stays_while_its_service_entry_is_written() {
+    let offers = [Some(listing("a=1,2")), Some(listing(""))];
+    let set = |world: &mut World, shape, location| {
+        let options = options(SharingMode::Union, shape);
+        let render = RenderOptions { location, ..options.render };
+        world.line.set_options(LineOptions { render, ..options });
+    };
+    for is_refused in [false, true] {
+        let mut world = settled(Shape::WorkloadEntries, "a=1,2", "");
+        set(&mut world, Shape::WorkloadEntries, Location::MeshExternal);
+        let under_way = due(&mut world, &offers);
+        assert_eq!(under_way.len(), 1);
+        if is_refused {
+            world.sink.failed(under_way[0].id(), "refused", world.now);
+        }
+        set(&mut world, Shape::Inline, Location::MeshExternal);
+        let then = round(&mut world, &offers);
+        assert_eq!(at(&world, "a").len(), 2, "{is_refused} {then:?}");
+        if !is_refused {
+            world.apply(&under_way[0]);
+        }
+        world.now = world.now.plus(BUDGET_WINDOW);
+        settle(&mut world, &offers);
+    }
 }
 
 #[test]

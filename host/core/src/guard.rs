@@ -535,28 +535,43 @@ impl<B: Body> Guarded<B> {
         entries.filter_map(keeps).collect()
     }
 
-    /// Holds the deletion of WorkloadEntries that a held ServiceEntry selects and is to have itself.
+    /// Holds the deletion of WorkloadEntries that a ServiceEntry selects and is to have itself, where
+    /// none of the steps sees to that: it is held, or a step of it is under way or failed.
     fn hold_selected<T>(
         &mut self,
         items: &mut Vec<T>,
         options: &GuardOptions<'_, B>,
         step_of: impl Fn(&T) -> &Step<B>,
     ) {
-        let mut selected: BTreeMap<Tie, (BTreeSet<B::Address>, HeldFor)> = BTreeMap::new();
-        for (tie, Keeps { has, wants, why }) in self.keeping(options) {
-            if has.body.selects() && !wants.body.selects() {
-                selected.insert(tie, (wants.body.addresses().collect(), why));
-            }
-        }
-        if selected.is_empty() {
-            return;
-        }
+        let turning = items.iter().map(&step_of).filter(|step| step.stops_selecting());
+        let turning: BTreeSet<Tie> = turning.map(Step::tie).collect();
+        let keeping = self.keeping(options);
+        let selected = |tie: &Tie| {
+            let entry = options.entries.get(tie).filter(|_| !turning.contains(tie))?;
+            let wants = options.places.wanted(entry).filter(|wants| !wants.body.selects())?;
+            let keeps = keeping.get(tie);
+            let has =
+                keeps.map_or_else(|| options.places.held(entry, tie), |keeps| Some(keeps.has));
+            has.filter(|has| has.body.selects())?;
+            let inline: BTreeSet<B::Address> = wants.body.addresses().collect();
+            Some((inline, keeps.map(|keeps| keeps.why.clone())))
+        };
+        let mut services = BTreeMap::new();
         items.retain(|item| {
             let step = step_of(item);
-            let Some((inline, why)) = selected.get(&step.tie()) else { return true };
-            let waits = step.must_follow(Kind::ServiceEntry)
-                && step.lost().keys().any(|address| inline.contains(address));
-            if waits {
+            if !step.must_follow(Kind::ServiceEntry) {
+                return true;
+            }
+            let service = match services.entry(step.tie()) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(unknown) => {
+                    let selected = selected(unknown.key());
+                    unknown.insert(selected)
+                }
+            };
+            let Some((inline, why)) = service else { return true };
+            let waits = step.lost().keys().any(|address| inline.contains(address));
+            if let Some(why) = why.as_ref().filter(|_| waits) {
                 self.hold_whole(step, why.clone());
             }
             !waits

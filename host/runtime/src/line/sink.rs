@@ -252,17 +252,7 @@ impl SinkLine {
             steps_max: self.steps_max - self.in_flight.len(),
             now: options.now,
         };
-        let services: Vec<(ObjectId, Tie)> = planned
-            .steps
-            .iter()
-            .filter(|step| step.id().kind == Kind::ServiceEntry && step.leads())
-            .map(|step| (step.id().clone(), step.tie()))
-            .collect();
         let guarded = guard(planned.steps, &guard_options, &mut self.guard);
-        // The guard knows what must follow those that it holds.
-        let held: BTreeSet<&ObjectId> = guarded.held.iter().map(|held| &held.id).collect();
-        let services = services.into_iter().filter(|(id, _)| !held.contains(id));
-        let services: BTreeSet<Tie> = services.map(|(_, tie)| tie).collect();
         // Of what was not planned, for a step of it is under way or waits to be tried again, it
         // holds what it held.
         let stays = |held: &Held| {
@@ -270,7 +260,7 @@ impl SinkLine {
         };
         self.held.retain(stays);
         self.held.extend(guarded.held);
-        let steps = self.without_overtaking(guarded.steps, services);
+        let steps = self.without_overtaking(guarded.steps);
         self.in_flight.extend(steps.iter().map(|step| (step.id().clone(), Begun::of(step))));
         let retry = self.failed.values().map(|failed| failed.retry_at);
         let retry = retry.filter(|at| *at > options.now).min();
@@ -314,44 +304,23 @@ impl SinkLine {
         self.failed.get(id).is_some_and(|failed| failed.retry_at > now)
     }
 
-    /// Keeps back steps that must follow others of the same service, see [`Step::must_follow`],
-    /// which are under way, failed, or have no turn. `services` are those whose ServiceEntry is
-    /// to have its endpoints itself.
-    fn without_overtaking(
-        &mut self,
-        steps: Vec<Step<Body>>,
-        services: BTreeSet<Tie>,
-    ) -> Vec<Step<Body>> {
+    /// Keeps back steps that must follow WorkloadEntries of the same service, see
+    /// [`Step::must_follow`], which are under way or failed. The guard knows of ServiceEntries that
+    /// are.
+    fn without_overtaking(&mut self, mut steps: Vec<Step<Body>>) -> Vec<Step<Body>> {
         let failed = self.failed.iter().map(|(id, failed)| (id, &failed.step));
-        let (mut unwritten_workloads, mut unwritten_services) = (BTreeSet::new(), BTreeSet::new());
-        for (id, begun) in self.in_flight.iter().chain(failed) {
-            match id.kind {
-                _ if !begun.leads => false,
-                Kind::WorkloadEntry => unwritten_workloads.insert(begun.tie.clone()),
-                Kind::ServiceEntry => unwritten_services.insert(begun.tie.clone()),
-            };
-        }
-        unwritten_services.extend(services);
-        let mut due = Vec::with_capacity(steps.len());
-        // In the order of phases, so that the ServiceEntry of a service is looked at before the
-        // WorkloadEntries that go.
-        for step in steps {
-            let tie = step.tie();
-            let waits = |kind: Kind, unwritten: &BTreeSet<Tie>| {
-                unwritten.contains(&tie) && step.must_follow(kind)
-            };
-            if waits(Kind::WorkloadEntry, &unwritten_workloads)
-                || waits(Kind::ServiceEntry, &unwritten_services)
-            {
+        let unwritten = self.in_flight.iter().chain(failed);
+        let unwritten =
+            unwritten.filter(|(id, begun)| begun.leads && id.kind == Kind::WorkloadEntry);
+        let unwritten: BTreeSet<Tie> = unwritten.map(|(_, begun)| begun.tie.clone()).collect();
+        steps.retain(|step| {
+            let waits = step.must_follow(Kind::WorkloadEntry) && unwritten.contains(&step.tie());
+            if waits {
                 self.guard.failed(step.id());
-                continue;
             }
-            if step.id().kind == Kind::ServiceEntry {
-                unwritten_services.remove(&tie);
-            }
-            due.push(step);
-        }
-        due
+            !waits
+        });
+        steps
     }
 
     /// Notes that the step for `id` was applied. What the sink holds now is in its next reading.
