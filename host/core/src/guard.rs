@@ -109,15 +109,6 @@ pub enum HeldFor {
     },
 }
 
-/// The ServiceEntry that a service of the mesh keeps for now.
-struct Keeps<'a, B> {
-    has: &'a Object<B>,
-    /// Under this name or another.
-    wants: &'a Object<B>,
-    /// Why it is held.
-    why: HeldFor,
-}
-
 /// Holds back steps that lose something without evidence or beyond the budget.
 #[must_use]
 pub fn guard<B: Body>(
@@ -523,16 +514,11 @@ impl<B: Body> Guarded<B> {
         self.held.push(Held { id: step.id().clone(), verb: step.verb(), why });
     }
 
-    /// Services of the mesh that keep a ServiceEntry for now which is held.
-    fn keeping<'a>(&self, options: &GuardOptions<'a, B>) -> BTreeMap<Tie, Keeps<'a, B>> {
+    /// The ServiceEntries that services of the mesh keep for now, under whichever name, and why.
+    fn kept<'a>(&self, places: &Places<'a, B>) -> BTreeMap<Tie, (&'a Object<B>, HeldFor)> {
         let entries = self.held.iter().filter(|held| held.id.kind == Kind::ServiceEntry);
-        let keeps = |held: &Held| {
-            let has = options.places.there(&held.id)?;
-            let tie = has.tie();
-            let wants = options.places.wanted(options.entries.get(&tie)?)?;
-            Some((tie, Keeps { has, wants, why: held.why.clone() }))
-        };
-        entries.filter_map(keeps).collect()
+        let kept = entries.filter_map(|held| Some((places.there(&held.id)?, held.why.clone())));
+        kept.map(|(entry, why)| (entry.tie(), (entry, why))).collect()
     }
 
     /// Holds the deletion of WorkloadEntries that a ServiceEntry selects and is to have itself, where
@@ -545,16 +531,17 @@ impl<B: Body> Guarded<B> {
     ) {
         let turning = items.iter().map(&step_of).filter(|step| step.stops_selecting());
         let turning: BTreeSet<Tie> = turning.map(Step::tie).collect();
-        let keeping = self.keeping(options);
+        let places = &options.places;
+        let kept = self.kept(places);
         let selected = |tie: &Tie| {
             let entry = options.entries.get(tie).filter(|_| !turning.contains(tie))?;
-            let wants = options.places.wanted(entry).filter(|wants| !wants.body.selects())?;
-            let keeps = keeping.get(tie);
-            let has =
-                keeps.map_or_else(|| options.places.held(entry, tie), |keeps| Some(keeps.has));
-            has.filter(|has| has.body.selects())?;
-            let inline: BTreeSet<B::Address> = wants.body.addresses().collect();
-            Some((inline, keeps.map(|keeps| keeps.why.clone())))
+            let wants = places.wanted(entry).filter(|wants| !wants.body.selects())?;
+            let (has, why) = match kept.get(tie) {
+                Some((has, why)) => (*has, Some(why.clone())),
+                None => (places.held(entry, tie)?, None),
+            };
+            let inline = || -> BTreeSet<B::Address> { wants.body.addresses().collect() };
+            has.body.selects().then(|| (inline(), why))
         };
         let mut services = BTreeMap::new();
         items.retain(|item| {
@@ -578,40 +565,34 @@ impl<B: Body> Guarded<B> {
         });
     }
 
-    /// Has WorkloadEntries say where they listen for the ports that clients dial while the
-    /// ServiceEntry is not as it should be, and leaves out those that do already.
+    /// Has WorkloadEntries say besides where they listen for the ports that clients dial as long as
+    /// their ServiceEntry is not as it should be, and leaves out those that do already.
     fn dialing_what_is_there<T>(
         &self,
         mut passed: Vec<(Step<B>, T)>,
         options: &GuardOptions<'_, B>,
     ) -> Vec<(Step<B>, T)> {
-        let keeping = self.keeping(options);
-        if keeping.is_empty() {
-            return passed;
-        }
-        let entries = passed.iter().map(|(step, _)| step).chain(&self.steps);
-        let entries = entries.filter(|step| step.id().kind == Kind::ServiceEntry);
-        let written: BTreeMap<ObjectId, Arc<Object<B>>> =
-            entries.filter_map(|step| Some((step.id().clone(), Arc::clone(step.to()?)))).collect();
+        let places = &options.places;
+        let changing = passed.iter().filter(|(step, _)| step.id().kind == Kind::ServiceEntry);
+        let changing = changing.filter_map(|(step, _)| places.there(step.id()));
+        let mut changing: BTreeMap<Tie, &Object<B>> =
+            changing.map(|entry| (entry.tie(), entry)).collect();
+        changing.extend(self.kept(places).into_iter().map(|(tie, (entry, _))| (tie, entry)));
+        let besides = |step: &Step<B>| {
+            let to = step.to().filter(|to| to.id.kind == Kind::WorkloadEntry)?;
+            let tie = to.tie();
+            let entry = options.entries.get(&tie)?;
+            let has = changing.get(&tie).copied().or_else(|| places.held(entry, &tie))?;
+            let wants = places.wanted(entry).filter(|wants| wants.body != has.body)?;
+            let body = has.body.selects().then(|| to.body.dialed_at(&wants.body, &has.body))??;
+            let (id, sources) = (to.id.clone(), Arc::clone(&to.sources));
+            Some(Arc::new(Object { id, sources, removal: to.removal, body: Arc::new(body) }))
+        };
         passed.retain_mut(|(step, _)| {
-            let (Some(to), Some(Keeps { has, wants, .. })) = (step.to(), keeping.get(&step.tie()))
-            else {
-                return true;
-            };
-            if to.id.kind != Kind::WorkloadEntry {
-                return true;
-            }
-            let there = written.get(&has.id).map_or(*has, |object| &**object);
-            let Some(body) = to.body.dialed_at(&wants.body, &there.body) else { return true };
-            let to = Arc::new(Object {
-                id: to.id.clone(),
-                sources: Arc::clone(&to.sources),
-                removal: to.removal,
-                body: Arc::new(body),
-            });
+            let Some(besides) = besides(step) else { return true };
             match step {
-                Step::Update { from, .. } if *from == to => return false,
-                Step::Update { to: known, .. } | Step::Create(known) => *known = to,
+                Step::Update { from, .. } if *from == besides => return false,
+                Step::Update { to, .. } | Step::Create(to) => *to = besides,
                 Step::Empty { .. } | Step::Delete(_) => (),
             }
             true

@@ -164,8 +164,8 @@ pub trait Body: PartialEq + Sized {
     /// Whether its endpoints are objects of their own, which it selects.
     fn selects(&self) -> bool;
 
-    /// The same for clients that dial the ports of `theirs` and not those of `own`; `None` where it
-    /// cannot say where it listens for them.
+    /// The same for clients, too, that dial the ports of `theirs` and not yet those of `own`; `None`
+    /// where it cannot say where it listens for them.
     fn dialed_at(&self, own: &Self, theirs: &Self) -> Option<Self>;
 
     /// Whether traffic to both ends at the same place.

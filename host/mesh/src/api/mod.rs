@@ -14,10 +14,11 @@ mod spec;
 mod wire;
 mod yaml;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
+use landfall_core::mapping::PORTS_MAX;
 use landfall_core::mesh::{self, Kind, Stays};
 use landfall_core::name::{self, Hostname};
 use landfall_core::pairs::Pairs;
@@ -302,8 +303,12 @@ impl mesh::Body for Body {
     fn dialed_at(&self, own: &Self, theirs: &Self) -> Option<Self> {
         let Spec::WorkloadEntry(entry) = &self.spec else { return None };
         let (own, theirs) = (own.service_entry()?, theirs.service_entry()?);
-        let entry = join::dialed(entry, &own.ports, &theirs.ports)?;
-        Some(Self { spec: Spec::WorkloadEntry(entry), ..self.clone() })
+        let theirs = join::dialed(entry, &own.ports, &theirs.ports)?.ports;
+        let both = theirs.iter().chain(&entry.ports).cloned();
+        let both: BTreeMap<Text, u32> = both.collect();
+        let entry = WorkloadEntry { ports: both.into_iter().collect(), ..entry.clone() };
+        (entry.ports.len() <= PORTS_MAX)
+            .then(|| Self { spec: Spec::WorkloadEntry(entry), ..self.clone() })
     }
 
     fn is_where(&self, other: &Self) -> bool {
