@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a failure ends the test")]
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use landfall_core::pattern::Selector;
 use landfall_core::plan::{Mode, Observed, Step};
 use landfall_core::sharing::SharingMode;
 use landfall_core::text::Text;
-use landfall_mesh::api::{Body, Endpoints, Location, ServiceEntry};
+use landfall_mesh::api::Location;
 use landfall_mesh::render::{RenderOptions, Shape};
 use landfall_policy_host::{Candidate, EngineSettings, Limits, Link, PolicyEngine, Revision};
 use landfall_runtime::line::LineOptions;
@@ -22,7 +21,6 @@ use landfall_tests::line::{OPEN, World};
 use landfall_tests::two_sources::{
     Offers, Reached, daemon, daemon_with, due, in_doubt, listing, options, reached, round, settle,
 };
-use proptest::prelude::*;
 
 const SHAPES: [Shape; 2] = [Shape::Inline, Shape::WorkloadEntries];
 
@@ -355,117 +353,4 @@ fn what_is_left_out_takes_nobodys_turn() {
     }
     assert_eq!(at(&world, "y").len(), 1);
     assert_eq!(at(&world, "z").into_keys().collect::<Vec<_>>(), ["10.0.0.2", "10.0.0.5"]);
-}
-
-/// How far a source is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Known {
-    Silent,
-    Doubtful,
-    Current,
-}
-
-/// What happens: the daemon is restarted or not, the shape it has then, and what is known of each
-/// source, with its listing.
-type Event = (bool, Shape, [(Known, BTreeSet<&'static str>); 2]);
-
-fn events() -> impl Strategy<Value = Vec<Event>> {
-    let known = prop::sample::select(vec![
-        Known::Silent,
-        Known::Doubtful,
-        Known::Current,
-        Known::Current,
-        Known::Current,
-    ]);
-    let all = vec!["1", "2", "3", "4@http:9090", "5@http:8080+admin:9190", "6@web:9000", "n7"];
-    let instances = prop::collection::btree_set(prop::sample::select(all), 0..4);
-    let shape = prop::sample::select(SHAPES.to_vec());
-    let source = (known, instances);
-    prop::collection::vec((prop::bool::weighted(0.3), shape, [source.clone(), source]), 1..7)
-}
-
-fn listed(instances: &BTreeSet<&str>) -> String {
-    let all: Vec<&str> = instances.iter().copied().collect();
-    if all.is_empty() { String::new() } else { format!("a={}", all.join(",")) }
-}
-
-fn address(instance: &str) -> String {
-    let name = instance.split('@').next().unwrap();
-    match name.starts_with('n') {
-        true => format!("{name}.example.com"),
-        false => format!("10.0.0.{name}"),
-    }
-}
-
-/// Has everything happen, and says what is reached that should not be, or the other way round.
-fn happen(events: &[Event]) -> Result<(), TestCaseError> {
-    let begin = |held: Observed<Body>| {
-        let mut world = daemon(SharingMode::Union, Shape::Inline, held);
-        world.guard = OPEN;
-        world
-    };
-    let mut world = begin(Observed::default());
-    // What each source may have, and what it has said in this process's life.
-    let mut may_have: [BTreeSet<String>; 2] = Default::default();
-    let mut offers: Offers = [None, None];
-    for (is_restart, shape, sources) in events {
-        if *is_restart {
-            world = begin(world.held);
-            offers = [None, None];
-        }
-        world.line.set_options(options(SharingMode::Union, *shape));
-        // What a source has besides is not taken up while the shape waits for another source.
-        let waits = |entry: &ServiceEntry| {
-            matches!(entry.endpoints, Endpoints::Selected(_)) != (*shape == Shape::WorkloadEntries)
-        };
-        let mut entries = world.held.ours.values().filter_map(|object| object.body.service_entry());
-        let waits = entries.any(waits);
-        for (at, (known, instances)) in sources.iter().enumerate() {
-            let addresses = instances.iter().map(|instance| address(instance));
-            let said = listing(&listed(instances));
-            match known {
-                // One that has spoken does not fall silent.
-                Known::Silent if offers[at].is_none() => (),
-                Known::Silent | Known::Doubtful => {
-                    may_have[at].extend(addresses.filter(|_| !waits));
-                    offers[at] = Some(in_doubt(said));
-                }
-                Known::Current => {
-                    let known = std::mem::take(&mut may_have[at]);
-                    may_have[at] =
-                        addresses.filter(|address| !waits || known.contains(address)).collect();
-                    offers[at] = Some(said);
-                }
-            }
-        }
-        let before: Vec<String> = at(&world, "a").into_keys().collect();
-        let stay =
-            before.iter().filter(|address| may_have.iter().any(|all| all.contains(*address)));
-        for _ in 0..3 {
-            for step in due(&mut world, &offers) {
-                world.apply(&step);
-                let now = at(&world, "a");
-                let lost: Vec<&String> =
-                    stay.clone().filter(|address| !now.contains_key(*address)).collect();
-                prop_assert!(lost.is_empty(), "{lost:?} is lost by {step:#?}");
-            }
-        }
-    }
-    let (_, _, last) = &events[events.len() - 1];
-    let current = last.each_ref().map(|(_, instances)| Some(listing(&listed(instances))));
-    settle(&mut world, &current);
-    let all = last.iter().flat_map(|(_, instances)| instances);
-    let want: BTreeSet<String> = all.map(|instance| address(instance)).collect();
-    let reached: BTreeSet<String> = at(&world, "a").into_keys().collect();
-    prop_assert_eq!(reached, want);
-    Ok(())
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
-
-    #[test]
-    fn no_history_loses_what_may_be_there(events in events()) {
-        happen(&events)?;
-    }
 }
