@@ -4,10 +4,13 @@
 #![allow(clippy::missing_panics_doc, reason = "it panics where a test is written wrongly")]
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use landfall_core::defaults::Defaults;
 use landfall_core::pairs::Pairs;
+use landfall_core::pattern::Selector;
 use landfall_core::plan::{Observed, Step};
 use landfall_core::registry::{
     Doubt, Instance, InstancePort, Service, ServiceKey, Snapshot, SourceName, SourceState,
@@ -20,11 +23,17 @@ use landfall_mesh::api::{
     Body, EndpointAddress, Endpoints, Resolution, ServiceEntry, Spec, WorkloadEntry,
 };
 use landfall_mesh::render::{RenderOptions, Shape};
-use landfall_policy_host::{Link, Rules};
+use landfall_policy_host::{
+    Candidate, EngineSettings, Limits, Link, PolicyEngine, Revision, Rules,
+};
 use landfall_runtime::line::LineOptions;
 
+use crate::hostile::hostile;
 use crate::line::{DEFAULT, GRACE, World};
 use crate::world;
+
+/// Both shapes by name.
+pub const SHAPES: [Shape; 2] = [Shape::Inline, Shape::WorkloadEntries];
 
 /// What each of the two sources offers; `None` before it has listed anything.
 pub type Offers = [Option<SourceState>; 2];
@@ -108,6 +117,61 @@ pub fn daemon_with(
     World::of(&sources(), Rules::new(defaults, links), options(mode, shape), held, DEFAULT)
 }
 
+/// A union that has settled with what both list.
+#[must_use]
+pub fn settled(shape: Shape, new: &str, old: &str) -> World {
+    let mut world = daemon(SharingMode::Union, shape, Observed::default());
+    settle(&mut world, &[Some(listing(new)), Some(listing(old))]);
+    world
+}
+
+/// A union that begins with what another one left.
+#[must_use]
+pub fn restarted(world: World, shape: Shape) -> World {
+    daemon(SharingMode::Union, shape, world.held)
+}
+
+/// The same with hosts as `template` makes them, and policies.
+#[must_use]
+pub fn restarted_at(world: World, template: &str, links: Vec<Link>, shape: Shape) -> World {
+    let options = options(SharingMode::Union, shape);
+    let begun = World::of(&sources(), rules_at(template, links), options, world.held, DEFAULT);
+    World { now: world.now, ..begun }
+}
+
+/// Rules by which hosts are as `template` makes them.
+#[must_use]
+pub fn rules_at(template: &str, links: Vec<Link>) -> Arc<Rules> {
+    let host = Template::parse(template).unwrap();
+    Rules::new(Defaults { host, ..world::defaults() }, links)
+}
+
+/// A policy that is one of the hostile guests.
+#[must_use]
+pub fn link(guest: &str) -> Link {
+    let engine = PolicyEngine::start(EngineSettings::default()).unwrap();
+    let candidate = Candidate {
+        name: Text::from(guest),
+        bytes: &hostile(guest),
+        settings_json: "{}",
+        limits: Limits { time_max: Duration::from_millis(500), ..Limits::default() },
+    };
+    Link { revision: Revision::admit(&engine, candidate).unwrap(), selector: Selector::default() }
+}
+
+/// What the first one lists, and the other one nothing.
+#[must_use]
+pub fn first(text: &str) -> Offers {
+    [Some(listing(text)), Some(listing(""))]
+}
+
+/// A listing of `service` with these numbers.
+#[must_use]
+pub fn numbers(service: &str, numbers: Range<usize>) -> String {
+    let numbers: Vec<String> = numbers.map(|number| number.to_string()).collect();
+    format!("{service}={}", numbers.join(","))
+}
+
 /// The steps that follow from what is offered; each is still to be applied, or failed.
 pub fn due(world: &mut World, offers: &Offers) -> Vec<Step<Body>> {
     let offered = sources().into_iter().zip(offers);
@@ -127,6 +191,24 @@ pub fn round(world: &mut World, offers: &Offers) -> Vec<Step<Body>> {
     steps
 }
 
+/// The same, and the sink refuses some steps.
+pub fn refusing(world: &mut World, offers: &Offers, refused: impl Fn(&Step<Body>) -> bool) {
+    for step in due(world, offers) {
+        if refused(&step) {
+            world.sink.failed(step.id(), "refused", world.now);
+        } else {
+            world.apply(&step);
+        }
+    }
+    world.sink.observe(&world.held, world.line.desired());
+}
+
+/// Whether a step makes an object.
+#[must_use]
+pub fn is_create(step: &Step<Body>) -> bool {
+    matches!(step, Step::Create(_))
+}
+
 /// Rounds until nothing is due, through all grace times.
 pub fn settle(world: &mut World, offers: &Offers) {
     for _ in 0..4 {
@@ -135,6 +217,12 @@ pub fn settle(world: &mut World, offers: &Offers) {
     }
     assert!(round(world, offers).is_empty(), "planning again gives no step");
     assert_eq!(world.held.ours, *world.line.desired());
+}
+
+/// What clients reach at a host.
+#[must_use]
+pub fn at(world: &World, host: &str) -> Reached {
+    reached(world).remove(host).unwrap_or_default()
 }
 
 /// What clients reach by what the sink holds, by host.

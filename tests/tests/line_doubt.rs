@@ -7,65 +7,17 @@ use std::time::Duration;
 
 use landfall_core::guard::BUDGET_WINDOW;
 use landfall_core::mesh::{Kind, Object, ObjectId};
-use landfall_core::pattern::Selector;
-use landfall_core::plan::{Mode, Observed, Step};
+use landfall_core::plan::{Mode, Observed};
 use landfall_core::sharing::SharingMode;
-use landfall_core::text::Text;
-use landfall_mesh::api::Location;
+use landfall_mesh::api::{Endpoints, Location, ServiceEntry};
 use landfall_mesh::render::{RenderOptions, Shape};
-use landfall_policy_host::{Candidate, EngineSettings, Limits, Link, PolicyEngine, Revision};
 use landfall_runtime::line::LineOptions;
 use landfall_runtime::line::sink::SinkLine;
-use landfall_tests::hostile::hostile;
-use landfall_tests::line::{OPEN, World};
+use landfall_tests::line::{GRACE, OPEN, World};
 use landfall_tests::two_sources::{
-    Offers, Reached, daemon, daemon_with, due, in_doubt, listing, options, reached, round, settle,
+    SHAPES, at, daemon, daemon_with, due, first, in_doubt, is_create, link, listing, numbers,
+    options, reached, refusing, restarted, round, settle, settled,
 };
-
-const SHAPES: [Shape; 2] = [Shape::Inline, Shape::WorkloadEntries];
-
-/// A policy that is one of the hostile guests.
-fn link(guest: &str) -> Link {
-    let engine = PolicyEngine::start(EngineSettings::default()).unwrap();
-    let candidate = Candidate {
-        name: Text::from(guest),
-        bytes: &hostile(guest),
-        settings_json: "{}",
-        limits: Limits { time_max: Duration::from_millis(500), ..Limits::default() },
-    };
-    Link { revision: Revision::admit(&engine, candidate).unwrap(), selector: Selector::default() }
-}
-
-/// A union that has settled with what both list.
-fn settled(shape: Shape, new: &str, old: &str) -> World {
-    let mut world = daemon(SharingMode::Union, shape, Observed::default());
-    settle(&mut world, &[Some(listing(new)), Some(listing(old))]);
-    world
-}
-
-fn restarted(world: World, shape: Shape) -> World {
-    daemon(SharingMode::Union, shape, world.held)
-}
-
-fn at(world: &World, host: &str) -> Reached {
-    reached(world).remove(host).unwrap_or_default()
-}
-
-/// A round of which the sink refuses to make anything.
-fn round_without_creates(world: &mut World, offers: &Offers) {
-    for step in due(world, offers) {
-        match step {
-            Step::Create(_) => drop(world.sink.failed(step.id(), "refused", world.now)),
-            _ => world.apply(&step),
-        }
-    }
-    world.sink.observe(&world.held, world.line.desired());
-}
-
-fn numbers(count: usize) -> String {
-    let numbers: Vec<String> = (1..=count).map(|number| number.to_string()).collect();
-    format!("a={}", numbers.join(","))
-}
 
 #[test]
 fn what_is_in_doubt_is_reached_as_before() {
@@ -130,9 +82,9 @@ fn what_the_budget_holds_is_reached_as_before() {
 #[test]
 fn a_service_that_would_fit_inline_goes_on_selecting_what_is_held() {
     for is_doubtful in [true, false] {
-        let mut world = settled(Shape::Auto, "", &numbers(4100));
+        let mut world = settled(Shape::Auto, "", &numbers("a", 1..4101));
         assert_eq!(at(&world, "a").len(), 4100);
-        let left = listing(&numbers(3));
+        let left = listing(&numbers("a", 1..4));
         let left = if is_doubtful { in_doubt(left) } else { left };
         round(&mut world, &[Some(listing("")), Some(left)]);
         assert_eq!(at(&world, "a").len(), 4100, "{is_doubtful}");
@@ -177,7 +129,7 @@ fn what_is_selected_stays_while_its_service_entry_is_written() {
 
 #[test]
 fn what_waits_for_its_service_entry_is_no_mass_removal() {
-    let many = numbers(20);
+    let many = numbers("a", 1..21);
     let world = settled(Shape::WorkloadEntries, &format!("{many} b=41,42,43"), "a=30");
     let mut world = restarted(world, Shape::Inline);
     round(&mut world, &[Some(listing(&format!("{many} b=41"))), None]);
@@ -228,7 +180,7 @@ fn what_is_replaced_stays_while_that_is_refused() {
         settle(&mut world, &[Some(listing("")), Some(listing(old))]);
         let offers = [Some(listing(new)), Some(listing(old))];
         for _ in 0..8 {
-            round_without_creates(&mut world, &offers);
+            refusing(&mut world, &offers, is_create);
             assert_eq!(at(&world, "a").len(), 2, "{mode:?} {new}");
             world.now = world.now.plus(BUDGET_WINDOW);
         }
@@ -299,7 +251,7 @@ fn what_a_renamed_object_selects_stays_until_the_other_is_there() {
         let before = reached(&world);
         let mut world = daemon(SharingMode::Union, shape, world.held);
         for _ in 0..4 {
-            round_without_creates(&mut world, &offers(new));
+            refusing(&mut world, &offers(new), is_create);
             assert_eq!(reached(&world), before, "{shape:?} {new}");
             world.now = world.now.plus(BUDGET_WINDOW);
         }
@@ -353,4 +305,90 @@ fn what_is_left_out_takes_nobodys_turn() {
     }
     assert_eq!(at(&world, "y").len(), 1);
     assert_eq!(at(&world, "z").into_keys().collect::<Vec<_>>(), ["10.0.0.2", "10.0.0.5"]);
+}
+
+#[test]
+fn a_service_entry_that_does_not_name_all_sources_yet() {
+    let mut world = settled(Shape::WorkloadEntries, "a=1", "");
+    // Killed between the two.
+    for step in due(&mut world, &[Some(listing("a=1")), Some(listing("a=3"))]) {
+        if step.id().kind == Kind::WorkloadEntry {
+            world.apply(&step);
+        }
+    }
+    let mut world = restarted(world, Shape::WorkloadEntries);
+    for _ in 0..3 {
+        round(&mut world, &[Some(listing("")), None]);
+        assert!(at(&world, "a").contains_key("10.0.0.3"));
+        world.now = world.now.plus(GRACE);
+    }
+}
+
+#[test]
+fn a_workload_entry_of_which_a_step_is_under_way() {
+    let mut world = settled(Shape::WorkloadEntries, "a=1,2", "a=3");
+    let steps = due(&mut world, &[Some(listing("a=1,2")), Some(listing("a=3@http:9090"))]);
+    assert_eq!(steps.len(), 1, "not applied yet");
+    world.line.set_options(options(SharingMode::Union, Shape::Inline));
+    round(&mut world, &[Some(listing("a=1,2")), Some(in_doubt(listing("a=5")))]);
+    assert!(at(&world, "a").contains_key("10.0.0.3"));
+}
+
+#[test]
+fn upsert_only_selects_what_is_in_doubt() {
+    let mut world = restarted(settled(Shape::WorkloadEntries, "a=1", "a=3"), Shape::Inline);
+    world.sink = SinkLine::new(Mode::UpsertOnly, Vec::new(), usize::MAX);
+    round(&mut world, &[Some(listing("a=1")), Some(in_doubt(listing("a=4")))]);
+    assert!(at(&world, "a").contains_key("10.0.0.3"));
+}
+
+fn workload_ids(world: &World) -> Vec<ObjectId> {
+    world.held.ours.keys().filter(|id| id.kind == Kind::WorkloadEntry).cloned().collect()
+}
+
+#[test]
+fn handed_over_with_another_shape_while_somebody_else_has_the_name() {
+    let both = || [Some(listing("a=1")), Some(listing("a=3"))];
+    let mut after = daemon(SharingMode::First, Shape::WorkloadEntries, Observed::default());
+    settle(&mut after, &both());
+    let mut world = daemon(SharingMode::First, Shape::Inline, Observed::default());
+    settle(&mut world, &[Some(listing("")), Some(listing("a=3"))]);
+    world.held.foreign.extend(workload_ids(&after));
+    world.line.set_options(options(SharingMode::First, Shape::WorkloadEntries));
+    for _ in 0..2 {
+        round(&mut world, &both());
+        assert_eq!(at(&world, "a").len(), 1);
+    }
+}
+
+#[test]
+fn of_two_on_one_node_one_has_a_name_that_somebody_else_has() {
+    let both = || [Some(listing("a=1@http:8001")), Some(listing("a=1@http:8002"))];
+    let after = settled(Shape::WorkloadEntries, "a=1@http:8001", "a=1@http:8002");
+    for foreign in workload_ids(&after) {
+        let mut world = settled(Shape::Inline, "a=1@http:8001", "a=1@http:8002");
+        world.held.foreign.insert(foreign.clone());
+        world.line.set_options(options(SharingMode::Union, Shape::WorkloadEntries));
+        round(&mut world, &both());
+        let entries = world.held.ours.values().filter_map(|object| object.body.service_entry());
+        let is_inline = |entry: &ServiceEntry| matches!(entry.endpoints, Endpoints::Inline(_));
+        assert!(entries.into_iter().all(is_inline), "{foreign} cannot be selected");
+    }
+}
+
+#[test]
+fn who_waits_for_refused_workload_entries_takes_nobodys_turn() {
+    let many = "a=1 b=2 c=3 d=4 e=5";
+    let mut world = settled(Shape::Inline, &format!("{many} x=9"), "");
+    world.sink = SinkLine::new(Mode::Sync, Vec::new(), 4);
+    world.guard = OPEN;
+    world.line.set_options(options(SharingMode::Union, Shape::WorkloadEntries));
+    for _ in 0..100 {
+        refusing(&mut world, &first(&format!("{many} y=8")), |step| {
+            step.id().kind == Kind::WorkloadEntry && !step.id().name.starts_with('y')
+        });
+        world.now = world.now.plus(Duration::from_secs(7));
+    }
+    assert_eq!(at(&world, "y").len(), 1, "what comes");
+    assert!(!reached(&world).contains_key("x"), "what is gone");
 }

@@ -14,7 +14,9 @@ use landfall_core::plan::Observed;
 use landfall_core::sharing::SharingMode;
 use landfall_mesh::render::Shape;
 use landfall_tests::line::{DEFAULT, OPEN, World};
-use landfall_tests::two_sources::{Offers, daemon, due, in_doubt, listing, options, settle};
+use landfall_tests::two_sources::{
+    Offers, daemon, due, in_doubt, listing, options, restarted_at, settle,
+};
 use landfall_tests::world;
 
 const SMALL: usize = 200;
@@ -114,6 +116,16 @@ const TABLE: &[(&str, Prepare)] = &[
         let mut world = settled(SharingMode::Union, Shape::Inline, &offers);
         world.line.set_options(options(SharingMode::Union, WORKLOADS));
         (world, offers)
+    }),
+    ("it moves to other hosts", |text, count| {
+        let offers = [Some(listing(&text(0, count))), Some(listing(""))];
+        let world = settled(SharingMode::Union, WORKLOADS, &offers);
+        (restarted_at(world, "{service}.moved.mesh", Vec::new(), WORKLOADS), offers)
+    }),
+    ("it moves to one host", |text, count| {
+        let offers = [Some(listing(&text(0, count))), Some(listing(""))];
+        let world = settled(SharingMode::Union, Shape::Inline, &offers);
+        (restarted_at(world, "all.mesh", Vec::new(), Shape::Inline), offers)
     }),
     ("all objects have each other's names", |text, count| {
         let offers = [Some(listing(&text(0, count))), Some(listing(""))];

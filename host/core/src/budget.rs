@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use crate::counts::{Counts, subtract, total};
+use crate::counts::{Counts, add, shared, subtract, total};
 use crate::mesh::{Body, ObjectId, Tie};
 use crate::plan::Step;
 use crate::time::Time;
@@ -31,9 +31,9 @@ pub const BUDGET_WINDOW: Duration = Duration::from_secs(60);
 pub(crate) struct Budget<A> {
     /// Endpoints that went within the window and did not come back, and when the last one did.
     spent: BTreeMap<(Tie, A), (Time, usize)>,
-    /// How many endpoints came to services of the mesh within the window, and when, in whose place
-    /// none went yet.
-    came: BTreeMap<Tie, VecDeque<(Time, usize)>>,
+    /// Which endpoints came to services of the mesh within the window, and when, in whose place none
+    /// went yet.
+    came: BTreeMap<Tie, VecDeque<(Time, A, usize)>>,
     /// What steps under way take and bring.
     under_way: BTreeMap<ObjectId, UnderWay<A>>,
     /// What services of the mesh would lose, as far as it does not simply go.
@@ -51,7 +51,7 @@ struct UnderWay<A> {
     /// What it brings of that which went before.
     brings: Counts<A>,
     /// What it brings of the rest.
-    comes: usize,
+    comes: Counts<A>,
 }
 
 /// Endpoints at one address that would go since the same moment.
@@ -75,17 +75,17 @@ enum Fate {
 /// What steps take from each service of the mesh.
 pub(crate) struct Losses<A> {
     services: BTreeMap<Tie, Loss<A>>,
-    /// The same for each object.
-    objects: BTreeMap<ObjectId, Counts<A>>,
+    /// What each object loses, and gains.
+    objects: BTreeMap<ObjectId, Loss<A>>,
 }
 
-/// What one service of the mesh loses. Its objects are taken together, so that what goes from one
-/// to another, as when it changes its shape, and what something else replaces is not lost. What
-/// comes to another service makes up for nothing.
+/// What one service of the mesh loses, and gains. Its objects are taken together, so that what goes
+/// from one to another, as when it changes its shape, is neither. What comes to another service makes
+/// up for nothing.
 #[derive(Clone, Debug)]
-struct Loss<A> {
-    lost: Counts<A>,
-    gained: usize,
+pub(crate) struct Loss<A> {
+    pub(crate) lost: Counts<A>,
+    gained: Counts<A>,
 }
 
 /// What the budget holds of one service of the mesh.
@@ -127,32 +127,49 @@ impl<A: Ord + Clone> Losses<A> {
             if let Some(kept) = kept.get(step.id()) {
                 subtract(&mut lost, kept);
             }
-            let (tie, loser, gained) = (step.tie(), step.loser(), total(&step.gained()));
-            if tie == loser {
-                losses.add(tie, step.id(), lost, gained);
-            } else {
-                losses.add(loser, step.id(), lost, 0);
-                losses.add(tie, step.id(), Counts::new(), gained);
+            let gained = step.gained();
+            losses.services.entry(step.loser()).or_default().lose(&lost);
+            losses.services.entry(step.tie()).or_default().gain(&gained);
+            if !lost.is_empty() || !gained.is_empty() {
+                losses.objects.insert(step.id().clone(), Loss { lost, gained });
             }
+        }
+        for loss in losses.services.values_mut() {
+            let moved = shared(loss.lost.clone(), &loss.gained);
+            subtract(&mut loss.lost, &moved);
+            subtract(&mut loss.gained, &moved);
         }
         losses
     }
 
-    fn add(&mut self, tie: Tie, id: &ObjectId, lost: Counts<A>, gained: usize) {
-        let loss =
-            self.services.entry(tie).or_insert_with(|| Loss { lost: Counts::new(), gained: 0 });
-        loss.gained += gained;
-        for (address, count) in &lost {
-            *loss.lost.entry(address.clone()).or_default() += count;
-        }
-        if !lost.is_empty() {
-            self.objects.insert(id.clone(), lost);
+    /// What of a step's losses and gains are those of services of the mesh.
+    pub(crate) fn of_step<B: Body<Address = A>>(&self, step: &Step<B>) -> Loss<A> {
+        let Some(Loss { lost, gained }) = self.objects.get(step.id()).cloned() else {
+            return Loss::default();
+        };
+        let of = |tie: &Tie| self.services.get(tie);
+        Loss {
+            lost: of(&step.loser()).map(|loss| shared(lost, &loss.lost)).unwrap_or_default(),
+            gained: of(&step.tie()).map(|loss| shared(gained, &loss.gained)).unwrap_or_default(),
         }
     }
+}
 
-    /// What the step for `id` takes.
-    pub(crate) fn of_object(&self, id: &ObjectId) -> Counts<A> {
-        self.objects.get(id).cloned().unwrap_or_default()
+// === impl Loss ===
+
+impl<A: Ord + Clone> Loss<A> {
+    fn lose(&mut self, lost: &Counts<A>) {
+        add(&mut self.lost, lost);
+    }
+
+    fn gain(&mut self, gained: &Counts<A>) {
+        add(&mut self.gained, gained);
+    }
+}
+
+impl<A> Default for Loss<A> {
+    fn default() -> Self {
+        Self { lost: Counts::new(), gained: Counts::new() }
     }
 }
 
@@ -203,7 +220,7 @@ impl<A: Ord + Clone> Budget<A> {
         let Scale { total, settings, busy, now } = scale;
         self.spent.retain(|_, (at, _)| now.since(*at) < BUDGET_WINDOW);
         self.came.retain(|_, came| {
-            came.retain(|(at, _)| now.since(*at) < BUDGET_WINDOW);
+            came.retain(|(at, ..)| now.since(*at) < BUDGET_WINDOW);
             !came.is_empty()
         });
         self.judged.retain(|tie, _| losses.services.contains_key(tie) || busy.contains(tie));
@@ -241,7 +258,7 @@ impl<A: Ord + Clone> Budget<A> {
         if !is_over(removals) {
             self.forget_held();
         }
-        self.over(settings.hold, removals, total, now)
+        self.over(losses, settings.hold, removals, total, now)
     }
 
     /// Brings what was judged of a service in line with what it would lose now, and returns what of
@@ -256,10 +273,28 @@ impl<A: Ord + Clone> Budget<A> {
                 !waves.is_empty()
             });
         }
+        let came = self.came.get(tie).into_iter().flatten();
+        // What came makes up for others and not for itself.
+        let came = came.map(|(_, address, count)| {
+            count.saturating_sub(loss.lost.get(address).copied().unwrap_or_default())
+        });
+        let comes = total(&loss.gained) + came.sum::<usize>();
         let replaced = waves.values().flatten().filter(|wave| wave.fate == Fate::Replaced);
         let replaced: usize = replaced.map(|wave| wave.count).sum();
-        let came: usize = self.came.get(tie).into_iter().flatten().map(|(_, count)| count).sum();
-        let mut replacing = (loss.gained + came).saturating_sub(replaced);
+        if seen {
+            // What was to come in their place failed.
+            let mut surplus = replaced.saturating_sub(comes);
+            waves.retain(|_, waves| {
+                for wave in waves.iter_mut().filter(|wave| wave.fate == Fate::Replaced) {
+                    let count = wave.count.min(surplus);
+                    wave.count -= count;
+                    surplus -= count;
+                }
+                waves.retain(|wave| wave.count > 0);
+                !waves.is_empty()
+            });
+        }
+        let mut replacing = comes.saturating_sub(replaced);
         let mut fresh = Counts::new();
         for (address, lost) in &loss.lost {
             let judged: usize =
@@ -306,9 +341,11 @@ impl<A: Ord + Clone> Budget<A> {
         });
     }
 
-    /// What waits, after letting go whose time is over.
+    /// What waits, after letting go whose time is over. What would not be lost any more is not let
+    /// go for another time.
     fn over(
         &mut self,
+        losses: &Losses<A>,
         hold: Duration,
         removals: usize,
         total: usize,
@@ -317,7 +354,12 @@ impl<A: Ord + Clone> Budget<A> {
         let mut over = BTreeMap::new();
         for (tie, waves) in &mut self.judged {
             let (mut held, mut first) = (Counts::new(), None);
+            let lost = losses.services.get(tie).map(|loss| &loss.lost);
             for (address, waves) in waves {
+                let is_lost = lost.is_some_and(|lost| lost.contains_key(address));
+                let is_over =
+                    |wave: &Wave| matches!(wave.fate, Fate::Held(since) if since.plus(hold) <= now);
+                waves.retain(|wave| is_lost || !is_over(wave));
                 for wave in waves {
                     let Fate::Held(since) = wave.fate else { continue };
                     let until = since.plus(hold);
@@ -336,14 +378,15 @@ impl<A: Ord + Clone> Budget<A> {
         over
     }
 
-    /// Notes that a step is begun which takes `takes`. What comes to a service that is new comes in
-    /// nothing's place.
+    /// Notes that a step is begun, and what it takes and brings. What comes to a service that is new
+    /// comes in nothing's place.
     pub(crate) fn begin<B: Body<Address = A>>(
         &mut self,
         step: &Step<B>,
-        mut takes: Counts<A>,
+        loss: Loss<A>,
         is_new: bool,
     ) {
+        let Loss { lost: mut takes, gained } = loss;
         let tie = step.loser();
         let mut replaced = 0;
         // What was let go, or replaced, is not counted against others.
@@ -358,11 +401,14 @@ impl<A: Ord + Clone> Budget<A> {
                 *count > 0
             });
         }
-        let mut brings = if tie == step.tie() { step.gained() } else { Counts::new() };
-        let gained = total(&brings);
-        brings.retain(|address, _| self.spent.contains_key(&(tie.clone(), address.clone())));
-        let comes = if is_new { 0 } else { gained - total(&brings) };
-        if replaced + comes > 0 || !takes.is_empty() || !brings.is_empty() {
+        let gained = if tie == step.tie() { shared(step.gained(), &gained) } else { Counts::new() };
+        let (brings, mut comes): (Counts<A>, Counts<A>) = gained
+            .into_iter()
+            .partition(|(address, _)| self.spent.contains_key(&(tie.clone(), address.clone())));
+        if is_new {
+            comes.clear();
+        }
+        if replaced > 0 || [&takes, &brings, &comes].into_iter().any(|some| !some.is_empty()) {
             let under_way = UnderWay { tie, takes, replaced, brings, comes };
             self.under_way.insert(step.id().clone(), under_way);
         }
@@ -385,9 +431,9 @@ impl<A: Ord + Clone> Budget<A> {
                 }
             }
         }
-        if replaced + comes > 0 {
+        if replaced > 0 || !comes.is_empty() {
             let came = self.came.entry(tie).or_default();
-            came.push_back((now, comes));
+            came.extend(comes.into_iter().map(|(address, count)| (now, address, count)));
             spend(came, replaced);
         }
     }
@@ -410,13 +456,13 @@ impl<A> Default for Budget<A> {
 }
 
 /// Takes from `came` as many as went in their place, the oldest first.
-fn spend(came: &mut VecDeque<(Time, usize)>, mut replaced: usize) {
-    for (_, count) in came.iter_mut() {
+fn spend<A>(came: &mut VecDeque<(Time, A, usize)>, mut replaced: usize) {
+    for (.., count) in came.iter_mut() {
         let went = replaced.min(*count);
         *count -= went;
         replaced -= went;
     }
-    came.retain(|(_, count)| *count > 0);
+    came.retain(|(.., count)| *count > 0);
 }
 
 /// Takes from `waves` what is beyond `count`: first what was free to go, then what waits for the

@@ -9,6 +9,13 @@ pub(crate) fn total<A>(counts: &Counts<A>) -> usize {
     counts.values().sum()
 }
 
+/// Adds `others` to `counts`.
+pub(crate) fn add<A: Ord + Clone>(counts: &mut Counts<A>, others: &Counts<A>) {
+    for (address, count) in others {
+        *counts.entry(address.clone()).or_default() += count;
+    }
+}
+
 /// Takes `others` away from `counts`.
 pub(crate) fn subtract<A: Ord>(counts: &mut Counts<A>, others: &Counts<A>) {
     counts.retain(|address, count| {

@@ -111,7 +111,7 @@ pub(crate) struct Proof<'a, B> {
 
 impl<'a, B: Body> Proof<'a, B> {
     pub(crate) fn of(step: &Step<B>, evidence: &'a Evidence) -> Self {
-        let ranks = evidence.ranks.get(&step.tie());
+        let ranks = evidence.ranks.get(&step.loser());
         let outranked = ranks.map_or_else(|| Arc::from([]), |ranks| Arc::clone(&ranks.below));
         let from = step.from().map(Arc::clone);
         let names_all = from.as_ref().is_some_and(|from| names_all(from));
@@ -122,6 +122,7 @@ impl<'a, B: Body> Proof<'a, B> {
     pub(crate) fn lack(&self, step: &Step<B>) -> Option<Lack> {
         match step {
             Step::Create(_) => None,
+            Step::Update { from, to } if from.tie() != to.tie() => self.lack_for(None),
             Step::Update { from, to } => {
                 let lessened = from.body.lessened_in(&to.body);
                 let mut unnamed = from.sources.iter().filter(|name| !to.sources.contains(name));

@@ -14,7 +14,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use crate::budget::{BUDGET_WINDOW, GuardSettings};
-use crate::budget::{Budget, Losses, Over, Scale};
+use crate::budget::{Budget, Loss, Losses, Over, Scale};
+use crate::circles::Circles;
 use crate::counts::{Counts, shared, subtract};
 pub use crate::evidence::{Evidence, Lack, Trust};
 use crate::evidence::{Proof, is_handed_over, standing};
@@ -44,6 +45,8 @@ pub struct GuardOptions<'a, B: Body> {
     /// while [`GuardState::weighs_losses`] says no and no ServiceEntry is to select its endpoints
     /// that has them itself.
     pub busy: &'a BTreeSet<Tie>,
+    /// Those of which a WorkloadEntry is being written, or could not be.
+    pub unwritten: &'a BTreeSet<Tie>,
     /// How many steps may pass; the others are to be planned again.
     pub steps_max: usize,
     /// The time now.
@@ -117,8 +120,15 @@ pub fn guard<B: Body>(
     state: &mut GuardState<B>,
 ) -> Guarded<B> {
     let mut guarded = Guarded::empty(options.steps_max);
-    let steps = proven(steps, options.evidence, &mut guarded);
-    let (mut steps, renamed) = after_renames(steps, options, &mut state.moved, &mut guarded);
+    let steps = proven(steps, options, &mut guarded);
+    // When it may go, what it has may have moved.
+    for held in &guarded.held {
+        if options.places.wanted(&held.id).is_none() {
+            state.moved.found_unwanted(&held.id);
+        }
+    }
+    let (mut steps, renamed, circles) =
+        after_renames(steps, options, &mut state.moved, &mut guarded);
     guarded.hold_selected(&mut steps, options, |step| step);
     let steps = after_successors(steps, options, &mut guarded);
     let stay = Stay { grace: options.grace, hold: options.settings.hold, now: options.now };
@@ -126,21 +136,26 @@ pub fn guard<B: Body>(
     kept.extend(renamed);
     let mut due = Vec::with_capacity(steps.len());
     for step in steps {
-        match waiting.get(&step.tie()).filter(|_| takes_away(&step)) {
+        match waiting.get(&step.loser()).filter(|_| takes_away(&step)) {
             Some(waits) => guarded.hold(&step, HeldFor::from(*waits)),
             None => due.push(step),
         }
     }
     let mut passed = within_budget(due, kept, options, &mut state.budget, &mut guarded);
     guarded.hold_selected(&mut passed, options, |(step, _)| step);
-    for (step, takes) in guarded.dialing_what_is_there(passed, options) {
+    guarded.hold_broken(&mut passed, &circles, options);
+    for (step, loss) in guarded.dialing_what_is_there(passed, options) {
+        // Who waits for another step takes nobody's turn.
+        if step.must_follow(Kind::WorkloadEntry) && options.unwritten.contains(&step.loser()) {
+            continue;
+        }
         if guarded.steps.len() >= options.steps_max {
             break;
         }
         let tie = step.tie();
         let entry = options.entries.get(&tie);
         let is_new = entry.is_none_or(|id| options.places.held(id, &tie).is_none());
-        state.budget.begin(&step, takes, is_new);
+        state.budget.begin(&step, loss, is_new);
         guarded.steps.push(step);
     }
     // The harmless parts of held steps stand among the others.
@@ -158,23 +173,25 @@ fn after_renames<B: Body>(
     options: &GuardOptions<'_, B>,
     moved: &mut Moved<B>,
     guarded: &mut Guarded<B>,
-) -> (Vec<Step<B>>, Kept<B::Address>) {
+) -> (Vec<Step<B>>, Kept<B::Address>, Circles) {
     let renames: BTreeMap<ObjectId, (Tie, Tie)> = steps
         .iter()
         .filter(|step| matches!(step, Step::Update { .. }) && step.tie() != step.loser())
         .map(|step| (step.id().clone(), (step.loser(), step.tie())))
         .collect();
-    let in_circles = in_circles(&renames, options.entries);
+    let circles = Circles::of(&renames, options.entries);
     let mut kept = Kept::new();
     let mut due = Vec::with_capacity(steps.len());
     for step in steps {
         if let Some(successor) = step.successor(options.entries) {
-            if let Some(there) = options.places.held(successor, &step.loser()) {
+            let there = options.places.held(successor, &step.loser());
+            if let Some(there) = there.and_then(|there| options.places.taken_over(&step, there)) {
                 moved.forget(step.id());
-                kept.insert(step.id().clone(), shared(step.lost(), &there.body.counts()));
-            } else if in_circles.contains(step.id()) {
+                kept.insert(step.id().clone(), there);
+            } else if circles.has(step.id()) {
                 moved.forget(step.id());
-                kept.insert(step.id().clone(), step.lost());
+                let wanted = options.places.wanted(successor).map(|wanted| wanted.body.counts());
+                kept.insert(step.id().clone(), shared(step.lost(), &wanted.unwrap_or_default()));
             } else {
                 guarded.hold_whole(&step, HeldFor::Rename(successor.clone()));
                 continue;
@@ -182,41 +199,7 @@ fn after_renames<B: Body>(
         }
         due.push(step);
     }
-    (due, kept)
-}
-
-/// Objects of which services have each other's names, so that none can wait for its own.
-fn in_circles<'a>(
-    renames: &'a BTreeMap<ObjectId, (Tie, Tie)>,
-    entries: &'a Entries,
-) -> BTreeSet<&'a ObjectId> {
-    let next = |id: &ObjectId| {
-        let (loser, _) = renames.get(id)?;
-        let successor = entries.get(loser)?;
-        renames.get(successor).filter(|(_, winner)| winner == loser).map(|_| successor)
-    };
-    let mut in_circles = BTreeSet::new();
-    // By where the walk began that came there first.
-    let mut walked: BTreeMap<&ObjectId, &ObjectId> = BTreeMap::new();
-    for start in renames.keys() {
-        let mut at = Some(start);
-        while let Some(id) = at {
-            at = match walked.entry(id) {
-                Entry::Vacant(unknown) => {
-                    unknown.insert(start);
-                    next(id)
-                }
-                Entry::Occupied(known) => {
-                    let mut member = Some(id).filter(|_| *known.get() == start);
-                    while let Some(id) = member.filter(|id| in_circles.insert(*id)) {
-                        member = next(id);
-                    }
-                    None
-                }
-            };
-        }
-    }
-    in_circles
+    (due, kept, circles)
 }
 
 /// Holds what WorkloadEntries take the place of that the sink does not have yet: those of other
@@ -260,9 +243,10 @@ struct Unproven<B: Body> {
 /// that a second time, and the ServiceEntry that selects it.
 fn proven<B: Body>(
     steps: Vec<Step<B>>,
-    evidence: &Evidence,
+    options: &GuardOptions<'_, B>,
     guarded: &mut Guarded<B>,
 ) -> Vec<Step<B>> {
+    let evidence = options.evidence;
     let standing = standing(&steps, evidence);
     let mut proven = Vec::with_capacity(steps.len());
     let mut unproven: BTreeMap<Tie, Unproven<B>> = BTreeMap::new();
@@ -283,9 +267,18 @@ fn proven<B: Body>(
         proven.extend(part(&step, &Stays { origin: &origin, endpoint: &|_| true, claims: true }));
         unproven.entry(step.loser()).or_insert_with(|| Unproven::new(lack)).note(&step);
     }
+    // A WorkloadEntry is selected whether or not a step of it is due now.
+    for service in proven.iter().filter(|step| unselects(step)).map(Step::loser) {
+        let deletions = options.places.leftover(&service).iter().map(Arc::clone).map(Step::Delete);
+        let mut lacks = deletions.filter_map(|step| Proof::of(&step, evidence).lack(&step));
+        if let Some(lack) = lacks.next() {
+            let held = unproven.entry(service).or_insert_with(|| Unproven::new(lack));
+            held.has_workloads = true;
+        }
+    }
     let mut due = Vec::with_capacity(proven.len());
     for step in proven {
-        let Some(held) = unproven.get_mut(&step.tie()) else {
+        let Some(held) = unproven.get_mut(&step.loser()) else {
             due.push(step);
             continue;
         };
@@ -307,7 +300,13 @@ fn proven<B: Body>(
 
 /// Whether a step changes a ServiceEntry that selects its endpoints.
 fn is_selecting<B: Body>(step: &Step<B>) -> bool {
-    matches!(step, Step::Update { from, .. } if from.body.selects())
+    step.from().is_some_and(|from| from.body.selects())
+}
+
+/// Whether endpoints are selected by a ServiceEntry before the step, and by none after it.
+fn unselects<B: Body>(step: &Step<B>) -> bool {
+    let goes_on = |to: &Arc<Object<B>>| to.body.selects() && step.tie() == step.loser();
+    is_selecting(step) && !step.to().is_some_and(goes_on)
 }
 
 /// What says in `held`, which would be deleted, that the services have it too of which `double`
@@ -330,11 +329,8 @@ fn within_budget<B: Body>(
     options: &GuardOptions<'_, B>,
     budget: &mut Budget<B::Address>,
     guarded: &mut Guarded<B>,
-) -> Vec<(Step<B>, Counts<B::Address>)> {
+) -> Vec<(Step<B>, Loss<B::Address>)> {
     for step in &steps {
-        if is_handed_over(step, options.evidence) {
-            kept.insert(step.id().clone(), step.lost());
-        }
         let other_shape = options.places.in_other_shape(step, options.entries);
         if !other_shape.is_empty() {
             kept.entry(step.id().clone()).or_insert(other_shape);
@@ -348,23 +344,29 @@ fn within_budget<B: Body>(
         now: options.now,
     };
     let mut over = budget.judge(&losses, scale);
+    // Nothing of the one source is put beside what is there of the other.
+    let handed_over = steps.iter().filter(|step| is_handed_over(step, options.evidence));
+    let handed_over: BTreeSet<Tie> = handed_over.map(Step::loser).collect();
     let mut passed = Vec::with_capacity(steps.len());
     for mut step in steps {
-        let mut takes = losses.of_object(step.id());
+        let mut loss = losses.of_step(&step);
         if let Some(over) = over.get_mut(&step.loser()) {
             let why = HeldFor::from(&*over);
-            if is_selecting(&step) {
+            if handed_over.contains(&step.loser()) {
+                guarded.hold_whole(&step, why);
+                continue;
+            } else if is_selecting(&step) {
                 guarded.hold_whole(&step, why);
                 let Some(part) = part(&step, &Stays::all()) else { continue };
                 step = part;
-            } else if let Some(held) = over.hold(&step, &takes) {
+            } else if let Some(held) = over.hold(&step, &loss.lost) {
                 guarded.hold_whole(&step, why);
-                subtract(&mut takes, &held);
+                subtract(&mut loss.lost, &held);
                 let Some(part) = part_beside(&step, held) else { continue };
                 step = part;
             }
         }
-        passed.push((step, takes));
+        passed.push((step, loss));
     }
     passed
 }
@@ -412,7 +414,9 @@ fn part_beside<B: Body>(step: &Step<B>, held: Counts<B::Address>) -> Option<Step
 /// Whether a step takes an object or endpoints away. To clients a ServiceEntry that selects its
 /// endpoints is as much as these.
 fn takes_away<B: Body>(step: &Step<B>) -> bool {
-    matches!(step, Step::Empty { .. } | Step::Delete(_)) || !step.lost().is_empty()
+    matches!(step, Step::Empty { .. } | Step::Delete(_))
+        || step.tie() != step.loser()
+        || !step.lost().is_empty()
 }
 
 // === impl Unproven ===
@@ -562,6 +566,23 @@ impl<B: Body> Guarded<B> {
                 self.hold_whole(step, why.clone());
             }
             !waits
+        });
+    }
+
+    /// Holds what is left of circles of names of which a step is held.
+    fn hold_broken<T>(
+        &mut self,
+        passed: &mut Vec<(Step<B>, T)>,
+        circles: &Circles,
+        options: &GuardOptions<'_, B>,
+    ) {
+        let broken = circles.broken(passed.iter().map(|(step, _)| step.id()));
+        passed.retain(|(step, _)| {
+            let successor = step.successor(options.entries).filter(|_| broken.contains(step.id()));
+            if let Some(successor) = successor {
+                self.hold_whole(step, HeldFor::Rename(successor.clone()));
+            }
+            successor.is_none()
         });
     }
 

@@ -11,6 +11,7 @@
 //! them, and [`guard`] which of those steps must wait, for which it knows what [`moved`].
 
 mod budget;
+mod circles;
 mod counts;
 pub mod decision;
 pub mod defaults;

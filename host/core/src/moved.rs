@@ -11,14 +11,14 @@
 //! between, as by whoever changes its configuration, the line knows only the new place. What was at
 //! the old one stands in the sink, with the services that fed it, and gets its grace time there.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use imbl::OrdMap;
 
-use crate::counts::{Counts, shared, subtract, total};
+use crate::counts::{Counts, add, shared, subtract, total};
 use crate::mesh::{Body, Kind, Object, ObjectId, Tie};
 use crate::plan::{Desired, Entries, Observed, Step};
 use crate::time::Time;
@@ -33,7 +33,7 @@ pub struct Moved<B> {
 
 #[derive(Clone, Debug)]
 enum Stage {
-    /// An earlier process left it, and it was not wanted in this one's life.
+    /// An earlier process left it, or it was held, and it was not wanted since.
     Inherited,
     /// The same, and its endpoints are wanted elsewhere since then.
     Resting(Time),
@@ -47,10 +47,13 @@ enum Stage {
 pub struct Places<'a, B: Body> {
     desired: &'a Desired<B>,
     observed: &'a Observed<B>,
-    wanted: OnceCell<ByOrigin<'a, B>>,
-    there: OnceCell<ByOrigin<'a, B>>,
+    wanted: OnceCell<ByAddress<'a, B>>,
+    there: OnceCell<ByAddress<'a, B>>,
     by_tie: OnceCell<BTreeMap<Tie, Vec<&'a Object<B>>>>,
     workloads: OnceCell<BTreeMap<Tie, Workloads<'a, B>>>,
+    leftover: OnceCell<BTreeMap<Tie, Vec<Arc<Object<B>>>>>,
+    /// How many endpoints objects had at each address when they were found.
+    before: RefCell<BTreeMap<ObjectId, Counts<B::Address>>>,
 }
 
 /// The WorkloadEntries that a sink should hold of one service of the mesh.
@@ -59,11 +62,17 @@ struct Workloads<'a, B: Body> {
     /// Whether it holds one of them.
     has_any: bool,
     /// Those that it does not hold, by where they are.
-    missing: BTreeMap<B::Address, &'a ObjectId>,
+    missing: BTreeMap<B::Address, Vec<&'a ObjectId>>,
 }
 
-/// Objects by the services of registries that feed them.
-type ByOrigin<'a, B> = BTreeMap<&'a str, Vec<&'a Object<B>>>;
+/// Objects by where their endpoints are.
+#[derive(Debug)]
+struct ByAddress<'a, B: Body> {
+    /// With how many of them.
+    objects: BTreeMap<B::Address, Vec<(&'a Object<B>, usize)>>,
+    /// The services of registries that feed each.
+    origins: BTreeMap<&'a ObjectId, BTreeSet<&'a str>>,
+}
 
 /// What is to be made of steps that take moved endpoints away.
 #[derive(Debug)]
@@ -106,6 +115,11 @@ impl<B: Body> Moved<B> {
         self.objects.insert(id, Stage::Ended(now, places));
     }
 
+    /// The object is not wanted, and is held.
+    pub(crate) fn found_unwanted(&mut self, id: &ObjectId) {
+        self.objects.entry(id.clone()).or_insert(Stage::Inherited);
+    }
+
     /// The object is wanted, or gone.
     pub fn forget(&mut self, id: &ObjectId) {
         self.objects.remove(id);
@@ -122,7 +136,8 @@ impl<B: Body> Moved<B> {
     ) -> Judged<B::Address> {
         let mut judged = Judged { waiting: BTreeMap::new(), kept: BTreeMap::new() };
         for step in steps {
-            let (Step::Empty { from, .. } | Step::Delete(from)) = step else {
+            let is_wanted = places.wanted(step.id()).is_some() && step.tie() == step.loser();
+            let Some(from) = step.from().filter(|_| !is_wanted) else {
                 self.forget(step.id());
                 continue;
             };
@@ -131,7 +146,10 @@ impl<B: Body> Moved<B> {
                 Stage::Inherited | Stage::Resting(_) => {
                     if total(&places.wanted_elsewhere(from, &MovedTo::Any)) == 0 {
                         // It lost its endpoints, or had none, as a ServiceEntry that selects them.
-                        self.forget(step.id());
+                        // What goes in part may have others that move yet.
+                        if !matches!(step, Step::Update { .. }) || step.tie() != step.loser() {
+                            self.forget(step.id());
+                        }
                         continue;
                     }
                     let since = if let Stage::Resting(since) = stage { *since } else { stay.now };
@@ -144,9 +162,9 @@ impl<B: Body> Moved<B> {
             let there = places.there_elsewhere(from, &to);
             let held_until = rests_until.plus(stay.hold);
             if stay.now < rests_until {
-                judged.waiting.insert(step.tie(), Waits::Grace(rests_until));
+                judged.waiting.insert(step.loser(), Waits::Grace(rests_until));
             } else if total(&there) < wanted && stay.now < held_until {
-                judged.waiting.insert(step.tie(), Waits::Successor(held_until));
+                judged.waiting.insert(step.loser(), Waits::Successor(held_until));
             }
             judged.kept.insert(step.id().clone(), there);
         }
@@ -175,6 +193,8 @@ impl<'a, B: Body> Places<'a, B> {
             there: OnceCell::new(),
             by_tie: OnceCell::new(),
             workloads: OnceCell::new(),
+            leftover: OnceCell::new(),
+            before: RefCell::default(),
         }
     }
 
@@ -188,18 +208,56 @@ impl<'a, B: Body> Places<'a, B> {
         self.observed.ours.get(id).map(|object| &**object)
     }
 
+    /// WorkloadEntries of a service that the sink holds and should not.
+    pub(crate) fn leftover(&self, tie: &Tie) -> &[Arc<Object<B>>] {
+        let leftover = self.leftover.get_or_init(|| {
+            let mut leftover: BTreeMap<Tie, Vec<Arc<Object<B>>>> = BTreeMap::new();
+            for (id, object) in &self.observed.ours {
+                if id.kind == Kind::WorkloadEntry && !self.desired.contains_key(id) {
+                    leftover.entry(object.tie()).or_default().push(Arc::clone(object));
+                }
+            }
+            leftover
+        });
+        leftover.get(tie).map_or(&[], |all| all)
+    }
+
     /// What the sink should hold there.
     pub(crate) fn wanted(&self, id: &ObjectId) -> Option<&'a Object<B>> {
         self.desired.get(id).map(|object| &**object)
     }
 
     /// A WorkloadEntry that the sink does not hold, nor is it in `created`, and that is to be where
-    /// an endpoint is that `step` takes out of a ServiceEntry.
+    /// an endpoint is that `step` takes out of a ServiceEntry; any where none is there at all.
     pub(crate) fn blocked(&self, step: &Step<B>, created: &BTreeSet<ObjectId>) -> Option<ObjectId> {
-        let missing = &self.workloads().get(&step.tie())?.missing;
+        let Workloads { has_any, missing } = self.workloads().get(&step.tie())?;
         let lost = step.lost();
-        let missing = lost.keys().filter_map(|address| missing.get(address));
-        missing.copied().find(|id| !created.contains(id)).cloned()
+        let at_places = lost.keys().filter_map(|address| missing.get(address)).flatten();
+        let mut blocked = at_places.filter(|id| !created.contains(**id));
+        let comes = || *has_any || missing.values().flatten().any(|id| created.contains(*id));
+        let any = || missing.values().flatten().next().filter(|_| !comes());
+        blocked.next().or_else(any).map(|id| ObjectId::clone(id))
+    }
+
+    /// What of the endpoints that `step` takes the service has by the object `there`; `None` where
+    /// one of them is wanted there and is not.
+    pub(crate) fn taken_over(
+        &self,
+        step: &Step<B>,
+        there: &Object<B>,
+    ) -> Option<Counts<B::Address>> {
+        let wanted = self.wanted(&there.id)?;
+        let (lost, tie) = (step.lost(), step.loser());
+        if !wanted.body.selects() {
+            let counts = there.body.counts();
+            let mut missing = shared(lost.clone(), &wanted.body.counts());
+            subtract(&mut missing, &counts);
+            return missing.is_empty().then(|| shared(lost, &counts));
+        }
+        let missing = self.workloads().get(&tie).map(|of_service| &of_service.missing);
+        let is_missing = |address| missing.is_some_and(|missing| missing.contains_key(address));
+        let is_there = there.body.selects() && !lost.keys().any(is_missing);
+        is_there.then(|| shared(lost, &self.in_workloads(&tie)))
     }
 
     /// A WorkloadEntry that the sink does not hold, and without which what `step` deletes does not
@@ -217,7 +275,7 @@ impl<'a, B: Body> Places<'a, B> {
             true => of_service.missing.values().next(),
             false => at_address(),
         };
-        missing.map(|id| ObjectId::clone(id))
+        missing.and_then(|ids| ids.first()).map(|id| ObjectId::clone(id))
     }
 
     fn workloads(&self) -> &BTreeMap<Tie, Workloads<'a, B>> {
@@ -231,7 +289,9 @@ impl<'a, B: Body> Places<'a, B> {
                     of_service.has_any = true;
                 } else {
                     let addresses = object.body.addresses();
-                    of_service.missing.extend(addresses.map(|address| (address, &object.id)));
+                    for address in addresses {
+                        of_service.missing.entry(address).or_default().push(&object.id);
+                    }
                 }
             }
             workloads
@@ -240,19 +300,73 @@ impl<'a, B: Body> Places<'a, B> {
 
     /// Which of an object's endpoints are wanted at another service of the mesh.
     fn wanted_elsewhere(&self, object: &Object<B>, to: &MovedTo<'_, B>) -> Counts<B::Address> {
-        let wanted = self.wanted.get_or_init(|| by_origin(self.desired.values().map(|o| &**o)));
-        elsewhere(object, wanted, to)
+        let all = || self.desired.values().map(|object| &**object);
+        let wanted = self.wanted.get_or_init(|| ByAddress::of(all()));
+        self.elsewhere(object, wanted, to)
     }
 
     /// Which of an object's endpoints are at another service of the mesh that is wanted, and of
     /// which the sink has the ServiceEntry.
     fn there_elsewhere(&self, object: &Object<B>, to: &MovedTo<'_, B>) -> Counts<B::Address> {
         let there = self.there.get_or_init(|| {
-            let has_entry = |object: &&Object<B>| object.id.kind == Kind::ServiceEntry;
-            let services = self.by_tie().values().filter(|of_tie| of_tie.iter().any(has_entry));
-            by_origin(services.flatten().copied())
+            // What no ServiceEntry there selects nobody reaches.
+            let reached = self.by_tie().values().flat_map(|of_tie| {
+                let selects = of_tie.iter().any(|object| object.body.selects());
+                let is_reached =
+                    move |object: &&&Object<B>| selects || object.id.kind == Kind::ServiceEntry;
+                of_tie.iter().filter(is_reached).copied()
+            });
+            ByAddress::of(reached)
         });
-        elsewhere(object, there, to)
+        self.elsewhere(object, there, to)
+    }
+
+    /// Which endpoints of `object` are among those of other services of the mesh that one of the same
+    /// services of registries feeds. An address alone proves little: a node has many services.
+    fn elsewhere(
+        &self,
+        object: &Object<B>,
+        places: &ByAddress<'a, B>,
+        to: &MovedTo<'_, B>,
+    ) -> Counts<B::Address> {
+        let origins = object.body.origins().unwrap_or_default();
+        let tie = object.tie();
+        let is_there = |other: &Object<B>| {
+            let other_tie = other.tie();
+            let is_there = match to {
+                MovedTo::Any | MovedTo::Since(_) => true,
+                MovedTo::Services(services) => services.contains(&other_tie),
+            };
+            let feeds = &places.origins[&other.id];
+            is_there && other_tie != tie && origins.iter().any(|origin| feeds.contains(origin))
+        };
+        let mut there = object.body.counts();
+        there.retain(|address, count| {
+            let others = places.objects.get(address).into_iter().flatten();
+            let others = others.filter(|(other, _)| is_there(other));
+            let others = others.map(|(other, count)| match to {
+                MovedTo::Since(found) => {
+                    count.saturating_sub(self.before(found, &other.id, address))
+                }
+                MovedTo::Any | MovedTo::Services(_) => *count,
+            });
+            *count = (*count).min(others.sum());
+            *count > 0
+        });
+        there
+    }
+
+    /// How many endpoints at `address` an object had that was found.
+    fn before(
+        &self,
+        found: &OrdMap<ObjectId, Arc<Object<B>>>,
+        id: &ObjectId,
+        address: &B::Address,
+    ) -> usize {
+        let Some(object) = found.get(id) else { return 0 };
+        let mut before = self.before.borrow_mut();
+        let counts = before.entry(id.clone()).or_insert_with(|| object.body.counts());
+        counts.get(address).copied().unwrap_or_default()
     }
 
     /// Which endpoints that a step may take the sink holds of the same service in its other shape:
@@ -263,12 +377,7 @@ impl<'a, B: Body> Places<'a, B> {
             (Kind::ServiceEntry, Step::Update { from, to })
                 if to.body.endpoint_count() == 0 && from.body.endpoint_count() > 0 =>
             {
-                let of_service = self.by_tie().get(&step.tie()).into_iter().flatten();
-                for object in of_service.filter(|object| object.id.kind == Kind::WorkloadEntry) {
-                    for (address, count) in object.body.counts() {
-                        *counts.entry(address).or_default() += count;
-                    }
-                }
+                counts = self.in_workloads(&step.tie());
             }
             (Kind::WorkloadEntry, Step::Delete(_)) => {
                 let tie = step.tie();
@@ -280,6 +389,16 @@ impl<'a, B: Body> Places<'a, B> {
                 }
             }
             _ => {}
+        }
+        counts
+    }
+
+    /// Which endpoints the sink has in WorkloadEntries of a service that it should have.
+    fn in_workloads(&self, tie: &Tie) -> Counts<B::Address> {
+        let of_service = self.by_tie().get(tie).into_iter().flatten();
+        let mut counts = Counts::new();
+        for object in of_service.filter(|object| object.id.kind == Kind::WorkloadEntry) {
+            add(&mut counts, &object.body.counts());
         }
         counts
     }
@@ -298,49 +417,18 @@ impl<'a, B: Body> Places<'a, B> {
     }
 }
 
-fn by_origin<'a, B: Body>(objects: impl Iterator<Item = &'a Object<B>>) -> ByOrigin<'a, B> {
-    let mut by_origin = ByOrigin::new();
-    for object in objects {
-        for origin in object.body.origins().unwrap_or_default() {
-            by_origin.entry(origin).or_default().push(object);
+impl<'a, B: Body> ByAddress<'a, B> {
+    fn of(all: impl Iterator<Item = &'a Object<B>>) -> Self {
+        let mut places = Self { objects: BTreeMap::new(), origins: BTreeMap::new() };
+        for object in all {
+            let origins = object.body.origins().unwrap_or_default();
+            places.origins.insert(&object.id, origins.into_iter().collect());
+            for (address, count) in object.body.counts() {
+                places.objects.entry(address).or_default().push((object, count));
+            }
         }
+        places
     }
-    by_origin
-}
-
-/// Which endpoints of `object` are among those of other services of the mesh that one of the same
-/// services of registries feeds. An address alone proves little: a node has many services.
-fn elsewhere<B: Body>(
-    object: &Object<B>,
-    places: &ByOrigin<'_, B>,
-    to: &MovedTo<'_, B>,
-) -> Counts<B::Address> {
-    let origins = object.body.origins().unwrap_or_default();
-    let tie = object.tie();
-    let mut others: BTreeMap<&ObjectId, &Object<B>> = BTreeMap::new();
-    for other in origins.iter().filter_map(|origin| places.get(origin)).flatten() {
-        let other_tie = other.tie();
-        let is_there = match to {
-            MovedTo::Any | MovedTo::Since(_) => true,
-            MovedTo::Services(services) => services.contains(&other_tie),
-        };
-        if is_there && other_tie != tie {
-            others.insert(&other.id, other);
-        }
-    }
-    let mut there = Counts::new();
-    for (id, other) in others {
-        let mut counts = other.body.counts();
-        if let MovedTo::Since(found) = to
-            && let Some(before) = found.get(id)
-        {
-            subtract(&mut counts, &before.body.counts());
-        }
-        for (address, count) in counts {
-            *there.entry(address).or_default() += count;
-        }
-    }
-    shared(object.body.counts(), &there)
 }
 
 impl<B> Default for Moved<B> {

@@ -343,6 +343,8 @@ fn missing<B: Body>(
 ) -> BTreeMap<B::Address, usize> {
     match (one, other) {
         (None, _) => BTreeMap::new(),
+        // What another service of the mesh has under the name by then is not the same.
+        (Some(one), Some(other)) if one.tie() != other.tie() => one.body.counts(),
         (Some(one), None) => one.body.counts(),
         (Some(one), Some(other)) => one.body.missing_in(&other.body),
     }

@@ -4,6 +4,7 @@
 
 mod objects;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use landfall_core::guard::{
@@ -67,6 +68,7 @@ impl Scene {
             settings: &self.settings,
             grace: GRACE,
             busy: &busy.iter().map(|name| tie(name)).collect(),
+            unwritten: &BTreeSet::new(),
             steps_max: usize::MAX,
             now: self.now,
         };

@@ -75,7 +75,7 @@ impl Stuck {
 
     /// Why `step` must wait, if so.
     pub(crate) fn obstacle(&self, step: &Step) -> Option<Outcome> {
-        let tie = step.tie();
+        let tie = step.loser();
         let waits = [Kind::ServiceEntry, Kind::WorkloadEntry]
             .into_iter()
             .any(|kind| self.failed.contains(&(kind, Tie::clone(&tie))) && step.must_follow(kind));

@@ -192,9 +192,6 @@ impl SinkLine {
         }
         for id in &round.changed {
             self.failed.remove(id);
-            if !round.moved.contains_key(id) {
-                self.guard.moved.forget(id);
-            }
         }
         for (id, places) in &round.moved {
             self.guard.moved.end(id.clone(), places.clone(), now);
@@ -240,7 +237,10 @@ impl SinkLine {
         let blocked: Vec<ObjectId> =
             planned.blocked.into_iter().filter(|id| self.blocked.insert(id.clone())).collect();
         let asks = self.guard.weighs_losses() || planned.steps.iter().any(Step::starts_selecting);
-        let busy = if asks { self.busy() } else { BTreeSet::new() };
+        let busy = self.undone().filter(|_| asks).map(|(_, step)| step.tie.clone()).collect();
+        let workloads = self.undone().filter(|(id, _)| id.kind == Kind::WorkloadEntry);
+        let workloads = workloads.filter(|(_, step)| step.leads);
+        let unwritten = workloads.map(|(_, step)| step.tie.clone()).collect();
         let guard_options = GuardOptions {
             places: Places::new(desired, &self.observed),
             entries: options.entries,
@@ -249,6 +249,7 @@ impl SinkLine {
             settings: options.guard,
             grace: options.grace,
             busy: &busy,
+            unwritten: &unwritten,
             steps_max: self.steps_max - self.in_flight.len(),
             now: options.now,
         };
@@ -260,7 +261,7 @@ impl SinkLine {
         };
         self.held.retain(stays);
         self.held.extend(guarded.held);
-        let steps = self.without_overtaking(guarded.steps);
+        let steps = guarded.steps;
         self.in_flight.extend(steps.iter().map(|step| (step.id().clone(), Begun::of(step))));
         let retry = self.failed.values().map(|failed| failed.retry_at);
         let retry = retry.filter(|at| *at > options.now).min();
@@ -276,10 +277,10 @@ impl SinkLine {
         Due { steps, blocked, wake }
     }
 
-    /// The services of the mesh of which a step is under way or waits to be tried again.
-    fn busy(&self) -> BTreeSet<Tie> {
-        let failed = self.failed.values().map(|failed| &failed.step);
-        self.in_flight.values().chain(failed).map(|step| step.tie.clone()).collect()
+    /// Steps that are under way or wait to be tried again.
+    fn undone(&self) -> impl Iterator<Item = (&ObjectId, &Begun)> {
+        let failed = self.failed.iter().map(|(id, failed)| (id, &failed.step));
+        self.in_flight.iter().chain(failed)
     }
 
     /// Leaves out what would be written where the sink does not look.
@@ -302,25 +303,6 @@ impl SinkLine {
 
     fn waits(&self, id: &ObjectId, now: Time) -> bool {
         self.failed.get(id).is_some_and(|failed| failed.retry_at > now)
-    }
-
-    /// Keeps back steps that must follow WorkloadEntries of the same service, see
-    /// [`Step::must_follow`], which are under way or failed. The guard knows of ServiceEntries that
-    /// are.
-    fn without_overtaking(&mut self, mut steps: Vec<Step<Body>>) -> Vec<Step<Body>> {
-        let failed = self.failed.iter().map(|(id, failed)| (id, &failed.step));
-        let unwritten = self.in_flight.iter().chain(failed);
-        let unwritten =
-            unwritten.filter(|(id, begun)| begun.leads && id.kind == Kind::WorkloadEntry);
-        let unwritten: BTreeSet<Tie> = unwritten.map(|(_, begun)| begun.tie.clone()).collect();
-        steps.retain(|step| {
-            let waits = step.must_follow(Kind::WorkloadEntry) && unwritten.contains(&step.tie());
-            if waits {
-                self.guard.failed(step.id());
-            }
-            !waits
-        });
-        steps
     }
 
     /// Notes that the step for `id` was applied. What the sink holds now is in its next reading.
