@@ -4,6 +4,9 @@ use std::fmt;
 
 use crate::text::OneLine;
 
+/// Most bytes of what a finding is about, and of what it says.
+pub const PART_LEN_MAX: usize = 4 << 10;
+
 /// Something a person should know: a conflict, an illegal name, a foreign object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Finding {
@@ -41,11 +44,19 @@ pub enum FindingCode {
 }
 
 impl Finding {
-    /// A finding about `subject`.
+    /// A finding about `subject`. Both are cut after [`PART_LEN_MAX`]: names are of any length.
     #[must_use]
     pub fn new(code: FindingCode, subject: impl fmt::Display, message: impl Into<String>) -> Self {
-        Self { code, subject: subject.to_string(), message: message.into() }
+        Self { code, subject: cut(subject.to_string()), message: cut(message.into()) }
     }
+}
+
+fn cut(mut text: String) -> String {
+    if text.len() > PART_LEN_MAX {
+        text.truncate(text.floor_char_boundary(PART_LEN_MAX));
+        text.push('…');
+    }
+    text
 }
 
 impl FindingCode {
@@ -85,5 +96,14 @@ mod tests {
             Finding::new(FindingCode::Refused, "a\nrefused b: c", "named \u{1b}[31ma; left out");
         let shown = r"refused a\nrefused b: c: named \u{1b}[31ma; left out";
         assert_eq!(finding.to_string(), shown);
+    }
+
+    #[test]
+    fn names_of_any_length_are_cut() {
+        let long = "ä".repeat(PART_LEN_MAX);
+        let finding = Finding::new(FindingCode::NameAltered, &long, long.as_str());
+        assert_eq!(finding.subject.len(), PART_LEN_MAX + '…'.len_utf8());
+        assert!(finding.message.ends_with('…'));
+        assert_eq!(Finding::new(FindingCode::NameAltered, "a", "b").subject, "a");
     }
 }

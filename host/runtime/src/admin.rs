@@ -6,11 +6,9 @@ use std::sync::Arc;
 use anyhow::Context;
 use axum::Router;
 use axum::extract::{ConnectInfo, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::middleware::map_response;
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::serve::Listener as _;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tracing::info;
@@ -54,14 +52,8 @@ impl Admin {
             .route("/readyz", get(readyz))
             .route("/metrics", get(metrics_text))
             .route("/guard/release", post(release))
-            .layer(map_response(last_of_its_connection))
             .with_state(Shared { status, metrics, events });
-        let task = tokio::spawn(async move {
-            // Ends only with the process; accept errors are handled within.
-            let service = router.into_make_service_with_connect_info::<Peer>();
-            let _ = axum::serve(listener, service).await;
-        });
-        Ok(Self { task })
+        Ok(Self { task: tokio::spawn(listener.serve(router)) })
     }
 }
 
@@ -69,13 +61,6 @@ impl Drop for Admin {
     fn drop(&mut self) {
         self.task.abort();
     }
-}
-
-/// Says that no other answer follows on this connection. Nobody waits on one, then, for an answer
-/// that is cut when the time of the connection is over.
-async fn last_of_its_connection(mut response: Response) -> Response {
-    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    response
 }
 
 async fn healthz(State(shared): State<Shared>) -> Response {

@@ -13,8 +13,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::extract::connect_info::Connected;
-use axum::serve::{IncomingStream, Listener};
+use axum::extract::ConnectInfo;
+use axum::{Extension, Router};
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -100,11 +103,31 @@ impl Bounded {
         // Nobody closes it.
         free().await.ok()
     }
-}
 
-impl Listener for Bounded {
-    type Io = Connection;
-    type Addr = SocketAddr;
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// The system does not say.
+    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Answers one request on each connection, with the [`Peer`] as its `ConnectInfo`. Whoever kept one
+    /// for the next request would lose that when the time of the connection is over.
+    pub(crate) async fn serve(mut self, router: Router) {
+        loop {
+            let (connection, peer) = self.accept().await;
+            let router = router.clone().layer(Extension(ConnectInfo(Peer(peer))));
+            tokio::spawn(async move {
+                let service = TowerToHyperService::new(router);
+                let mut http = http1::Builder::new();
+                let answered =
+                    http.keep_alive(false).serve_connection(TokioIo::new(connection), service);
+                // One that breaks, or speaks something else, has its end.
+                let _ = answered.await;
+            });
+        }
+    }
 
     async fn accept(&mut self) -> (Connection, SocketAddr) {
         loop {
@@ -118,16 +141,6 @@ impl Listener for Bounded {
             }
             sleep(ACCEPT_PAUSE).await;
         }
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
-}
-
-impl Connected<IncomingStream<'_, Bounded>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, Bounded>) -> Self {
-        Self(*stream.remote_addr())
     }
 }
 
@@ -175,7 +188,6 @@ impl AsyncWrite for Connection {
 
 #[cfg(test)]
 mod tests {
-    use axum::Router;
     use axum::routing::get;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -196,8 +208,7 @@ mod tests {
         let address = bounded.local_addr().unwrap();
         let free = Arc::clone(&bounded.free);
         let router = Router::new().route("/", get(async || "ok"));
-        let service = router.into_make_service_with_connect_info::<Peer>();
-        let server = tokio::spawn(async move { axum::serve(bounded, service).await });
+        let server = tokio::spawn(bounded.serve(router));
         // They say nothing, and each that breaks comes again.
         let idle = || async move {
             loop {
