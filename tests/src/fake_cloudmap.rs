@@ -53,6 +53,8 @@ pub enum Fault {
     CutBodies,
     /// Nothing is answered.
     Silence,
+    /// One operation is not answered.
+    SilenceOn(&'static str),
     /// It lists nothing and knows of nothing, as another account.
     Empty,
     /// Every answer is an object without anything in it.
@@ -303,6 +305,7 @@ async fn answer(State(shared): State<Arc<Mutex<Registry>>>, request: Request) ->
         Some(Fault::Oversize(bytes)) => json_answer(200, fake_server::padded(&body, bytes)),
         Some(Fault::CutBodies) => json_answer(200, fake_server::cut(&body)),
         Some(Fault::Silence) => std::future::pending().await,
+        Some(Fault::SilenceOn(of)) if of == operation => std::future::pending().await,
         Some(Fault::NoFields) => json_answer(200, "{}"),
         _ => json_answer(200, body),
     }

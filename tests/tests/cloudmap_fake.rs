@@ -270,6 +270,33 @@ async fn what_is_deleted_between_listing_and_reading_is_no_error() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_fails_of_a_service_that_is_gone_by_then_is_no_doubt() {
+    const REVISION: &str = "DiscoverInstancesRevision";
+    const TIMEOUT: Duration = Duration::from_secs(2);
+    let world = World::filled(2);
+    let mut running = start(CloudMapSettings { timeout: TIMEOUT, ..world.settings() });
+    until_instances(&mut running, 4, None).await;
+    world.map.set_fault(Some(Fault::SilenceOn(REVISION)));
+    let since = Instant::now();
+    let asked = loop {
+        let is_asked = |name: &&str| {
+            let at = world.map.asked_about(REVISION, &format!("prod/{name}"));
+            at.is_some_and(|at| at > since)
+        };
+        match ["s0", "s1"].into_iter().find(is_asked) {
+            Some(name) => break name,
+            None => sleep(POLL / 10).await,
+        }
+    };
+    world.map.set_fault(None);
+    world.map.delete_service("prod", asked);
+    until_instances(&mut running, 2, None).await;
+    // No answer comes to what was asked of it.
+    sleep(TIMEOUT).await;
+    until_instances(&mut running, 2, None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_listed_and_cannot_be_discovered_stands_in_doubt() {
     let world = World::filled(4);
     let mut running = world.start();

@@ -170,6 +170,11 @@ impl<'a> Watch<'a> {
             Answer::Revision(key, answer) => {
                 self.revisions.is_asking = false;
                 match answer {
+                    // It went while this was asked.
+                    _ if self.listing.info(&key).is_none() => {
+                        self.revisions.forget(&key);
+                        None
+                    }
                     Ok(revision) if !self.listing.is_changed(&key, revision) => {
                         let was_failing = self.revisions.succeeded(&key);
                         self.revisions.schedule.set(&key, now + jittered(self.settings.poll));
