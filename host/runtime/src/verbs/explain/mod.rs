@@ -335,9 +335,13 @@ impl Scene<'_> {
 
     /// What is said of what sinks hold and should not hold by what is listed.
     fn unwanted(&self) -> &'static str {
-        match self.once.notes().is_empty() {
-            true => "not wanted any more",
-            false => "not known to be wanted, for what is listed is not known in full",
+        let evidence = self.once.line.evidence();
+        if !self.once.notes().is_empty() {
+            "not known to be wanted, for what is listed is not known in full"
+        } else if !evidence.undecided.is_empty() || !evidence.unanswered.is_empty() {
+            "not known to be wanted, for policies have not decided all that is listed"
+        } else {
+            "not wanted any more"
         }
     }
 
