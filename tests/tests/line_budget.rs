@@ -5,12 +5,14 @@
 use std::time::Duration;
 
 use landfall_core::guard::BUDGET_WINDOW;
-use landfall_core::plan::Mode;
+use landfall_core::plan::{Mode, Step};
 use landfall_core::sharing::SharingMode;
+use landfall_mesh::api::Body;
 use landfall_mesh::render::Shape;
 use landfall_runtime::line::sink::SinkLine;
+use landfall_tests::line::World;
 use landfall_tests::two_sources::{
-    SHAPES, at, first, is_create, numbers, options, refusing, round, settled,
+    SHAPES, at, first, is_create, numbers, options, refusing, round, settle, settled,
 };
 
 #[test]
@@ -70,4 +72,124 @@ fn what_came_back_is_not_let_go_later_for_another_step_of_the_service_fails() {
     refusing(&mut world, &first("a=1,2,200"), is_create);
     // One has a place of its own in this plan.
     assert!(at(&world, "a").len() >= 99, "forty minutes later they go again");
+}
+
+fn wait(world: &mut World, secs: u64) {
+    world.now = world.now.plus(Duration::from_secs(secs));
+}
+
+fn sink(world: &mut World, steps_max: usize) {
+    world.sink = SinkLine::new(Mode::Sync, Vec::new(), steps_max);
+}
+
+/// Whether a step makes the one endpoint that is refused for ever.
+fn refused(step: &Step<Body>) -> bool {
+    is_create(step) && format!("{step:?}").contains("10.0.0.250")
+}
+
+#[test]
+fn what_is_replaced_is_not_held_however_long_the_sink_takes() {
+    let all = |from: usize, to: usize| {
+        let list: Vec<String> =
+            (0..10).map(|s| numbers(&format!("s{s}"), from + s * 10..to + s * 10)).collect();
+        first(&list.join(" "))
+    };
+    let mut world = settled(Shape::WorkloadEntries, "", "");
+    settle(&mut world, &all(1, 11));
+    assert_eq!(world.endpoints(), 100);
+    sink(&mut world, 20);
+    for turn in 0..60 {
+        round(&mut world, &all(201, 211));
+        let h = world.sink.held().len();
+        assert_eq!(h, 0, "{turn}");
+        wait(&mut world, 20);
+    }
+    assert_eq!(world.endpoints(), 100);
+}
+
+#[test]
+fn what_comes_back_makes_up_for_itself_alone() {
+    let mut world = settled(Shape::Inline, &numbers("a", 1..101), "");
+    let without = |gone: std::ops::Range<usize>| {
+        let list: Vec<String> =
+            (1..101).filter(|n| !gone.contains(n)).map(|n| n.to_string()).collect();
+        first(&format!("a={}", list.join(",")))
+    };
+    round(&mut world, &without(1..16));
+    assert_eq!(world.endpoints(), 85);
+    round(&mut world, &without(16..31));
+    assert_eq!(world.endpoints(), 85);
+    round(&mut world, &without(16..46));
+    assert!(world.endpoints() >= 80, "{} {:?}", world.endpoints(), world.sink.held());
+}
+
+#[test]
+fn what_is_replaced_in_the_middle_of_a_change_of_shape_is_not_held() {
+    let mut bad = Vec::new();
+    for more in [0, 3, 12, 40] {
+        for max in [8, 16, 20, 24, 32, 40, 48, 56, 64] {
+            let b = if more > 0 { numbers("b", 100..100 + more) } else { String::new() };
+            let say = |from: usize| first(&format!("{} {b}", numbers("a", from..from + 40)));
+            let mut world = settled(Shape::Inline, "", "");
+            settle(&mut world, &say(1));
+            sink(&mut world, max);
+            world.line.set_options(options(SharingMode::Union, Shape::WorkloadEntries));
+            round(&mut world, &say(1));
+            for turn in 0..30 {
+                round(&mut world, &say(41));
+                if !world.sink.held().is_empty() {
+                    bad.push((more, max, turn, world.sink.held().len()));
+                    break;
+                }
+            }
+        }
+    }
+    assert!(bad.is_empty(), "{bad:?}");
+}
+
+#[test]
+fn what_nobody_selects_holds_no_others() {
+    let say = |from: usize, b: usize| {
+        first(&format!("{} {}", numbers("a", from..from + 40), numbers("b", 300..300 + b)))
+    };
+    let mut world = settled(Shape::Inline, "", "");
+    settle(&mut world, &say(1, 30));
+    sink(&mut world, 20);
+    world.line.set_options(options(SharingMode::Union, Shape::WorkloadEntries));
+    for _ in 0..2 {
+        round(&mut world, &say(1, 30));
+    }
+    world.line.set_options(options(SharingMode::Union, Shape::Inline));
+    for turn in 0..10 {
+        round(&mut world, &say(41, if turn > 1 { 25 } else { 30 }));
+    }
+    assert_eq!(world.sink.held(), []);
+}
+
+#[test]
+fn what_is_replaced_twice_while_another_step_fails_is_not_held() {
+    let mut world = settled(Shape::WorkloadEntries, &numbers("a", 1..101), "");
+    for from in [1, 301, 401, 501] {
+        let offers = first(&format!("{},250", numbers("a", from..from + 100)));
+        for _ in 0..6 {
+            refusing(&mut world, &offers, refused);
+            wait(&mut world, 30);
+        }
+        assert_eq!(at(&world, "a").len(), 100, "{from} {:?}", world.sink.held());
+    }
+}
+
+#[test]
+fn what_was_replaced_and_came_back_is_held_while_another_step_fails() {
+    let mut world = settled(Shape::WorkloadEntries, &numbers("a", 1..101), "");
+    for (from, to) in [(1, 101), (101, 201), (1, 201)] {
+        let offers = first(&format!("{},250", numbers("a", from..to)));
+        for _ in 0..10 {
+            refusing(&mut world, &offers, refused);
+            wait(&mut world, 30);
+        }
+    }
+    assert_eq!(at(&world, "a").len(), 200);
+    refusing(&mut world, &first(&format!("{},250", numbers("a", 101..201))), refused);
+    assert_eq!(at(&world, "a").len(), 200, "{:?}", world.sink.held());
 }

@@ -55,6 +55,12 @@ fn hosts(from: usize, to: usize) -> String {
     list.join(" ")
 }
 
+/// The same, all at one address.
+fn at_one_address(from: usize, to: usize) -> String {
+    let list: Vec<String> = (from..to).map(|number| format!("s{number}=1")).collect();
+    list.join(" ")
+}
+
 fn settled(mode: SharingMode, shape: Shape, offers: &Offers) -> World {
     let mut world = daemon(mode, shape, Observed::default());
     settle(&mut world, offers);
@@ -159,6 +165,21 @@ fn what_concerns_everything_costs_in_proportion() {
         }
     }
     assert!(worse.is_empty(), "{}", worse.join("\n"));
+}
+
+#[test]
+fn hosts_at_one_address_move_in_proportion() {
+    let cost = |count: usize| {
+        let prepare = || {
+            let offers = [Some(listing(&at_one_address(0, count))), Some(listing(""))];
+            let world = settled(SharingMode::Union, WORKLOADS, &offers);
+            (restarted_at(world, "{service}.moved.mesh", Vec::new(), WORKLOADS), offers)
+        };
+        quickest(prepare, |(world, offers)| drop(due(world, offers)))
+    };
+    let (small, large) = (cost(SMALL), cost(LARGE));
+    println!("hosts at one address: {small:?}, {large:?}");
+    assert!(large <= small * RATIO_MAX, "{small:?}, and of eight times {large:?}");
 }
 
 #[test]

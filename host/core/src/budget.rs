@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use crate::counts::{Counts, add, shared, subtract, total};
+use crate::counts::{Counts, add, shared, subtract};
 use crate::mesh::{Body, ObjectId, Tie};
 use crate::plan::Step;
 use crate::time::Time;
@@ -101,6 +101,15 @@ pub(crate) struct Over<A> {
     pub(crate) until: Time,
 }
 
+/// What of a service is there to be seen, for no step of it is under way or failed.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    /// What goes.
+    losses: bool,
+    /// What comes, too.
+    all: bool,
+}
+
 /// What the budget judges by.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Scale<'a> {
@@ -110,6 +119,8 @@ pub(crate) struct Scale<'a> {
     /// Services of which a step is under way or waits to be tried again: what they would lose is
     /// not all there to be seen.
     pub(crate) busy: &'a BTreeSet<Tie>,
+    /// Those of which it is one that takes something away.
+    pub(crate) losing: &'a BTreeSet<Tie>,
     pub(crate) now: Time,
 }
 
@@ -217,21 +228,33 @@ impl<A: Ord + Clone> Budget<A> {
 
     /// Takes up what would be lost, and says what of it waits.
     pub(crate) fn judge(&mut self, losses: &Losses<A>, scale: Scale<'_>) -> BTreeMap<Tie, Over<A>> {
-        let Scale { total, settings, busy, now } = scale;
+        let Scale { total, settings, busy, losing, now } = scale;
         self.spent.retain(|_, (at, _)| now.since(*at) < BUDGET_WINDOW);
-        self.came.retain(|_, came| {
-            came.retain(|(at, ..)| now.since(*at) < BUDGET_WINDOW);
+        let judged = &self.judged;
+        self.came.retain(|tie, came| {
+            let waves = judged.get(tie).into_iter().flat_map(BTreeMap::values).flatten();
+            let replaced = waves.filter(|wave| wave.fate == Fate::Replaced);
+            forget_old(came, replaced.map(|wave| wave.count).sum(), now);
             !came.is_empty()
         });
         self.judged.retain(|tie, _| losses.services.contains_key(tie) || busy.contains(tie));
         let mut fresh: BTreeMap<&Tie, Counts<A>> = BTreeMap::new();
         for (tie, loss) in &losses.services {
-            let unjudged = self.reconcile(tie, loss, !busy.contains(tie));
+            let seen = Seen { losses: !losing.contains(tie), all: !busy.contains(tie) };
+            let unjudged = self.reconcile(tie, loss, seen);
             if !unjudged.is_empty() {
                 fresh.insert(tie, unjudged);
             }
         }
         let gone = self.spent.values().map(|(_, count)| count).sum::<usize>();
+        let gains = losses.services.iter().flat_map(|(tie, loss)| {
+            loss.gained.iter().map(move |(address, count)| ((tie, address), count))
+        });
+        let back = gains.filter_map(|((tie, address), count)| {
+            let (_, spent) = self.spent.get(&(tie.clone(), address.clone()))?;
+            Some(*count.min(spent))
+        });
+        let gone = gone - back.sum::<usize>();
         let going = self.under_way.values().flat_map(|step| step.takes.values()).sum::<usize>();
         let new: usize = fresh.values().flat_map(BTreeMap::values).sum();
         let held_since = |since: Duration| -> usize {
@@ -263,11 +286,11 @@ impl<A: Ord + Clone> Budget<A> {
 
     /// Brings what was judged of a service in line with what it would lose now, and returns what of
     /// that is new. As many as the service gains, and as came before without one that went, are
-    /// replaced: of those that are new, and then of those that wait. Where not everything is `seen`,
+    /// replaced: of those that are new, and then of those that wait. Where not all is seen that goes,
     /// nothing is taken to be back.
-    fn reconcile(&mut self, tie: &Tie, loss: &Loss<A>, seen: bool) -> Counts<A> {
+    fn reconcile(&mut self, tie: &Tie, loss: &Loss<A>, seen: Seen) -> Counts<A> {
         let waves = self.judged.entry(tie.clone()).or_default();
-        if seen {
+        if seen.losses {
             waves.retain(|address, waves| {
                 shrink(waves, loss.lost.get(address).copied().unwrap_or_default());
                 !waves.is_empty()
@@ -278,10 +301,13 @@ impl<A: Ord + Clone> Budget<A> {
         let came = came.map(|(_, address, count)| {
             count.saturating_sub(loss.lost.get(address).copied().unwrap_or_default())
         });
-        let comes = total(&loss.gained) + came.sum::<usize>();
+        // What comes back is no longer spent, and makes up for nothing else.
+        let is_back = |address: &A| self.spent.contains_key(&(tie.clone(), address.clone()));
+        let gained = loss.gained.iter().filter(|(address, _)| !is_back(address));
+        let comes = gained.map(|(_, count)| count).sum::<usize>() + came.sum::<usize>();
         let replaced = waves.values().flatten().filter(|wave| wave.fate == Fate::Replaced);
         let replaced: usize = replaced.map(|wave| wave.count).sum();
-        if seen {
+        if seen.all {
             // What was to come in their place failed.
             let mut surplus = replaced.saturating_sub(comes);
             waves.retain(|_, waves| {
@@ -457,10 +483,26 @@ impl<A> Default for Budget<A> {
 
 /// Takes from `came` as many as went in their place, the oldest first.
 fn spend<A>(came: &mut VecDeque<(Time, A, usize)>, mut replaced: usize) {
-    for (.., count) in came.iter_mut() {
+    while replaced > 0
+        && let Some((.., count)) = came.front_mut()
+    {
         let went = replaced.min(*count);
         *count -= went;
         replaced -= went;
+        if *count == 0 {
+            came.pop_front();
+        }
+    }
+}
+
+/// Takes from `came` what came before the window, but for those in whose place others are still to go.
+fn forget_old<A>(came: &mut VecDeque<(Time, A, usize)>, replaced: usize, now: Time) {
+    let is_old = |at: Time| now.since(at) >= BUDGET_WINDOW;
+    let recent = came.iter().filter(|(at, ..)| !is_old(*at)).map(|(.., count)| count);
+    let mut due = replaced.saturating_sub(recent.sum());
+    for (_, _, count) in came.iter_mut().rev().filter(|(at, ..)| is_old(*at)) {
+        *count = (*count).min(due);
+        due -= *count;
     }
     came.retain(|(.., count)| *count > 0);
 }

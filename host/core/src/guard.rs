@@ -45,6 +45,8 @@ pub struct GuardOptions<'a, B: Body> {
     /// while [`GuardState::weighs_losses`] says no and no ServiceEntry is to select its endpoints
     /// that has them itself.
     pub busy: &'a BTreeSet<Tie>,
+    /// Those of which it is a step that takes something away.
+    pub losing: &'a BTreeSet<Tie>,
     /// Those of which a WorkloadEntry is being written, or could not be.
     pub unwritten: &'a BTreeSet<Tie>,
     /// How many steps may pass; the others are to be planned again.
@@ -122,11 +124,8 @@ pub fn guard<B: Body>(
     let mut guarded = Guarded::empty(options.steps_max);
     let steps = proven(steps, options, &mut guarded);
     // When it may go, what it has may have moved.
-    for held in &guarded.held {
-        if options.places.wanted(&held.id).is_none() {
-            state.moved.found_unwanted(&held.id);
-        }
-    }
+    let held = guarded.held.iter().map(|held| &held.id);
+    state.moved.found_unwanted(held, &options.places);
     let (mut steps, renamed, circles) =
         after_renames(steps, options, &mut state.moved, &mut guarded);
     guarded.hold_selected(&mut steps, options, |step| step);
@@ -341,6 +340,7 @@ fn within_budget<B: Body>(
         total: options.total_endpoints,
         settings: options.settings,
         busy: options.busy,
+        losing: options.losing,
         now: options.now,
     };
     let mut over = budget.judge(&losses, scale);

@@ -26,20 +26,28 @@ use crate::time::Time;
 /// What is known of objects whose endpoints moved, or may have.
 #[derive(Debug)]
 pub struct Moved<B> {
-    objects: BTreeMap<ObjectId, Stage>,
-    /// What the first reading of the sink found.
-    found: OrdMap<ObjectId, Arc<Object<B>>>,
+    objects: BTreeMap<ObjectId, Stage<B>>,
+    /// How often something was found.
+    findings: usize,
 }
 
 #[derive(Clone, Debug)]
-enum Stage {
-    /// An earlier process left it, or it was held, and it was not wanted since.
-    Inherited,
+enum Stage<B> {
+    /// An earlier process left it, or it was held, and it was not wanted since it was found.
+    Inherited(Arc<Found<B>>),
     /// The same, and its endpoints are wanted elsewhere since then.
-    Resting(Time),
+    Resting(Time, Arc<Found<B>>),
     /// It went on for the grace time, which ended then, and its endpoints moved to these services
     /// of the mesh.
     Ended(Time, BTreeSet<Tie>),
+}
+
+/// What the sink held when objects were found.
+#[derive(Debug)]
+struct Found<B> {
+    /// Which of the findings it was.
+    number: usize,
+    objects: OrdMap<ObjectId, Arc<Object<B>>>,
 }
 
 /// What a sink holds and what it should hold.
@@ -47,14 +55,17 @@ enum Stage {
 pub struct Places<'a, B: Body> {
     desired: &'a Desired<B>,
     observed: &'a Observed<B>,
-    wanted: OnceCell<ByAddress<'a, B>>,
-    there: OnceCell<ByAddress<'a, B>>,
+    wanted: OnceCell<Index<'a, B>>,
+    there: OnceCell<Index<'a, B>>,
     by_tie: OnceCell<BTreeMap<Tie, Vec<&'a Object<B>>>>,
     workloads: OnceCell<BTreeMap<Tie, Workloads<'a, B>>>,
     leftover: OnceCell<BTreeMap<Tie, Vec<Arc<Object<B>>>>>,
     /// How many endpoints objects had at each address when they were found.
-    before: RefCell<BTreeMap<ObjectId, Counts<B::Address>>>,
+    before: RefCell<Before<B>>,
 }
+
+/// By the number of the finding.
+type Before<B> = BTreeMap<(usize, ObjectId), Counts<<B as Body>::Address>>;
 
 /// The WorkloadEntries that a sink should hold of one service of the mesh.
 #[derive(Debug)]
@@ -65,14 +76,17 @@ struct Workloads<'a, B: Body> {
     missing: BTreeMap<B::Address, Vec<&'a ObjectId>>,
 }
 
-/// Objects by where their endpoints are.
+/// Objects by where their endpoints are, and by what feeds them. Many may be at one address, and many
+/// services may feed one: whoever looks goes over the fewer.
 #[derive(Debug)]
-struct ByAddress<'a, B: Body> {
-    /// With how many of them.
-    objects: BTreeMap<B::Address, Vec<(&'a Object<B>, usize)>>,
-    /// The services of registries that feed each.
+struct Index<'a, B: Body> {
+    /// With how many endpoints there.
+    at: BTreeMap<B::Address, AtAddress<'a, B>>,
+    fed: BTreeMap<&'a str, Vec<&'a ObjectId>>,
     origins: BTreeMap<&'a ObjectId, BTreeSet<&'a str>>,
 }
+
+type AtAddress<'a, B> = BTreeMap<&'a ObjectId, (&'a Object<B>, usize)>;
 
 /// What is to be made of steps that take moved endpoints away.
 #[derive(Debug)]
@@ -106,8 +120,9 @@ impl<B: Body> Moved<B> {
     /// Takes up what the first reading of a sink finds.
     #[must_use]
     pub fn inherited(observed: &Observed<B>) -> Self {
-        let objects = observed.ours.keys().map(|id| (id.clone(), Stage::Inherited)).collect();
-        Self { objects, found: observed.ours.clone() }
+        let mut moved = Self::default();
+        moved.found(observed.ours.keys(), observed);
+        moved
     }
 
     /// The object's grace time is over, and its endpoints are at these services of the mesh.
@@ -115,17 +130,28 @@ impl<B: Body> Moved<B> {
         self.objects.insert(id, Stage::Ended(now, places));
     }
 
-    /// The object is not wanted, and is held.
-    pub(crate) fn found_unwanted(&mut self, id: &ObjectId) {
-        self.objects.entry(id.clone()).or_insert(Stage::Inherited);
+    /// The objects are held though nothing wants them.
+    pub(crate) fn found_unwanted<'i>(
+        &mut self,
+        ids: impl Iterator<Item = &'i ObjectId>,
+        places: &Places<'_, B>,
+    ) {
+        let unknown: Vec<&ObjectId> = ids
+            .filter(|id| places.wanted(id).is_none() && !self.objects.contains_key(*id))
+            .collect();
+        self.found(unknown.into_iter(), places.observed);
+    }
+
+    fn found<'i>(&mut self, ids: impl Iterator<Item = &'i ObjectId>, observed: &Observed<B>) {
+        self.findings += 1;
+        let found = Arc::new(Found { number: self.findings, objects: observed.ours.clone() });
+        let stage = || Stage::Inherited(Arc::clone(&found));
+        self.objects.extend(ids.map(|id| (id.clone(), stage())));
     }
 
     /// The object is wanted, or gone.
     pub fn forget(&mut self, id: &ObjectId) {
         self.objects.remove(id);
-        if self.objects.is_empty() {
-            self.found = OrdMap::new();
-        }
     }
 
     pub(crate) fn judge(
@@ -142,8 +168,10 @@ impl<B: Body> Moved<B> {
                 continue;
             };
             let Some(stage) = self.objects.get_mut(step.id()) else { continue };
+            let rests;
             let (rests_until, to) = match stage {
-                Stage::Inherited | Stage::Resting(_) => {
+                Stage::Inherited(found) | Stage::Resting(_, found) => {
+                    let found = Arc::clone(found);
                     if total(&places.wanted_elsewhere(from, &MovedTo::Any)) == 0 {
                         // It lost its endpoints, or had none, as a ServiceEntry that selects them.
                         // What goes in part may have others that move yet.
@@ -152,9 +180,11 @@ impl<B: Body> Moved<B> {
                         }
                         continue;
                     }
-                    let since = if let Stage::Resting(since) = stage { *since } else { stay.now };
-                    *stage = Stage::Resting(since);
-                    (since.plus(stay.grace), MovedTo::Since(&self.found))
+                    let since =
+                        if let Stage::Resting(since, _) = stage { *since } else { stay.now };
+                    *stage = Stage::Resting(since, Arc::clone(&found));
+                    rests = found;
+                    (since.plus(stay.grace), MovedTo::Since(&rests))
                 }
                 Stage::Ended(since, places) => (*since, MovedTo::Services(places)),
             };
@@ -177,7 +207,7 @@ enum MovedTo<'a, B> {
     /// Anywhere.
     Any,
     /// Where they were not when these objects were found.
-    Since(&'a OrdMap<ObjectId, Arc<Object<B>>>),
+    Since(&'a Found<B>),
     /// To these services of the mesh.
     Services(&'a BTreeSet<Tie>),
 }
@@ -301,7 +331,7 @@ impl<'a, B: Body> Places<'a, B> {
     /// Which of an object's endpoints are wanted at another service of the mesh.
     fn wanted_elsewhere(&self, object: &Object<B>, to: &MovedTo<'_, B>) -> Counts<B::Address> {
         let all = || self.desired.values().map(|object| &**object);
-        let wanted = self.wanted.get_or_init(|| ByAddress::of(all()));
+        let wanted = self.wanted.get_or_init(|| Index::of(all()));
         self.elsewhere(object, wanted, to)
     }
 
@@ -316,7 +346,7 @@ impl<'a, B: Body> Places<'a, B> {
                     move |object: &&&Object<B>| selects || object.id.kind == Kind::ServiceEntry;
                 of_tie.iter().filter(is_reached).copied()
             });
-            ByAddress::of(reached)
+            Index::of(reached)
         });
         self.elsewhere(object, there, to)
     }
@@ -326,10 +356,9 @@ impl<'a, B: Body> Places<'a, B> {
     fn elsewhere(
         &self,
         object: &Object<B>,
-        places: &ByAddress<'a, B>,
+        places: &Index<'a, B>,
         to: &MovedTo<'_, B>,
     ) -> Counts<B::Address> {
-        let origins = object.body.origins().unwrap_or_default();
         let tie = object.tie();
         let is_there = |other: &Object<B>| {
             let other_tie = other.tie();
@@ -337,18 +366,18 @@ impl<'a, B: Body> Places<'a, B> {
                 MovedTo::Any | MovedTo::Since(_) => true,
                 MovedTo::Services(services) => services.contains(&other_tie),
             };
-            let feeds = &places.origins[&other.id];
-            is_there && other_tie != tie && origins.iter().any(|origin| feeds.contains(origin))
+            is_there && other_tie != tie
         };
+        let origins = object.body.origins().unwrap_or_default();
         let mut there = object.body.counts();
         there.retain(|address, count| {
-            let others = places.objects.get(address).into_iter().flatten();
+            let others = places.like(address, &origins).into_iter();
             let others = others.filter(|(other, _)| is_there(other));
             let others = others.map(|(other, count)| match to {
                 MovedTo::Since(found) => {
                     count.saturating_sub(self.before(found, &other.id, address))
                 }
-                MovedTo::Any | MovedTo::Services(_) => *count,
+                MovedTo::Any | MovedTo::Services(_) => count,
             });
             *count = (*count).min(others.sum());
             *count > 0
@@ -357,15 +386,11 @@ impl<'a, B: Body> Places<'a, B> {
     }
 
     /// How many endpoints at `address` an object had that was found.
-    fn before(
-        &self,
-        found: &OrdMap<ObjectId, Arc<Object<B>>>,
-        id: &ObjectId,
-        address: &B::Address,
-    ) -> usize {
-        let Some(object) = found.get(id) else { return 0 };
+    fn before(&self, found: &Found<B>, id: &ObjectId, address: &B::Address) -> usize {
+        let Some(object) = found.objects.get(id) else { return 0 };
         let mut before = self.before.borrow_mut();
-        let counts = before.entry(id.clone()).or_insert_with(|| object.body.counts());
+        let key = (found.number, id.clone());
+        let counts = before.entry(key).or_insert_with(|| object.body.counts());
         counts.get(address).copied().unwrap_or_default()
     }
 
@@ -378,11 +403,21 @@ impl<'a, B: Body> Places<'a, B> {
                 if to.body.endpoint_count() == 0 && from.body.endpoint_count() > 0 =>
             {
                 counts = self.in_workloads(&step.tie());
+                for object in self.leftover(&step.tie()) {
+                    add(&mut counts, &object.body.counts());
+                }
             }
             (Kind::WorkloadEntry, Step::Delete(_)) => {
                 let tie = step.tie();
                 let entry = entries.get(&tie).and_then(|id| self.held(id, &tie));
                 let lost = step.lost();
+                let wanted = entries.get(&tie).and_then(|id| self.wanted(id));
+                let selects =
+                    |entry: Option<&Object<B>>| entry.is_some_and(|entry| entry.body.selects());
+                // Nobody reaches it, nor will.
+                if entry.is_some() && !selects(entry) && !selects(wanted) {
+                    return lost;
+                }
                 let there = entry.into_iter().flat_map(|entry| entry.body.addresses());
                 for address in there.filter(|address| lost.contains_key(address)) {
                     *counts.entry(address).or_default() += 1;
@@ -417,22 +452,42 @@ impl<'a, B: Body> Places<'a, B> {
     }
 }
 
-impl<'a, B: Body> ByAddress<'a, B> {
+impl<'a, B: Body> Index<'a, B> {
     fn of(all: impl Iterator<Item = &'a Object<B>>) -> Self {
-        let mut places = Self { objects: BTreeMap::new(), origins: BTreeMap::new() };
+        let mut index =
+            Self { at: BTreeMap::new(), fed: BTreeMap::new(), origins: BTreeMap::new() };
         for object in all {
-            let origins = object.body.origins().unwrap_or_default();
-            places.origins.insert(&object.id, origins.into_iter().collect());
+            let origins: BTreeSet<&str> =
+                object.body.origins().unwrap_or_default().into_iter().collect();
+            for origin in &origins {
+                index.fed.entry(*origin).or_default().push(&object.id);
+            }
+            index.origins.insert(&object.id, origins);
             for (address, count) in object.body.counts() {
-                places.objects.entry(address).or_default().push((object, count));
+                index.at.entry(address).or_default().insert(&object.id, (object, count));
             }
         }
-        places
+        index
+    }
+
+    /// Objects with endpoints at `address` that one of `origins` feeds.
+    fn like(&self, address: &B::Address, origins: &[&str]) -> Vec<(&'a Object<B>, usize)> {
+        let Some(at_address) = self.at.get(address) else { return Vec::new() };
+        let fed = || origins.iter().filter_map(|origin| self.fed.get(origin)).flatten();
+        if fed().take(at_address.len()).count() < at_address.len() {
+            let fed: BTreeSet<&ObjectId> = fed().copied().collect();
+            return fed.into_iter().filter_map(|id| at_address.get(id).copied()).collect();
+        }
+        let feeds = |id: &ObjectId| {
+            let of_object = self.origins.get(id);
+            of_object.is_some_and(|all| origins.iter().any(|origin| all.contains(origin)))
+        };
+        at_address.iter().filter(|(id, _)| feeds(id)).map(|(_, found)| *found).collect()
     }
 }
 
 impl<B> Default for Moved<B> {
     fn default() -> Self {
-        Self { objects: BTreeMap::new(), found: OrdMap::new() }
+        Self { objects: BTreeMap::new(), findings: 0 }
     }
 }

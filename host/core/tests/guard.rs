@@ -68,6 +68,7 @@ impl Scene {
             settings: &self.settings,
             grace: GRACE,
             busy: &busy.iter().map(|name| tie(name)).collect(),
+            losing: &busy.iter().map(|name| tie(name)).collect(),
             unwritten: &BTreeSet::new(),
             steps_max: usize::MAX,
             now: self.now,
@@ -398,4 +399,28 @@ fn what_waits_for_long_is_not_held_against_others() {
     assert_eq!(held(&scene.guard(&have, &few, &mut state)), ["a"]);
     scene.now = scene.now.plus(SETTINGS.hold);
     assert_eq!(held(&scene.guard(&have, &few, &mut state)), [""; 0]);
+}
+
+#[test]
+fn what_is_held_in_doubt_has_not_moved_to_where_it_was_all_the_time() {
+    for is_inherited in [true, false] {
+        let have: Objects = [one("all", 100), one("v1", 50)].into();
+        let want: Objects = [one("all", 100)].into();
+        let mut state = GuardState::default();
+        if is_inherited {
+            let observed = Observed { ours: made(&have), ..Observed::default() };
+            state.moved = Moved::inherited(&observed);
+        }
+        let mut scene = Scene::new(SETTINGS);
+        scene.evidence.sources.insert(SourceName::parse("s0").unwrap(), Trust::Doubtful);
+        scene.guard(&have, &want, &mut state);
+        let mut scene = Scene::new(SETTINGS);
+        scene.now = START.plus(Duration::from_secs(1));
+        scene.guard(&have, &want, &mut state);
+        scene.now = scene.now.plus(GRACE);
+        let guarded = scene.guard(&have, &want, &mut state);
+        let why = guarded.held.first().map(|held| &held.why);
+        let is_budget = matches!(why, Some(HeldFor::Budget { removals: 50, .. }));
+        assert!(is_budget, "{is_inherited}: {:?}", guarded.held);
+    }
 }

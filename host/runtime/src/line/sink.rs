@@ -80,6 +80,8 @@ struct Begun {
     tie: Tie,
     /// Whether others may have to follow it.
     leads: bool,
+    /// Whether it takes something away.
+    loses: bool,
 }
 
 /// An object whose step failed.
@@ -238,6 +240,8 @@ impl SinkLine {
             planned.blocked.into_iter().filter(|id| self.blocked.insert(id.clone())).collect();
         let asks = self.guard.weighs_losses() || planned.steps.iter().any(Step::starts_selecting);
         let busy = self.undone().filter(|_| asks).map(|(_, step)| step.tie.clone()).collect();
+        let losing = self.undone().filter(|(_, step)| asks && step.loses);
+        let losing = losing.map(|(_, step)| step.tie.clone()).collect();
         let workloads = self.undone().filter(|(id, _)| id.kind == Kind::WorkloadEntry);
         let workloads = workloads.filter(|(_, step)| step.leads);
         let unwritten = workloads.map(|(_, step)| step.tie.clone()).collect();
@@ -249,6 +253,7 @@ impl SinkLine {
             settings: options.guard,
             grace: options.grace,
             busy: &busy,
+            losing: &losing,
             unwritten: &unwritten,
             steps_max: self.steps_max - self.in_flight.len(),
             now: options.now,
@@ -434,6 +439,10 @@ impl Standing {
 
 impl Begun {
     fn of(step: &Step<Body>) -> Self {
-        Self { tie: step.tie(), leads: step.leads() }
+        Self {
+            tie: step.tie(),
+            leads: step.leads(),
+            loses: !step.lost().is_empty() || matches!(step, Step::Empty { .. } | Step::Delete(_)),
+        }
     }
 }

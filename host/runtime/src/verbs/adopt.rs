@@ -243,6 +243,7 @@ impl Wanted<'_> {
             settings: &settings,
             grace: self.config.grace,
             busy: &BTreeSet::new(),
+            losing: &BTreeSet::new(),
             unwritten: &BTreeSet::new(),
             steps_max: usize::MAX,
             now: clock::now(),
