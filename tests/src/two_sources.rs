@@ -3,12 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "part of tests: a failure is theirs")]
 #![allow(clippy::missing_panics_doc, reason = "it panics where a test is written wrongly")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use landfall_core::defaults::Defaults;
+use landfall_core::mesh::{Kind, Object, ObjectId};
 use landfall_core::pairs::Pairs;
 use landfall_core::pattern::Selector;
 use landfall_core::plan::{Observed, Step};
@@ -159,6 +160,12 @@ pub fn link(guest: &str) -> Link {
     Link { revision: Revision::admit(&engine, candidate).unwrap(), selector: Selector::default() }
 }
 
+/// A policy that gives all objects one name.
+#[must_use]
+pub fn named() -> Vec<Link> {
+    vec![link("service-illegal")]
+}
+
 /// What the first one lists, and the other one nothing.
 #[must_use]
 pub fn first(text: &str) -> Offers {
@@ -252,6 +259,29 @@ pub fn reached(world: &World) -> BTreeMap<String, Reached> {
         }
     }
     hosts
+}
+
+/// What clients reach at any host.
+#[must_use]
+pub fn everywhere(world: &World) -> BTreeSet<String> {
+    reached(world).into_values().flat_map(BTreeMap::into_keys).collect()
+}
+
+/// The WorkloadEntries that the sink holds.
+#[must_use]
+pub fn workload_ids(world: &World) -> Vec<ObjectId> {
+    world.held.ours.keys().filter(|id| id.kind == Kind::WorkloadEntry).cloned().collect()
+}
+
+/// Each ServiceEntry gets the name of the next one.
+pub fn exchange_names(world: &mut World) {
+    let entries = world.held.ours.iter().filter(|(id, _)| id.kind == Kind::ServiceEntry);
+    let entries: Vec<_> = entries.map(|(id, object)| (id.clone(), Arc::clone(object))).collect();
+    for (at, (_, object)) in entries.iter().enumerate() {
+        let (id, _) = &entries[(at + 1) % entries.len()];
+        let object = Object { id: id.clone(), ..Object::clone(object) };
+        world.held.ours.insert(id.clone(), Arc::new(object));
+    }
 }
 
 fn dialed(entry: &ServiceEntry, endpoint: &WorkloadEntry) -> BTreeMap<u32, u32> {

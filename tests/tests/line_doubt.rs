@@ -2,11 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a failure ends the test")]
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use landfall_core::guard::BUDGET_WINDOW;
-use landfall_core::mesh::{Kind, Object, ObjectId};
+use landfall_core::mesh::Kind;
 use landfall_core::plan::{Mode, Observed};
 use landfall_core::sharing::SharingMode;
 use landfall_mesh::api::{Endpoints, Location, ServiceEntry};
@@ -15,8 +14,8 @@ use landfall_runtime::line::LineOptions;
 use landfall_runtime::line::sink::SinkLine;
 use landfall_tests::line::{GRACE, OPEN, World};
 use landfall_tests::two_sources::{
-    SHAPES, at, daemon, daemon_with, due, first, in_doubt, is_create, link, listing, numbers,
-    options, reached, refusing, restarted, round, settle, settled,
+    SHAPES, at, daemon, daemon_with, due, exchange_names, first, in_doubt, is_create, link,
+    listing, numbers, options, reached, refusing, restarted, round, settle, settled, workload_ids,
 };
 
 #[test]
@@ -266,13 +265,7 @@ fn objects_that_have_each_others_names_change_places() {
     let mut world = daemon(SharingMode::Union, Shape::Inline, Observed::default());
     settle(&mut world, &offers);
     let before = reached(&world);
-    let ids: Vec<ObjectId> = world.held.ours.keys().cloned().collect();
-    let objects: Vec<_> = world.held.ours.values().cloned().collect();
-    for (at, object) in objects.iter().enumerate() {
-        let id = ids[(at + 1) % ids.len()].clone();
-        let object = Object { id: id.clone(), ..Object::clone(object) };
-        world.held.ours.insert(id, Arc::new(object));
-    }
+    exchange_names(&mut world);
     settle(&mut world, &offers);
     assert_eq!(reached(&world), before);
 }
@@ -340,10 +333,6 @@ fn upsert_only_selects_what_is_in_doubt() {
     world.sink = SinkLine::new(Mode::UpsertOnly, Vec::new(), usize::MAX);
     round(&mut world, &[Some(listing("a=1")), Some(in_doubt(listing("a=4")))]);
     assert!(at(&world, "a").contains_key("10.0.0.3"));
-}
-
-fn workload_ids(world: &World) -> Vec<ObjectId> {
-    world.held.ours.keys().filter(|id| id.kind == Kind::WorkloadEntry).cloned().collect()
 }
 
 #[test]

@@ -3,26 +3,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a failure ends the test")]
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use landfall_core::plan::Observed;
 use landfall_core::sharing::SharingMode;
 use landfall_mesh::render::Shape;
-use landfall_policy_host::Link;
-use landfall_tests::line::{GRACE, World};
+use landfall_tests::line::GRACE;
 use landfall_tests::two_sources::{
-    SHAPES, at, daemon_with, first, in_doubt, is_create, link, listing, reached, refusing,
-    restarted_at, round, rules_at, settle, settled,
+    SHAPES, at, daemon_with, everywhere, first, in_doubt, is_create, link, listing, named, reached,
+    refusing, restarted_at, round, rules_at, settle, settled,
 };
-
-fn everywhere(world: &World) -> BTreeSet<String> {
-    reached(world).into_values().flat_map(BTreeMap::into_keys).collect()
-}
-
-/// A policy that gives all objects one name.
-fn named() -> Vec<Link> {
-    vec![link("service-illegal")]
-}
 
 #[test]
 fn a_host_of_two_sources_moves_over_a_restart_and_they_speak_one_after_the_other() {

@@ -2,46 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a failure ends the test")]
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-
 use landfall_core::guard::BUDGET_WINDOW;
-use landfall_core::mesh::{Kind, Object, ObjectId};
+use landfall_core::mesh::Kind;
 use landfall_core::plan::{Observed, Step};
 use landfall_core::sharing::SharingMode;
-use landfall_mesh::api::Body;
 use landfall_mesh::render::Shape;
-use landfall_policy_host::Link;
-use landfall_tests::line::World;
 use landfall_tests::two_sources::{
-    at, daemon_with, first, in_doubt, link, listing, numbers, options, reached, refusing,
-    restarted, restarted_at, round, settle, settled,
+    at, daemon_with, everywhere, exchange_names, first, in_doubt, listing, named, numbers, options,
+    refusing, restarted, restarted_at, round, settle, settled, workload_ids,
 };
-
-fn everywhere(world: &World) -> BTreeSet<String> {
-    reached(world).into_values().flat_map(BTreeMap::into_keys).collect()
-}
-
-/// A policy that gives all objects one name.
-fn named() -> Vec<Link> {
-    vec![link("service-illegal")]
-}
-
-fn workload_ids(world: &World) -> Vec<ObjectId> {
-    world.held.ours.keys().filter(|id| id.kind == Kind::WorkloadEntry).cloned().collect()
-}
-
-/// The objects of `a` and `b` get each other's names.
-fn exchange(world: &mut World) {
-    let is_entry = |id: &ObjectId| id.kind == Kind::ServiceEntry;
-    let ids: Vec<ObjectId> = world.held.ours.keys().filter(|id| is_entry(id)).cloned().collect();
-    let objects: Vec<Object<Body>> =
-        ids.iter().map(|id| Object::clone(&world.held.ours[id])).collect();
-    for (at, id) in ids.iter().enumerate() {
-        let object = Object { id: id.clone(), ..objects[1 - at].clone() };
-        world.held.ours.insert(id.clone(), Arc::new(object));
-    }
-}
 
 #[test]
 fn another_host_gets_the_name_of_what_selects_in_doubt() {
@@ -103,7 +72,7 @@ fn renamed_in_doubt_and_then_the_new_object_cannot_be_completed() {
 fn names_in_a_circle_while_the_budget_holds_what_one_loses() {
     for shape in [Shape::WorkloadEntries, Shape::Inline] {
         let mut world = settled(shape, &format!("{} b=200", numbers("a", 1..101)), "");
-        exchange(&mut world);
+        exchange_names(&mut world);
         let mut world = restarted(world, shape);
         round(&mut world, &first("a=1,2 b=200"));
         assert_eq!(at(&world, "b").len(), 1, "{shape:?}");

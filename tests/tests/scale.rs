@@ -6,16 +6,14 @@
 #![allow(clippy::disallowed_methods, reason = "how long something takes is the subject")]
 #![allow(clippy::print_stdout, reason = "what it prints are the figures")]
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use landfall_core::mesh::{Object, ObjectId};
 use landfall_core::plan::Observed;
 use landfall_core::sharing::SharingMode;
 use landfall_mesh::render::Shape;
 use landfall_tests::line::{DEFAULT, OPEN, World};
 use landfall_tests::two_sources::{
-    Offers, daemon, due, in_doubt, listing, options, restarted_at, settle,
+    Offers, daemon, due, exchange_names, in_doubt, listing, numbers, options, restarted_at, settle,
 };
 use landfall_tests::world;
 
@@ -45,8 +43,7 @@ fn quickest<T>(prepare: impl Fn() -> T, run: impl Fn(&mut T)) -> Duration {
 
 /// Instances `from` up to `to` of one host.
 fn one_host(from: usize, to: usize) -> String {
-    let list: Vec<String> = (from..to).map(|number| (number + 1).to_string()).collect();
-    if list.is_empty() { String::new() } else { format!("a={}", list.join(",")) }
+    numbers("a", from + 1..to + 1)
 }
 
 /// The same, each at a host of its own.
@@ -136,13 +133,7 @@ const TABLE: &[(&str, Prepare)] = &[
     ("all objects have each other's names", |text, count| {
         let offers = [Some(listing(&text(0, count))), Some(listing(""))];
         let mut world = settled(SharingMode::Union, Shape::Inline, &offers);
-        let ids: Vec<ObjectId> = world.held.ours.keys().cloned().collect();
-        let objects: Vec<_> = world.held.ours.values().cloned().collect();
-        for (at, object) in objects.iter().enumerate() {
-            let id = ids[(at + 1) % ids.len()].clone();
-            let object = Object { id: id.clone(), ..Object::clone(object) };
-            world.held.ours.insert(id, Arc::new(object));
-        }
+        exchange_names(&mut world);
         (world, offers)
     }),
 ];

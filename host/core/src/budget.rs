@@ -139,8 +139,8 @@ impl<A: Ord + Clone> Losses<A> {
                 subtract(&mut lost, kept);
             }
             let gained = step.gained();
-            losses.services.entry(step.loser()).or_default().lose(&lost);
-            losses.services.entry(step.tie()).or_default().gain(&gained);
+            add(&mut losses.services.entry(step.loser()).or_default().lost, &lost);
+            add(&mut losses.services.entry(step.tie()).or_default().gained, &gained);
             if !lost.is_empty() || !gained.is_empty() {
                 losses.objects.insert(step.id().clone(), Loss { lost, gained });
             }
@@ -167,16 +167,6 @@ impl<A: Ord + Clone> Losses<A> {
 }
 
 // === impl Loss ===
-
-impl<A: Ord + Clone> Loss<A> {
-    fn lose(&mut self, lost: &Counts<A>) {
-        add(&mut self.lost, lost);
-    }
-
-    fn gain(&mut self, gained: &Counts<A>) {
-        add(&mut self.gained, gained);
-    }
-}
 
 impl<A> Default for Loss<A> {
     fn default() -> Self {

@@ -135,7 +135,7 @@ pub fn guard<B: Body>(
     kept.extend(renamed);
     let mut due = Vec::with_capacity(steps.len());
     for step in steps {
-        match waiting.get(&step.loser()).filter(|_| takes_away(&step)) {
+        match waiting.get(&step.loser()).filter(|_| step.takes_away()) {
             Some(waits) => guarded.hold(&step, HeldFor::from(*waits)),
             None => due.push(step),
         }
@@ -409,14 +409,6 @@ fn part_beside<B: Body>(step: &Step<B>, held: Counts<B::Address>) -> Option<Step
         Some(_) | None => false,
     };
     part(step, &Stays { origin: &|_| true, endpoint: &is_held, claims: false })
-}
-
-/// Whether a step takes an object or endpoints away. To clients a ServiceEntry that selects its
-/// endpoints is as much as these.
-fn takes_away<B: Body>(step: &Step<B>) -> bool {
-    matches!(step, Step::Empty { .. } | Step::Delete(_))
-        || step.tie() != step.loser()
-        || !step.lost().is_empty()
 }
 
 // === impl Unproven ===

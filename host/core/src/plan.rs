@@ -254,6 +254,15 @@ impl<B: Body> Step<B> {
         missing(self.from(), self.to())
     }
 
+    /// Whether it takes an object or endpoints away from its service. To clients a ServiceEntry that
+    /// selects its endpoints is as much as these.
+    #[must_use]
+    pub fn takes_away(&self) -> bool {
+        matches!(self, Self::Empty { .. } | Self::Delete(_))
+            || self.tie() != self.loser()
+            || !self.lost().is_empty()
+    }
+
     /// The endpoints that come by it.
     #[must_use]
     pub fn gained(&self) -> BTreeMap<B::Address, usize> {

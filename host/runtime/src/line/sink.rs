@@ -80,8 +80,7 @@ struct Begun {
     tie: Tie,
     /// Whether others may have to follow it.
     leads: bool,
-    /// Whether it takes something away.
-    loses: bool,
+    takes_away: bool,
 }
 
 /// An object whose step failed.
@@ -240,7 +239,7 @@ impl SinkLine {
             planned.blocked.into_iter().filter(|id| self.blocked.insert(id.clone())).collect();
         let asks = self.guard.weighs_losses() || planned.steps.iter().any(Step::starts_selecting);
         let busy = self.undone().filter(|_| asks).map(|(_, step)| step.tie.clone()).collect();
-        let losing = self.undone().filter(|(_, step)| asks && step.loses);
+        let losing = self.undone().filter(|(_, step)| asks && step.takes_away);
         let losing = losing.map(|(_, step)| step.tie.clone()).collect();
         let workloads = self.undone().filter(|(id, _)| id.kind == Kind::WorkloadEntry);
         let workloads = workloads.filter(|(_, step)| step.leads);
@@ -439,10 +438,6 @@ impl Standing {
 
 impl Begun {
     fn of(step: &Step<Body>) -> Self {
-        Self {
-            tie: step.tie(),
-            leads: step.leads(),
-            loses: !step.lost().is_empty() || matches!(step, Step::Empty { .. } | Step::Delete(_)),
-        }
+        Self { tie: step.tie(), leads: step.leads(), takes_away: step.takes_away() }
     }
 }
