@@ -92,6 +92,9 @@ fn serve(folder: &Path, port: u16, more: &[String]) -> Result<Server, String> {
         "--eureka.server.wait-time-in-ms-when-sync-empty=0",
     ]);
     command.args(more);
+    // An answer that is being made while something registers is kept without it, until it expires: by
+    // default for three minutes.
+    command.arg("--eureka.server.response-cache-auto-expiration-in-seconds=1");
     let http = Http::plain(port);
     Server::start("eureka", command, folder).ready(|| http.is_ok("/eureka/apps"))
 }
