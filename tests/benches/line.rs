@@ -64,7 +64,7 @@ fn line(rules: Arc<Rules>) -> Line {
 /// A sink that holds all that is desired.
 fn settled(line: &Line, held: &Observed<Body>) -> SinkLine {
     let mut sink = SinkLine::new(Mode::Sync, Vec::new(), usize::MAX);
-    sink.observe(held, line.desired());
+    sink.observe(held, line.desired(), Time::from_millis(1));
     assert!(plan(line, &mut sink).is_empty());
     sink
 }
@@ -108,9 +108,9 @@ fn one_change(c: &mut Criterion) {
                     if let Some(object) = step.to() {
                         held.ours.insert(step.id().clone(), Arc::clone(object));
                     }
-                    sink.applied(step.id(), Time::from_millis(1));
+                    sink.applied(step.id());
                 }
-                sink.observe(&held, line.desired());
+                sink.observe(&held, line.desired(), Time::from_millis(1));
                 assert!(!steps.is_empty(), "a change gives a step");
                 black_box(steps)
             });

@@ -106,13 +106,13 @@ impl World {
         for step in &steps {
             self.apply(step);
         }
-        self.sink.observe(&self.held, self.line.desired());
+        self.sink.observe(&self.held, self.line.desired(), self.now);
         steps
     }
 
     /// The steps that follow from a round; each is still to be applied, or failed.
     pub fn due(&mut self, round: &Round) -> Vec<Step<Body>> {
-        self.sink.observe(&self.held, self.line.desired());
+        self.sink.observe(&self.held, self.line.desired(), self.now);
         self.sink.desire(round, self.now);
         let evidence = self.line.evidence();
         let options = SinkOptions {
@@ -131,7 +131,7 @@ impl World {
             Some(object) => self.held.ours.insert(step.id().clone(), Arc::clone(object)),
             None => self.held.ours.remove(step.id()),
         };
-        self.sink.applied(step.id(), self.now);
+        self.sink.applied(step.id());
     }
 
     /// Rounds until nothing is due any more, through all grace times.

@@ -194,7 +194,7 @@ pub fn round(world: &mut World, offers: &Offers) -> Vec<Step<Body>> {
     for step in &steps {
         world.apply(step);
     }
-    world.sink.observe(&world.held, world.line.desired());
+    world.sink.observe(&world.held, world.line.desired(), world.now);
     steps
 }
 
@@ -207,7 +207,13 @@ pub fn refusing(world: &mut World, offers: &Offers, refused: impl Fn(&Step<Body>
             world.apply(&step);
         }
     }
-    world.sink.observe(&world.held, world.line.desired());
+    world.sink.observe(&world.held, world.line.desired(), world.now);
+}
+
+/// For which reasons steps are held, each once.
+#[must_use]
+pub fn held_for(world: &World) -> BTreeSet<&'static str> {
+    world.sink.held().iter().map(|held| held.why.as_str()).collect()
 }
 
 /// Whether a step makes an object.

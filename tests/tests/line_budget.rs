@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failure ends the test")]
 
+use std::ops::Range;
 use std::time::Duration;
 
 use landfall_core::guard::BUDGET_WINDOW;
@@ -12,7 +13,8 @@ use landfall_mesh::render::Shape;
 use landfall_runtime::line::sink::SinkLine;
 use landfall_tests::line::World;
 use landfall_tests::two_sources::{
-    SHAPES, at, first, is_create, numbers, options, refusing, round, settle, settled,
+    SHAPES, at, first, held_for, in_doubt, is_create, listing, numbers, options, refusing,
+    restarted, round, settle, settled,
 };
 
 #[test]
@@ -100,8 +102,7 @@ fn what_is_replaced_is_not_held_however_long_the_sink_takes() {
     sink(&mut world, 20);
     for turn in 0..60 {
         round(&mut world, &all(201, 211));
-        let h = world.sink.held().len();
-        assert_eq!(h, 0, "{turn}");
+        assert!(!held_for(&world).contains("budget"), "{turn}");
         wait(&mut world, 20);
     }
     assert_eq!(world.endpoints(), 100);
@@ -137,8 +138,8 @@ fn what_is_replaced_in_the_middle_of_a_change_of_shape_is_not_held() {
             round(&mut world, &say(1));
             for turn in 0..30 {
                 round(&mut world, &say(41));
-                if !world.sink.held().is_empty() {
-                    bad.push((more, max, turn, world.sink.held().len()));
+                if held_for(&world).contains("budget") {
+                    bad.push((more, max, turn));
                     break;
                 }
             }
@@ -192,4 +193,80 @@ fn what_was_replaced_and_came_back_is_held_while_another_step_fails() {
     assert_eq!(at(&world, "a").len(), 200);
     refusing(&mut world, &first(&format!("{},250", numbers("a", 101..201))), refused);
     assert_eq!(at(&world, "a").len(), 200, "{:?}", world.sink.held());
+}
+
+#[test]
+fn a_change_of_shape_that_a_doubt_holds_makes_up_for_nothing_that_goes_after() {
+    for is_restarted in [false, true] {
+        let all = numbers("a", 1..101);
+        let mut world = settled(Shape::Inline, &all, "");
+        let doubtful = || match is_restarted {
+            true => [Some(listing(&all)), None],
+            false => [Some(in_doubt(listing(&all))), Some(listing(""))],
+        };
+        if is_restarted {
+            world = restarted(world, Shape::WorkloadEntries);
+        } else {
+            world.line.set_options(options(SharingMode::Union, Shape::WorkloadEntries));
+        }
+        for _ in 0..3 {
+            round(&mut world, &doubtful());
+        }
+        wait(&mut world, 10);
+        for _ in 0..3 {
+            round(&mut world, &first(&numbers("a", 1..51)));
+        }
+        assert_eq!(at(&world, "a").len(), 100, "{is_restarted}");
+    }
+}
+
+#[test]
+fn what_came_and_went_makes_up_for_nothing() {
+    for shape in SHAPES {
+        for by_release in [true, false] {
+            let mut world = settled(shape, "", "");
+            let many = numbers("b", 1000..1850);
+            let say = |few: Range<usize>, more: Range<usize>| {
+                let list: Vec<String> = few.chain(more).map(|number| number.to_string()).collect();
+                first(&format!("a={} {many}", list.join(",")))
+            };
+            settle(&mut world, &say(1..151, 0..0));
+            let comes = if by_release { 301..701 } else { 301..401 };
+            for _ in 0..2 {
+                round(&mut world, &say(1..151, comes.clone()));
+            }
+            let before = at(&world, "a").len();
+            for _ in 0..3 {
+                round(&mut world, &say(1..151, 0..0));
+                if by_release {
+                    world.sink.release();
+                }
+            }
+            assert_eq!((before > 150, at(&world, "a").len()), (true, 150));
+            for _ in 0..3 {
+                round(&mut world, &say(1..2, 0..0));
+            }
+            let left = at(&world, "a").len();
+            assert_eq!(left, if by_release { 1 } else { 150 }, "{shape:?} {by_release}");
+        }
+    }
+}
+
+#[test]
+fn what_is_refused_makes_up_for_nothing() {
+    let mut world = settled(Shape::WorkloadEntries, &numbers("a", 1..101), "");
+    let later = first(&numbers("a", 101..201));
+    for _ in 0..5 {
+        refusing(&mut world, &later, is_create);
+        wait(&mut world, 30);
+    }
+    assert_eq!(at(&world, "a").len(), 100);
+    assert_eq!(held_for(&world), ["replacement"].into());
+    for _ in 0..3 {
+        wait(&mut world, 60);
+        round(&mut world, &later);
+    }
+    let reached: Vec<String> = at(&world, "a").into_keys().collect();
+    assert_eq!(reached.len(), 100);
+    assert!(reached.contains(&"10.0.0.200".to_owned()), "{reached:?}");
 }

@@ -473,7 +473,7 @@ fn a_service_that_changes_its_shape_never_lacks_endpoints() {
                     );
                 }
             }
-            world.sink.observe(&world.held, world.line.desired());
+            world.sink.observe(&world.held, world.line.desired(), world.now);
             world.now = world.now.plus(Duration::from_millis(2500));
         }
         assert_eq!(world.held.ours, *world.line.desired(), "{from:?} to {to:?}");

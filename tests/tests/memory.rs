@@ -64,7 +64,7 @@ fn a_hundred_thousand_instances_fit() {
         observed.ours.insert(id.clone(), Arc::new(read.object));
     }
     let mut sink = SinkLine::new(Mode::Sync, Vec::new(), usize::MAX);
-    sink.observe(&observed, line.desired());
+    sink.observe(&observed, line.desired(), Time::from_millis(1));
     drop(observed);
     let peak = status_kib("VmHWM");
     println!(

@@ -1,14 +1,19 @@
 //! How many endpoints may go at once.
 //!
-//! Invariant: endpoints are told apart, not counted. What waits, waits for its own time; what was let
-//! go, or replaced, is that until it is gone or is back. Nothing is concluded from it for others.
+//! Invariant: what counts is what clients reach, as the sink has it. Endpoints are told apart, not
+//! counted: what comes to a service makes up for what was there before it, and for one of them. What
+//! waits, waits for its own time; what was let go is that until it is gone or is back. Nothing is
+//! concluded from it for others.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::time::Duration;
 
-use crate::counts::{Counts, add, shared, subtract};
-use crate::mesh::{Body, ObjectId, Tie};
+use crate::counts::{Counts, add, shared, subtract, total};
+use crate::holdings::{Before, Holdings};
+use crate::losses::Loss;
+use crate::mesh::{Body, Tie};
 use crate::plan::Step;
 use crate::time::Time;
 
@@ -29,32 +34,35 @@ pub const BUDGET_WINDOW: Duration = Duration::from_secs(60);
 /// What the budget remembers of one sink.
 #[derive(Clone, Debug)]
 pub(crate) struct Budget<A> {
-    /// Endpoints that went within the window and did not come back, and when the last one did.
-    spent: BTreeMap<(Tie, A), (Time, usize)>,
-    /// Which endpoints came to services of the mesh within the window, and when, in whose place none
-    /// went yet.
-    came: BTreeMap<Tie, VecDeque<(Time, A, usize)>>,
-    /// What steps under way take and bring.
-    under_way: BTreeMap<ObjectId, UnderWay<A>>,
-    /// What services of the mesh would lose, as far as it does not simply go.
-    judged: BTreeMap<Tie, BTreeMap<A, Vec<Wave>>>,
+    services: BTreeMap<Tie, Account<A>>,
+    /// How often it took up what the sink holds. What it finds together came at once.
+    readings: u64,
 }
 
-/// What one step takes and brings.
+/// What came to and went from one service of the mesh, and what is to go.
 #[derive(Clone, Debug)]
-struct UnderWay<A> {
-    tie: Tie,
-    /// What it takes of that in whose place nothing came.
-    takes: Counts<A>,
-    /// What it takes of the rest.
-    replaced: usize,
-    /// What it brings of that which went before.
-    brings: Counts<A>,
-    /// What it brings of the rest.
-    comes: Counts<A>,
+struct Account<A> {
+    /// Endpoints that came within the window, or while as many were to go, and are there in nobody's
+    /// place yet.
+    came: BTreeMap<A, Came>,
+    /// Endpoints that went within the window with none in their place, and when the last one did.
+    gone: BTreeMap<A, (Time, usize)>,
+    /// Endpoints that are to go, as far as they do not simply go.
+    waves: BTreeMap<A, Vec<Wave>>,
+    /// How many were to go when it was judged last, or waited for other reasons.
+    outstanding: usize,
 }
 
-/// Endpoints at one address that would go since the same moment.
+/// Endpoints at one address that came.
+#[derive(Clone, Copy, Debug)]
+struct Came {
+    /// With which reading, and when, the last of them came.
+    reading: u64,
+    at: Time,
+    count: usize,
+}
+
+/// Endpoints at one address that are to go since the same moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Wave {
     count: usize,
@@ -64,28 +72,12 @@ struct Wave {
 /// What becomes of endpoints that are to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
-    /// Others of the same service came in their place.
-    Replaced,
-    /// Their time is over, or an operator said so.
+    /// Their time is over, or an operator said so, or clients reach them elsewhere.
     LetGo,
+    /// Others are to come in their place, and are not there since then.
+    Awaiting(Time),
     /// They wait since then.
     Held(Time),
-}
-
-/// What steps take from each service of the mesh.
-pub(crate) struct Losses<A> {
-    services: BTreeMap<Tie, Loss<A>>,
-    /// What each object loses, and gains.
-    objects: BTreeMap<ObjectId, Loss<A>>,
-}
-
-/// What one service of the mesh loses, and gains. Its objects are taken together, so that what goes
-/// from one to another, as when it changes its shape, is neither. What comes to another service makes
-/// up for nothing.
-#[derive(Clone, Debug)]
-pub(crate) struct Loss<A> {
-    pub(crate) lost: Counts<A>,
-    gained: Counts<A>,
 }
 
 /// What the budget holds of one service of the mesh.
@@ -93,6 +85,8 @@ pub(crate) struct Loss<A> {
 pub(crate) struct Over<A> {
     /// Endpoints that wait.
     pub(crate) held: Counts<A>,
+    /// Whether all of them wait only for those that are to come in their place.
+    pub(crate) is_awaiting: bool,
     /// Endpoints that would go, with those that went within the window.
     pub(crate) removals: usize,
     /// Endpoints there were.
@@ -101,98 +95,61 @@ pub(crate) struct Over<A> {
     pub(crate) until: Time,
 }
 
-/// What of a service is there to be seen, for no step of it is under way or failed.
-#[derive(Clone, Copy, Debug)]
-struct Seen {
-    /// What goes.
-    losses: bool,
-    /// What comes, too.
-    all: bool,
-}
-
 /// What the budget judges by.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Scale<'a> {
-    /// Endpoints that the sink holds now.
-    pub(crate) total: usize,
+    /// Endpoints that clients reach now.
+    pub(crate) endpoints: usize,
     pub(crate) settings: &'a GuardSettings,
-    /// Services of which a step is under way or waits to be tried again: what they would lose is
-    /// not all there to be seen.
-    pub(crate) busy: &'a BTreeSet<Tie>,
-    /// Those of which it is one that takes something away.
-    pub(crate) losing: &'a BTreeSet<Tie>,
     pub(crate) now: Time,
 }
 
-// === impl Losses ===
-
-impl<A: Ord + Clone> Losses<A> {
-    /// `kept` are endpoints that steps take away and that the sink holds elsewhere.
-    pub(crate) fn of<B: Body<Address = A>>(
-        steps: &[Step<B>],
-        kept: &BTreeMap<ObjectId, Counts<A>>,
-    ) -> Self {
-        let mut losses = Self { services: BTreeMap::new(), objects: BTreeMap::new() };
-        for step in steps {
-            let mut lost = step.lost();
-            if let Some(kept) = kept.get(step.id()) {
-                subtract(&mut lost, kept);
-            }
-            let gained = step.gained();
-            add(&mut losses.services.entry(step.loser()).or_default().lost, &lost);
-            add(&mut losses.services.entry(step.tie()).or_default().gained, &gained);
-            if !lost.is_empty() || !gained.is_empty() {
-                losses.objects.insert(step.id().clone(), Loss { lost, gained });
-            }
-        }
-        for loss in losses.services.values_mut() {
-            let moved = shared(loss.lost.clone(), &loss.gained);
-            subtract(&mut loss.lost, &moved);
-            subtract(&mut loss.gained, &moved);
-        }
-        losses
-    }
-
-    /// What of a step's losses and gains are those of services of the mesh.
-    pub(crate) fn of_step<B: Body<Address = A>>(&self, step: &Step<B>) -> Loss<A> {
-        let Some(Loss { lost, gained }) = self.objects.get(step.id()).cloned() else {
-            return Loss::default();
-        };
-        let of = |tie: &Tie| self.services.get(tie);
-        Loss {
-            lost: of(&step.loser()).map(|loss| shared(lost, &loss.lost)).unwrap_or_default(),
-            gained: of(&step.tie()).map(|loss| shared(gained, &loss.gained)).unwrap_or_default(),
-        }
-    }
+/// Endpoints of one service that go with none in their place.
+#[derive(Debug)]
+struct Unpaid<A> {
+    /// By steps under way.
+    going: usize,
+    /// By steps that are due, and were not judged before.
+    fresh: Counts<A>,
+    /// The same, where others are to come in their place that are not there.
+    awaiting: Counts<A>,
 }
 
-// === impl Loss ===
-
-impl<A> Default for Loss<A> {
-    fn default() -> Self {
-        Self { lost: Counts::new(), gained: Counts::new() }
-    }
+/// Endpoints that others in their place are looked for.
+struct Debt<A> {
+    rank: Rank,
+    /// With which reading they came; `None` before all that is remembered.
+    came: Option<u64>,
+    address: A,
+    count: usize,
 }
+
+/// Whom what came makes up for first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    /// It may be on its way out.
+    UnderWay,
+    /// It will be tried again.
+    Failed,
+    /// It was not judged before.
+    Fresh,
+    /// It waits for others since then.
+    Awaiting(Time),
+    /// It waits since then.
+    Held(Time),
+}
+
+/// How many came with which reading that may make up for others, and where.
+struct Payers<A>(BTreeMap<(u64, Option<A>), usize>);
 
 // === impl Over ===
 
 impl<A: Ord + Clone> Over<A> {
-    /// What waits of a step that takes `takes`; `None` where nothing does. A step of an object
-    /// without endpoints of its own, as a ServiceEntry that selects them, waits for theirs.
-    pub(crate) fn hold<B: Body<Address = A>>(
-        &mut self,
-        step: &Step<B>,
-        takes: &Counts<A>,
-    ) -> Option<Counts<A>> {
-        let mut held = Counts::new();
-        for (address, count) in takes {
-            let Some(left) = self.held.get_mut(address) else { continue };
-            let waits = (*left).min(*count);
-            *left -= waits;
-            if waits > 0 {
-                held.insert(address.clone(), waits);
-            }
-        }
+    /// What waits of a step; `None` where nothing does. A step of an object without endpoints of its
+    /// own, as a ServiceEntry that selects them, waits for theirs.
+    pub(crate) fn hold<B: Body<Address = A>>(&mut self, step: &Step<B>) -> Option<Counts<A>> {
+        let held = shared(step.lost(), &self.held);
+        subtract(&mut self.held, &held);
         let is_bare = || step.from().is_some_and(|from| from.body.endpoint_count() == 0);
         let removes = matches!(step, Step::Empty { .. } | Step::Delete(_));
         (!held.is_empty() || removes && is_bare()).then_some(held)
@@ -202,299 +159,392 @@ impl<A: Ord + Clone> Over<A> {
 // === impl Budget ===
 
 impl<A: Ord + Clone> Budget<A> {
-    /// Whether anything depends on which services are busy.
-    pub(crate) fn is_weighing(&self) -> bool {
-        !self.judged.is_empty()
+    /// Takes up what clients reach now and did not before, and what no more.
+    pub(crate) fn observed<B: Body<Address = A>>(&mut self, holdings: &mut Holdings<B>) {
+        self.readings += 1;
+        for (tie, Before { reached: mut went, until }) in holdings.take_before() {
+            let is_new = went.is_empty();
+            if is_new && !self.services.contains_key(&tie) {
+                continue;
+            }
+            let mut came = holdings.reached(&tie);
+            let stays = shared(came.clone(), &went);
+            subtract(&mut came, &stays);
+            subtract(&mut went, &stays);
+            if !came.is_empty() || !went.is_empty() {
+                let account = self.services.entry(tie).or_default();
+                account.came(came, is_new, self.readings, until);
+                account.went(&went, until);
+            }
+        }
     }
 
     /// Lets go what is held now.
     pub(crate) fn release(&mut self) {
-        for wave in self.judged.values_mut().flat_map(BTreeMap::values_mut).flatten() {
-            if let Fate::Held(_) = wave.fate {
-                wave.fate = Fate::LetGo;
-            }
+        let accounts = self.services.values_mut();
+        for wave in accounts.flat_map(|account| account.waves.values_mut()).flatten() {
+            wave.fate = Fate::LetGo;
         }
     }
 
-    /// Takes up what would be lost, and says what of it waits.
-    pub(crate) fn judge(&mut self, losses: &Losses<A>, scale: Scale<'_>) -> BTreeMap<Tie, Over<A>> {
-        let Scale { total, settings, busy, losing, now } = scale;
-        self.spent.retain(|_, (at, _)| now.since(*at) < BUDGET_WINDOW);
-        let judged = &self.judged;
-        self.came.retain(|tie, came| {
-            let waves = judged.get(tie).into_iter().flat_map(BTreeMap::values).flatten();
-            let replaced = waves.filter(|wave| wave.fate == Fate::Replaced);
-            forget_old(came, replaced.map(|wave| wave.count).sum(), now);
-            !came.is_empty()
+    /// Takes up what would be lost, and says what of it waits. `held_besides` counts what waits for
+    /// other reasons.
+    pub(crate) fn judge(
+        &mut self,
+        losses: &BTreeMap<Tie, Loss<A>>,
+        held_besides: &BTreeMap<Tie, usize>,
+        scale: Scale<'_>,
+    ) -> BTreeMap<Tie, Over<A>> {
+        let Scale { endpoints, settings, now } = scale;
+        self.services.retain(|tie, account| {
+            if !losses.contains_key(tie) {
+                account.waves.clear();
+            }
+            account.forget_old(now);
+            account.outstanding = held_besides.get(tie).copied().unwrap_or_default();
+            !account.is_empty()
         });
-        self.judged.retain(|tie, _| losses.services.contains_key(tie) || busy.contains(tie));
-        let mut fresh: BTreeMap<&Tie, Counts<A>> = BTreeMap::new();
-        for (tie, loss) in &losses.services {
-            let seen = Seen { losses: !losing.contains(tie), all: !busy.contains(tie) };
-            let unjudged = self.reconcile(tie, loss, seen);
-            if !unjudged.is_empty() {
-                fresh.insert(tie, unjudged);
+        let mut unpaid = BTreeMap::new();
+        for (tie, loss) in losses {
+            if loss.takes_away() || self.services.contains_key(tie) {
+                let account = self.services.entry(tie.clone()).or_default();
+                unpaid.insert(tie, account.reconcile(loss));
             }
         }
-        let gone = self.spent.values().map(|(_, count)| count).sum::<usize>();
-        let gains = losses.services.iter().flat_map(|(tie, loss)| {
-            loss.gained.iter().map(move |(address, count)| ((tie, address), count))
-        });
-        let back = gains.filter_map(|((tie, address), count)| {
-            let (_, spent) = self.spent.get(&(tie.clone(), address.clone()))?;
-            Some(*count.min(spent))
-        });
-        let gone = gone - back.sum::<usize>();
-        let going = self.under_way.values().flat_map(|step| step.takes.values()).sum::<usize>();
-        let new: usize = fresh.values().flat_map(BTreeMap::values).sum();
-        let held_since = |since: Duration| -> usize {
-            let waves = self.judged.values().flat_map(BTreeMap::values).flatten();
-            let held = |wave: &&Wave| matches!(wave.fate, Fate::Held(at) if now.since(at) < since);
-            waves.filter(held).map(|wave| wave.count).sum()
-        };
-        let removals = new + held_since(Duration::MAX) + gone + going;
-        let total = total + gone;
+        let gone: usize =
+            self.services.iter().map(|(tie, account)| account.gone(losses.get(tie))).sum();
+        let going: usize = unpaid.values().map(|unpaid| unpaid.going).sum();
+        let fresh: usize = unpaid.values().map(|unpaid| total(&unpaid.fresh)).sum();
+        let awaiting: usize = unpaid.values().map(|unpaid| total(&unpaid.awaiting)).sum();
+        let awaiting = awaiting + self.count(|fate| matches!(fate, Fate::Awaiting(_)));
+        let endpoints = endpoints + gone;
         let is_over = |removals: usize| {
             removals >= settings.removal_min
-                && removals * 100 > total * usize::from(settings.removal_share_percent)
+                && removals * 100 > endpoints * usize::from(settings.removal_share_percent)
         };
         // What has waited for long is not "at once" with what comes now.
-        if is_over(new + held_since(BUDGET_WINDOW) + gone + going) {
-            for (tie, counts) in fresh {
-                let waves = self.judged.entry(tie.clone()).or_default();
-                for (address, count) in counts {
-                    let wave = Wave { count, fate: Fate::Held(now) };
-                    waves.entry(address).or_default().push(wave);
-                }
+        let is_recent = |fate| matches!(fate, Fate::Held(at) if now.since(at) < BUDGET_WINDOW);
+        let at_once = fresh + self.count(is_recent) + gone + going;
+        let awaits = is_over(at_once + awaiting);
+        let holds = is_over(at_once);
+        for (tie, unpaid) in unpaid {
+            let Some(account) = self.services.get_mut(tie) else { continue };
+            if awaits {
+                account.wait_all(unpaid.awaiting, Fate::Awaiting(now));
+            } else {
+                account.drop_waves(|fate| matches!(fate, Fate::Awaiting(_)));
+            }
+            if holds {
+                account.wait_all(unpaid.fresh, Fate::Held(now));
             }
         }
+        let passing = if holds { 0 } else { fresh };
+        let held = self.count(|fate| matches!(fate, Fate::Held(_)));
+        let removals = held + passing + gone + going;
         if !is_over(removals) {
-            self.forget_held();
+            for account in self.services.values_mut() {
+                account.drop_waves(|fate| matches!(fate, Fate::Held(_)));
+            }
         }
-        self.over(losses, settings.hold, removals, total, now)
+        let accounts = self.services.iter_mut();
+        let over = accounts.filter_map(|(tie, account)| {
+            let (held, is_awaiting, until) = account.over(settings.hold, now)?;
+            Some((tie.clone(), Over { held, is_awaiting, removals, total: endpoints, until }))
+        });
+        over.collect()
     }
 
-    /// Brings what was judged of a service in line with what it would lose now, and returns what of
-    /// that is new. As many as the service gains, and as came before without one that went, are
-    /// replaced: of those that are new, and then of those that wait. Where not all is seen that goes,
-    /// nothing is taken to be back.
-    fn reconcile(&mut self, tie: &Tie, loss: &Loss<A>, seen: Seen) -> Counts<A> {
-        let waves = self.judged.entry(tie.clone()).or_default();
-        if seen.losses {
-            waves.retain(|address, waves| {
-                shrink(waves, loss.lost.get(address).copied().unwrap_or_default());
-                !waves.is_empty()
-            });
+    fn count(&self, is_meant: impl Fn(Fate) -> bool) -> usize {
+        let accounts = self.services.values();
+        let waves = accounts.flat_map(|account| account.waves.values()).flatten();
+        waves.filter(|wave| is_meant(wave.fate)).map(|wave| wave.count).sum()
+    }
+}
+
+// === impl Account ===
+
+impl<A: Ord + Clone> Account<A> {
+    fn is_empty(&self) -> bool {
+        self.came.is_empty() && self.gone.is_empty() && self.waves.is_empty()
+    }
+
+    /// Endpoints came. Those that went before are back, and what comes to a service that is new comes
+    /// in nobody's place.
+    fn came(&mut self, came: Counts<A>, is_new: bool, reading: u64, now: Time) {
+        for (address, mut count) in came {
+            if let Some((_, gone)) = self.gone.get_mut(&address) {
+                let back = count.min(*gone);
+                *gone -= back;
+                count -= back;
+            }
+            if count > 0 && !is_new {
+                let came = self.came.entry(address).or_insert(Came { reading, at: now, count: 0 });
+                *came = Came { reading, at: now, count: came.count + count };
+            }
         }
-        let came = self.came.get(tie).into_iter().flatten();
-        // What came makes up for others and not for itself.
-        let came = came.map(|(_, address, count)| {
-            count.saturating_sub(loss.lost.get(address).copied().unwrap_or_default())
+        self.gone.retain(|_, (_, count)| *count > 0);
+    }
+
+    /// Endpoints went.
+    fn went(&mut self, went: &Counts<A>, now: Time) {
+        let mut debts = Vec::new();
+        for (address, count) in went {
+            let (address, came) =
+                (address.clone(), self.came.get(address).map(|came| came.reading));
+            let count = count - self.take_let_go(&address, *count);
+            debts.push(Debt { rank: Rank::UnderWay, came, address, count });
+        }
+        debts.sort_by_key(|debt| Reverse(debt.came));
+        let mut payers = Payers::of(&self.came, went);
+        for debt in debts {
+            let unpaid = debt.count - payers.pay(debt.came, debt.count);
+            if unpaid > 0 {
+                let gone = self.gone.entry(debt.address).or_insert((now, 0));
+                *gone = (now, gone.1 + unpaid);
+            }
+        }
+        self.came = payers.left(std::mem::take(&mut self.came));
+    }
+
+    fn take_let_go(&mut self, address: &A, most: usize) -> usize {
+        let mut left = most;
+        for wave in self.waves.get_mut(address).into_iter().flatten() {
+            if wave.fate == Fate::LetGo {
+                let gone = wave.count.min(left);
+                wave.count -= gone;
+                left -= gone;
+            }
+        }
+        most - left
+    }
+
+    /// Forgets what went before the window, and what came then, but for those in whose place others
+    /// are still to go.
+    fn forget_old(&mut self, now: Time) {
+        self.gone.retain(|_, (at, _)| now.since(*at) < BUDGET_WINDOW);
+        let is_old = |came: &Came| now.since(came.at) >= BUDGET_WINDOW;
+        let recent: usize =
+            self.came.values().filter(|came| !is_old(came)).map(|came| came.count).sum();
+        let mut due = self.outstanding.saturating_sub(recent);
+        let mut old: Vec<&mut Came> = self.came.values_mut().filter(|came| is_old(came)).collect();
+        old.sort_by_key(|came| Reverse(came.reading));
+        for came in old {
+            came.count = came.count.min(due);
+            due -= came.count;
+        }
+        self.came.retain(|_, came| came.count > 0);
+    }
+
+    /// Brings what was judged in line with what would be lost now, and returns what of that is new and
+    /// has none in its place.
+    fn reconcile(&mut self, loss: &Loss<A>) -> Unpaid<A> {
+        let lost = loss.all();
+        self.outstanding += total(&lost);
+        let mut in_the_end = lost.clone();
+        add(&mut in_the_end, &loss.later);
+        self.waves.retain(|address, waves| {
+            shrink(waves, in_the_end.get(address).copied().unwrap_or_default());
+            !waves.is_empty()
         });
-        // What comes back is no longer spent, and makes up for nothing else.
-        let is_back = |address: &A| self.spent.contains_key(&(tie.clone(), address.clone()));
-        let gained = loss.gained.iter().filter(|(address, _)| !is_back(address));
-        let comes = gained.map(|(_, count)| count).sum::<usize>() + came.sum::<usize>();
-        let replaced = waves.values().flatten().filter(|wave| wave.fate == Fate::Replaced);
-        let replaced: usize = replaced.map(|wave| wave.count).sum();
-        if seen.all {
-            // What was to come in their place failed.
-            let mut surplus = replaced.saturating_sub(comes);
-            waves.retain(|_, waves| {
-                for wave in waves.iter_mut().filter(|wave| wave.fate == Fate::Replaced) {
-                    let count = wave.count.min(surplus);
-                    wave.count -= count;
-                    surplus -= count;
+        for (address, count) in shared(loss.kept.clone(), &lost) {
+            self.let_go(address, count);
+        }
+        let mut payers = Payers::of(&self.came, &lost);
+        // What is back is no longer gone, and makes up for nothing else.
+        let others = |counts: &Counts<A>| -> usize {
+            let others = counts.iter().filter(|(address, _)| !self.gone.contains_key(*address));
+            others.map(|(_, count)| count).sum()
+        };
+        payers.add(others(&loss.comes));
+        let mut pending = others(&loss.pending);
+        let mut debts = self.debts(loss, &lost);
+        debts.sort_by_key(|debt| (debt.rank, Reverse(debt.came)));
+        for debt in &mut debts {
+            debt.count -= payers.pay(debt.came, debt.count);
+        }
+        // What waits for others waits on, as far as these are still to come.
+        debts.sort_by_key(|debt| matches!(debt.rank, Rank::Fresh));
+        self.drop_waves(|fate| !matches!(fate, Fate::LetGo));
+        let mut unpaid = Unpaid { going: 0, fresh: Counts::new(), awaiting: Counts::new() };
+        for Debt { rank, address, count, .. } in debts {
+            let awaits = match rank {
+                Rank::Failed | Rank::Held(_) => 0,
+                Rank::UnderWay | Rank::Fresh | Rank::Awaiting(_) => count.min(pending),
+            };
+            pending -= awaits;
+            let rest = count - awaits;
+            match rank {
+                Rank::UnderWay => unpaid.going += count,
+                Rank::Failed => {}
+                Rank::Fresh => {
+                    note(&mut unpaid.awaiting, &address, awaits);
+                    note(&mut unpaid.fresh, &address, rest);
                 }
-                waves.retain(|wave| wave.count > 0);
-                !waves.is_empty()
-            });
-        }
-        let mut replacing = comes.saturating_sub(replaced);
-        let mut fresh = Counts::new();
-        for (address, lost) in &loss.lost {
-            let judged: usize =
-                waves.get(address).into_iter().flatten().map(|wave| wave.count).sum();
-            let unjudged = lost.saturating_sub(judged);
-            let replaced = unjudged.min(replacing);
-            replacing -= replaced;
-            if replaced > 0 {
-                let wave = Wave { count: replaced, fate: Fate::Replaced };
-                waves.entry(address.clone()).or_default().push(wave);
-            }
-            if unjudged > replaced {
-                fresh.insert(address.clone(), unjudged - replaced);
+                Rank::Awaiting(since) => {
+                    self.wait(&address, awaits, Fate::Awaiting(since));
+                    note(&mut unpaid.fresh, &address, rest);
+                }
+                Rank::Held(since) => self.wait(&address, rest, Fate::Held(since)),
             }
         }
-        let mut held: Vec<&mut Wave> = waves
-            .values_mut()
-            .flatten()
-            .filter(|wave| matches!(wave.fate, Fate::Held(_)) && wave.count <= replacing)
-            .collect();
-        held.sort_by_key(|wave| match wave.fate {
-            Fate::Held(since) => Some(since),
-            Fate::Replaced | Fate::LetGo => None,
-        });
-        for wave in held {
-            if wave.count <= replacing {
-                replacing -= wave.count;
-                wave.fate = Fate::Replaced;
-            }
-        }
-        if waves.is_empty() {
-            self.judged.remove(tie);
-        }
-        fresh
+        unpaid
     }
 
-    fn forget_held(&mut self) {
-        self.judged.retain(|_, waves| {
-            waves.retain(|_, waves| {
-                waves.retain(|wave| !matches!(wave.fate, Fate::Held(_)));
-                !waves.is_empty()
-            });
+    /// What would be lost, but for what is let go.
+    fn debts(&self, loss: &Loss<A>, lost: &Counts<A>) -> Vec<Debt<A>> {
+        let mut debts = Vec::new();
+        let waits = self.waves.keys().filter(|address| !lost.contains_key(*address));
+        for address in lost.keys().chain(waits) {
+            let all = lost.get(address).copied().unwrap_or_default();
+            let came = self.came.get(address).map(|came| came.reading);
+            let mut add = |rank: Rank, count: usize| {
+                if count > 0 {
+                    debts.push(Debt { rank, came, address: address.clone(), count });
+                }
+            };
+            let waves = || self.waves.get(address).into_iter().flatten();
+            let is_let_go = |wave: &&Wave| wave.fate == Fate::LetGo;
+            let let_go: usize = waves().filter(is_let_go).map(|wave| wave.count).sum();
+            let mut left = all.saturating_sub(let_go);
+            for Wave { count, fate } in waves().copied() {
+                match fate {
+                    Fate::Held(since) => add(Rank::Held(since), count),
+                    Fate::Awaiting(since) => add(Rank::Awaiting(since), count),
+                    Fate::LetGo => continue,
+                }
+                left = left.saturating_sub(count);
+            }
+            let mut take = |counts: &Counts<A>| {
+                let count = counts.get(address).copied().unwrap_or_default().min(left);
+                left -= count;
+                count
+            };
+            add(Rank::Fresh, take(&loss.due));
+            add(Rank::Failed, take(&loss.failed));
+            add(Rank::UnderWay, take(&loss.under_way));
+        }
+        debts
+    }
+
+    /// Lets go so many of those at an address, whatever else there is.
+    fn let_go(&mut self, address: A, count: usize) {
+        let waves = self.waves.entry(address).or_default();
+        let known = waves.iter().filter(|wave| wave.fate == Fate::LetGo).map(|wave| wave.count);
+        let more = count.saturating_sub(known.sum());
+        let mut left = more;
+        for wave in waves.iter_mut().filter(|wave| wave.fate != Fate::LetGo) {
+            let taken = wave.count.min(left);
+            wave.count -= taken;
+            left -= taken;
+        }
+        waves.push(Wave { count: more, fate: Fate::LetGo });
+        waves.retain(|wave| wave.count > 0);
+    }
+
+    fn wait(&mut self, address: &A, count: usize, fate: Fate) {
+        if count > 0 {
+            self.waves.entry(address.clone()).or_default().push(Wave { count, fate });
+        }
+    }
+
+    fn wait_all(&mut self, counts: Counts<A>, fate: Fate) {
+        for (address, count) in counts {
+            self.wait(&address, count, fate);
+        }
+    }
+
+    fn drop_waves(&mut self, is_dropped: impl Fn(Fate) -> bool) {
+        self.waves.retain(|_, waves| {
+            waves.retain(|wave| !is_dropped(wave.fate));
             !waves.is_empty()
         });
     }
 
-    /// What waits, after letting go whose time is over. What would not be lost any more is not let
-    /// go for another time.
-    fn over(
-        &mut self,
-        losses: &Losses<A>,
-        hold: Duration,
-        removals: usize,
-        total: usize,
-        now: Time,
-    ) -> BTreeMap<Tie, Over<A>> {
-        let mut over = BTreeMap::new();
-        for (tie, waves) in &mut self.judged {
-            let (mut held, mut first) = (Counts::new(), None);
-            let lost = losses.services.get(tie).map(|loss| &loss.lost);
-            for (address, waves) in waves {
-                let is_lost = lost.is_some_and(|lost| lost.contains_key(address));
-                let is_over =
-                    |wave: &Wave| matches!(wave.fate, Fate::Held(since) if since.plus(hold) <= now);
-                waves.retain(|wave| is_lost || !is_over(wave));
-                for wave in waves {
-                    let Fate::Held(since) = wave.fate else { continue };
-                    let until = since.plus(hold);
-                    if until <= now {
-                        wave.fate = Fate::LetGo;
-                        continue;
-                    }
-                    *held.entry(address.clone()).or_default() += wave.count;
-                    first = first.into_iter().chain([until]).min();
+    /// How many went within the window, but for those that come back with the steps that are due.
+    fn gone(&self, loss: Option<&Loss<A>>) -> usize {
+        let back = |address: &A| {
+            let of = |counts: &Counts<A>| counts.get(address).copied().unwrap_or_default();
+            loss.map_or(0, |loss| of(&loss.comes) + of(&loss.pending))
+        };
+        self.gone.iter().map(|(address, (_, count))| count.saturating_sub(back(address))).sum()
+    }
+
+    /// What waits, whether only for others, and when the first of it goes, after letting go whose time
+    /// is over.
+    fn over(&mut self, hold: Duration, now: Time) -> Option<(Counts<A>, bool, Time)> {
+        let (mut held, mut is_awaiting, mut first) = (Counts::new(), true, None);
+        for (address, waves) in &mut self.waves {
+            for wave in waves {
+                let (Fate::Held(since) | Fate::Awaiting(since)) = wave.fate else { continue };
+                let until = since.plus(hold);
+                if until <= now {
+                    wave.fate = Fate::LetGo;
+                    continue;
                 }
-            }
-            if let Some(until) = first {
-                over.insert(tie.clone(), Over { held, removals, total, until });
-            }
-        }
-        over
-    }
-
-    /// Notes that a step is begun, and what it takes and brings. What comes to a service that is new
-    /// comes in nothing's place.
-    pub(crate) fn begin<B: Body<Address = A>>(
-        &mut self,
-        step: &Step<B>,
-        loss: Loss<A>,
-        is_new: bool,
-    ) {
-        let Loss { lost: mut takes, gained } = loss;
-        let tie = step.loser();
-        let mut replaced = 0;
-        // What was let go, or replaced, is not counted against others.
-        if let Some(waves) = self.judged.get(&tie) {
-            takes.retain(|address, count| {
-                let waves = || waves.get(address).into_iter().flatten();
-                let of = |is_it: fn(Fate) -> bool| -> usize {
-                    waves().filter(|wave| is_it(wave.fate)).map(|wave| wave.count).sum()
-                };
-                replaced += of(|fate| fate == Fate::Replaced).min(*count);
-                *count = count.saturating_sub(of(|fate| !matches!(fate, Fate::Held(_))));
-                *count > 0
-            });
-        }
-        let gained = if tie == step.tie() { shared(step.gained(), &gained) } else { Counts::new() };
-        let (brings, mut comes): (Counts<A>, Counts<A>) = gained
-            .into_iter()
-            .partition(|(address, _)| self.spent.contains_key(&(tie.clone(), address.clone())));
-        if is_new {
-            comes.clear();
-        }
-        if replaced > 0 || [&takes, &brings, &comes].into_iter().any(|some| !some.is_empty()) {
-            let under_way = UnderWay { tie, takes, replaced, brings, comes };
-            self.under_way.insert(step.id().clone(), under_way);
-        }
-    }
-
-    /// The step for `id` was applied.
-    pub(crate) fn applied(&mut self, id: &ObjectId, now: Time) {
-        let Some(under_way) = self.under_way.remove(id) else { return };
-        let UnderWay { tie, takes, replaced, brings, comes } = under_way;
-        for (address, count) in takes {
-            let spent = self.spent.entry((tie.clone(), address)).or_insert((now, 0));
-            *spent = (now, spent.1 + count);
-        }
-        for (address, count) in brings {
-            let key = (tie.clone(), address);
-            if let Some((_, spent)) = self.spent.get_mut(&key) {
-                *spent = spent.saturating_sub(count);
-                if *spent == 0 {
-                    self.spent.remove(&key);
-                }
+                is_awaiting &= matches!(wave.fate, Fate::Awaiting(_));
+                note(&mut held, address, wave.count);
+                first = first.into_iter().chain([until]).min();
             }
         }
-        if replaced > 0 || !comes.is_empty() {
-            let came = self.came.entry(tie).or_default();
-            came.extend(comes.into_iter().map(|(address, count)| (now, address, count)));
-            spend(came, replaced);
-        }
-    }
-
-    /// The step for `id` failed, and took nothing.
-    pub(crate) fn failed(&mut self, id: &ObjectId) {
-        self.under_way.remove(id);
+        Some((held, is_awaiting, first?))
     }
 }
 
-impl<A> Default for Budget<A> {
-    fn default() -> Self {
-        Self {
-            spent: BTreeMap::new(),
-            came: BTreeMap::new(),
-            under_way: BTreeMap::new(),
-            judged: BTreeMap::new(),
+// === impl Payers ===
+
+impl<A: Ord + Clone> Payers<A> {
+    /// What came, but for what goes itself.
+    fn of(came: &BTreeMap<A, Came>, lost: &Counts<A>) -> Self {
+        let left = |address: &A, came: &Came| {
+            came.count.saturating_sub(lost.get(address).copied().unwrap_or_default())
+        };
+        let stays = came
+            .iter()
+            .map(|(address, came)| ((came.reading, Some(address.clone())), left(address, came)));
+        Self(stays.filter(|(_, count)| *count > 0).collect())
+    }
+
+    /// So many come after all others.
+    fn add(&mut self, count: usize) {
+        if count > 0 {
+            self.0.insert((u64::MAX, None), count);
         }
+    }
+
+    /// Pays for up to `count` endpoints that came with a reading, and returns for how many. Those that
+    /// came at once do not make up for each other.
+    fn pay(&mut self, came: Option<u64>, count: usize) -> usize {
+        let first = came.map_or(Bound::Unbounded, |came| Bound::Included((came + 1, None)));
+        let mut left = count;
+        while left > 0
+            && let Some((key, payer)) = self.0.range_mut((first.clone(), Bound::Unbounded)).next()
+        {
+            let paid = left.min(*payer);
+            *payer -= paid;
+            left -= paid;
+            if *payer == 0 {
+                let key = key.clone();
+                self.0.remove(&key);
+            }
+        }
+        count - left
+    }
+
+    /// What did not pay.
+    fn left(self, mut came: BTreeMap<A, Came>) -> BTreeMap<A, Came> {
+        came.retain(|address, came| {
+            let key = (came.reading, Some(address.clone()));
+            came.count = self.0.get(&key).copied().unwrap_or_default();
+            came.count > 0
+        });
+        came
     }
 }
 
-/// Takes from `came` as many as went in their place, the oldest first.
-fn spend<A>(came: &mut VecDeque<(Time, A, usize)>, mut replaced: usize) {
-    while replaced > 0
-        && let Some((.., count)) = came.front_mut()
-    {
-        let went = replaced.min(*count);
-        *count -= went;
-        replaced -= went;
-        if *count == 0 {
-            came.pop_front();
-        }
+fn note<A: Ord + Clone>(counts: &mut Counts<A>, address: &A, count: usize) {
+    if count > 0 {
+        *counts.entry(address.clone()).or_default() += count;
     }
-}
-
-/// Takes from `came` what came before the window, but for those in whose place others are still to go.
-fn forget_old<A>(came: &mut VecDeque<(Time, A, usize)>, replaced: usize, now: Time) {
-    let is_old = |at: Time| now.since(at) >= BUDGET_WINDOW;
-    let recent = came.iter().filter(|(at, ..)| !is_old(*at)).map(|(.., count)| count);
-    let mut due = replaced.saturating_sub(recent.sum());
-    for (_, _, count) in came.iter_mut().rev().filter(|(at, ..)| is_old(*at)) {
-        *count = (*count).min(due);
-        due -= *count;
-    }
-    came.retain(|(.., count)| *count > 0);
 }
 
 /// Takes from `waves` what is beyond `count`: first what was free to go, then what waits for the
@@ -503,8 +553,8 @@ fn shrink(waves: &mut Vec<Wave>, count: usize) {
     let all: usize = waves.iter().map(|wave| wave.count).sum();
     let mut surplus = all.saturating_sub(count);
     waves.sort_by_key(|wave| match wave.fate {
-        Fate::Replaced | Fate::LetGo => None,
-        Fate::Held(since) => Some(Reverse(since)),
+        Fate::LetGo => None,
+        Fate::Held(since) | Fate::Awaiting(since) => Some(Reverse(since)),
     });
     for wave in waves.iter_mut() {
         let gone = wave.count.min(surplus);
@@ -512,4 +562,17 @@ fn shrink(waves: &mut Vec<Wave>, count: usize) {
         wave.count -= gone;
     }
     waves.retain(|wave| wave.count > 0);
+}
+
+impl<A> Default for Budget<A> {
+    fn default() -> Self {
+        Self { services: BTreeMap::new(), readings: 0 }
+    }
+}
+
+impl<A> Default for Account<A> {
+    fn default() -> Self {
+        let (came, gone, waves) = Default::default();
+        Self { came, gone, waves, outstanding: 0 }
+    }
 }

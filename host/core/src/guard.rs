@@ -14,11 +14,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use crate::budget::{BUDGET_WINDOW, GuardSettings};
-use crate::budget::{Budget, Loss, Losses, Over, Scale};
+use crate::budget::{Budget, Over, Scale};
 use crate::circles::Circles;
-use crate::counts::{Counts, shared, subtract};
+use crate::counts::Counts;
 pub use crate::evidence::{Evidence, Lack, Trust};
 use crate::evidence::{Proof, is_handed_over, standing};
+use crate::holdings::Holdings;
+use crate::losses::Doings;
 use crate::mesh::{Body, Kind, Object, ObjectId, Stays, Tie};
 use crate::moved::{Judged, Moved, Places, Stay, Waits};
 use crate::plan::{Entries, Step, in_order};
@@ -33,22 +35,16 @@ pub struct GuardOptions<'a, B: Body> {
     pub places: Places<'a, B>,
     /// Which ServiceEntries services are to have.
     pub entries: &'a Entries,
-    /// Endpoints that the sink holds now.
-    pub total_endpoints: usize,
     /// What proves that something is gone.
     pub evidence: &'a Evidence,
     /// How much may go at once.
     pub settings: &'a GuardSettings,
     /// How long a host goes on whose endpoints moved.
     pub grace: Duration,
-    /// The services of the mesh of which a step is under way or waits to be tried again. Nobody asks
-    /// while [`GuardState::weighs_losses`] says no and no ServiceEntry is to select its endpoints
-    /// that has them itself.
-    pub busy: &'a BTreeSet<Tie>,
-    /// Those of which it is a step that takes something away.
-    pub losing: &'a BTreeSet<Tie>,
-    /// Those of which a WorkloadEntry is being written, or could not be.
-    pub unwritten: &'a BTreeSet<Tie>,
+    /// Steps that are under way.
+    pub under_way: &'a [&'a Step<B>],
+    /// Steps that failed and wait to be tried again.
+    pub failed: &'a [&'a Step<B>],
     /// How many steps may pass; the others are to be planned again.
     pub steps_max: usize,
     /// The time now.
@@ -72,6 +68,8 @@ pub struct Guarded<B> {
     pub held: Vec<Held>,
     /// When to ask again though nothing changes.
     pub wake: Option<Time>,
+    /// How many endpoints of each service of the mesh wait.
+    waiting: BTreeMap<Tie, usize>,
     steps_max: usize,
 }
 
@@ -103,6 +101,11 @@ pub enum HeldFor {
         /// When it goes all the same.
         until: Time,
     },
+    /// Those that are to come in the place of what goes, and that the sink does not have.
+    Replacement {
+        /// When it goes all the same.
+        until: Time,
+    },
     /// Too much would go at once.
     Budget {
         /// Endpoints that would go, with those that went within the window.
@@ -126,13 +129,11 @@ pub fn guard<B: Body>(
     // When it may go, what it has may have moved.
     let held = guarded.held.iter().map(|held| &held.id);
     state.moved.found_unwanted(held, &options.places);
-    let (mut steps, renamed, circles) =
-        after_renames(steps, options, &mut state.moved, &mut guarded);
-    guarded.hold_selected(&mut steps, options, |step| step);
+    let (mut steps, circles) = after_renames(steps, options, &mut state.moved, &mut guarded);
+    guarded.hold_selected(&mut steps, options);
     let steps = after_successors(steps, options, &mut guarded);
     let stay = Stay { grace: options.grace, hold: options.settings.hold, now: options.now };
-    let Judged { waiting, mut kept } = state.moved.judge(&steps, &options.places, stay);
-    kept.extend(renamed);
+    let Judged { waiting, kept } = state.moved.judge(&steps, &options.places, stay);
     let mut due = Vec::with_capacity(steps.len());
     for step in steps {
         match waiting.get(&step.loser()).filter(|_| step.takes_away()) {
@@ -140,30 +141,26 @@ pub fn guard<B: Body>(
             None => due.push(step),
         }
     }
-    let mut passed = within_budget(due, kept, options, &mut state.budget, &mut guarded);
-    guarded.hold_selected(&mut passed, options, |(step, _)| step);
+    let mut passed = within_budget(due, &kept, options, &mut state.budget, &mut guarded);
+    guarded.hold_selected(&mut passed, options);
     guarded.hold_broken(&mut passed, &circles, options);
-    for (step, loss) in guarded.dialing_what_is_there(passed, options) {
-        // Who waits for another step takes nobody's turn.
-        if step.must_follow(Kind::WorkloadEntry) && options.unwritten.contains(&step.loser()) {
-            continue;
-        }
-        if guarded.steps.len() >= options.steps_max {
-            break;
-        }
-        let tie = step.tie();
-        let entry = options.entries.get(&tie);
-        let is_new = entry.is_none_or(|id| options.places.held(id, &tie).is_none());
-        state.budget.begin(&step, loss, is_new);
-        guarded.steps.push(step);
-    }
+    let unwritten = unwritten(options);
+    // Who waits for another step takes nobody's turn.
+    let waits =
+        |step: &Step<B>| step.must_follow(Kind::WorkloadEntry) && unwritten.contains(&step.loser());
+    let passed = guarded.dialing_what_is_there(passed, options).into_iter();
+    let room = options.steps_max.saturating_sub(guarded.steps.len());
+    guarded.steps.extend(passed.filter(|step| !waits(step)).take(room));
     // The harmless parts of held steps stand among the others.
     in_order(&mut guarded.steps);
     guarded
 }
 
-/// What steps take away and the sink holds elsewhere.
-type Kept<A> = BTreeMap<ObjectId, Counts<A>>;
+/// The services of the mesh of which a WorkloadEntry is being written, or could not be.
+fn unwritten<B: Body>(options: &GuardOptions<'_, B>) -> BTreeSet<Tie> {
+    let written = options.begun().filter(|step| step.id().kind == Kind::WorkloadEntry);
+    written.filter(|step| step.leads()).map(Step::tie).collect()
+}
 
 /// Holds steps that take a ServiceEntry from a service of which the sink does not have the one that
 /// it is to have under another name.
@@ -172,25 +169,20 @@ fn after_renames<B: Body>(
     options: &GuardOptions<'_, B>,
     moved: &mut Moved<B>,
     guarded: &mut Guarded<B>,
-) -> (Vec<Step<B>>, Kept<B::Address>, Circles) {
+) -> (Vec<Step<B>>, Circles) {
     let renames: BTreeMap<ObjectId, (Tie, Tie)> = steps
         .iter()
         .filter(|step| matches!(step, Step::Update { .. }) && step.tie() != step.loser())
         .map(|step| (step.id().clone(), (step.loser(), step.tie())))
         .collect();
     let circles = Circles::of(&renames, options.entries);
-    let mut kept = Kept::new();
     let mut due = Vec::with_capacity(steps.len());
     for step in steps {
         if let Some(successor) = step.successor(options.entries) {
             let there = options.places.held(successor, &step.loser());
-            if let Some(there) = there.and_then(|there| options.places.taken_over(&step, there)) {
+            let has = |there| options.places.is_taken_over(&step, there);
+            if there.is_some_and(has) || circles.has(step.id()) {
                 moved.forget(step.id());
-                kept.insert(step.id().clone(), there);
-            } else if circles.has(step.id()) {
-                moved.forget(step.id());
-                let wanted = options.places.wanted(successor).map(|wanted| wanted.body.counts());
-                kept.insert(step.id().clone(), shared(step.lost(), &wanted.unwrap_or_default()));
             } else {
                 guarded.hold_whole(&step, HeldFor::Rename(successor.clone()));
                 continue;
@@ -198,7 +190,7 @@ fn after_renames<B: Body>(
         }
         due.push(step);
     }
-    (due, kept, circles)
+    (due, circles)
 }
 
 /// Holds what WorkloadEntries take the place of that the sink does not have yet: those of other
@@ -208,15 +200,14 @@ fn after_successors<B: Body>(
     options: &GuardOptions<'_, B>,
     guarded: &mut Guarded<B>,
 ) -> Vec<Step<B>> {
+    let all = options.begun().chain(&steps);
     let created: BTreeSet<ObjectId> =
-        steps.iter().filter(|step| step.leads()).map(|step| step.id().clone()).collect();
+        all.filter(|step| step.leads()).map(|step| step.id().clone()).collect();
     let waits = |step: &Step<B>| match (step.id().kind, step) {
         (Kind::WorkloadEntry, Step::Delete(_)) => {
             options.places.missing(step, is_handed_over(step, options.evidence))
         }
-        _ if step.starts_selecting() && !options.busy.contains(&step.tie()) => {
-            options.places.blocked(step, &created)
-        }
+        _ if step.starts_selecting() => options.places.blocked(step, &created),
         _ => None,
     };
     let mut due = Vec::with_capacity(steps.len());
@@ -268,9 +259,9 @@ fn proven<B: Body>(
     }
     // A WorkloadEntry is selected whether or not a step of it is due now.
     for service in proven.iter().filter(|step| unselects(step)).map(Step::loser) {
-        let deletions = options.places.leftover(&service).iter().map(Arc::clone).map(Step::Delete);
-        let mut lacks = deletions.filter_map(|step| Proof::of(&step, evidence).lack(&step));
-        if let Some(lack) = lacks.next() {
+        let deletions = options.places.leftover(&service).map(Arc::clone).map(Step::Delete);
+        let lack = { deletions }.find_map(|step| Proof::of(&step, evidence).lack(&step));
+        if let Some(lack) = lack {
             let held = unproven.entry(service).or_insert_with(|| Unproven::new(lack));
             held.has_workloads = true;
         }
@@ -321,52 +312,41 @@ fn with_origins<B: Body>(held: &Arc<Object<B>>, double: &Object<B>) -> Option<St
     (to != **held).then(|| Step::Update { from: Arc::clone(held), to: Arc::new(to) })
 }
 
-/// Passes what may go within the budget, with what each step takes.
+/// Passes what may go within the budget. `kept` are endpoints that steps take away and that clients
+/// reach where they moved.
 fn within_budget<B: Body>(
     steps: Vec<Step<B>>,
-    mut kept: Kept<B::Address>,
+    kept: &BTreeMap<ObjectId, Counts<B::Address>>,
     options: &GuardOptions<'_, B>,
     budget: &mut Budget<B::Address>,
     guarded: &mut Guarded<B>,
-) -> Vec<(Step<B>, Loss<B::Address>)> {
-    for step in &steps {
-        let other_shape = options.places.in_other_shape(step, options.entries);
-        if !other_shape.is_empty() {
-            kept.entry(step.id().clone()).or_insert(other_shape);
-        }
-    }
-    let losses = Losses::of(&steps, &kept);
-    let scale = Scale {
-        total: options.total_endpoints,
-        settings: options.settings,
-        busy: options.busy,
-        losing: options.losing,
-        now: options.now,
-    };
-    let mut over = budget.judge(&losses, scale);
+) -> Vec<Step<B>> {
+    let GuardOptions { under_way, failed, settings, now, .. } = *options;
+    let holdings = options.places.holdings();
+    let losses = Doings { due: &steps, under_way, failed }.losses(&options.places, kept);
+    let scale = Scale { endpoints: holdings.endpoints(), settings, now };
+    let mut over = budget.judge(&losses, &guarded.waiting, scale);
     // Nothing of the one source is put beside what is there of the other.
     let handed_over = steps.iter().filter(|step| is_handed_over(step, options.evidence));
     let handed_over: BTreeSet<Tie> = handed_over.map(Step::loser).collect();
     let mut passed = Vec::with_capacity(steps.len());
-    for mut step in steps {
-        let mut loss = losses.of_step(&step);
-        if let Some(over) = over.get_mut(&step.loser()) {
-            let why = HeldFor::from(&*over);
-            if handed_over.contains(&step.loser()) {
-                guarded.hold_whole(&step, why);
-                continue;
-            } else if is_selecting(&step) {
-                guarded.hold_whole(&step, why);
-                let Some(part) = part(&step, &Stays::all()) else { continue };
-                step = part;
-            } else if let Some(held) = over.hold(&step, &loss.lost) {
-                guarded.hold_whole(&step, why);
-                subtract(&mut loss.lost, &held);
-                let Some(part) = part_beside(&step, held) else { continue };
-                step = part;
-            }
+    for step in steps {
+        let Some(over) = over.get_mut(&step.loser()) else {
+            passed.push(step);
+            continue;
+        };
+        let why = HeldFor::from(&*over);
+        if handed_over.contains(&step.loser()) {
+            guarded.hold_whole(&step, why);
+        } else if is_selecting(&step) {
+            guarded.hold_whole(&step, why);
+            passed.extend(part(&step, &Stays::all()));
+        } else if let Some(held) = over.hold(&step) {
+            guarded.hold_whole(&step, why);
+            passed.extend(part_beside(&step, held));
+        } else {
+            passed.push(step);
         }
-        passed.push((step, loss));
     }
     passed
 }
@@ -453,23 +433,21 @@ fn is_double<B: Body>(object: &Object<B>, held: &Object<B>) -> bool {
     (is_known || is_of_others) && object.body.is_where(&held.body)
 }
 
+// === impl GuardOptions ===
+
+impl<B: Body> GuardOptions<'_, B> {
+    /// Steps that were begun: under way, or to be tried again.
+    fn begun(&self) -> impl Iterator<Item = &Step<B>> {
+        self.under_way.iter().chain(self.failed).copied()
+    }
+}
+
 // === impl GuardState ===
 
 impl<B: Body> GuardState<B> {
-    /// The step for `id` was applied: what it took counts for the length of the window.
-    pub fn applied(&mut self, id: &ObjectId, now: Time) {
-        self.budget.applied(id, now);
-    }
-
-    /// The step for `id` failed, and took nothing.
-    pub fn failed(&mut self, id: &ObjectId) {
-        self.budget.failed(id);
-    }
-
-    /// Whether the budget holds the loss of any service, or held and let it go.
-    #[must_use]
-    pub fn weighs_losses(&self) -> bool {
-        self.budget.is_weighing()
+    /// Takes up what the sink holds now.
+    pub fn observed(&mut self, holdings: &mut Holdings<B>) {
+        self.budget.observed(holdings);
     }
 
     /// Lets go what the budget holds now: an operator said so.
@@ -488,7 +466,8 @@ impl<B: Body> Default for GuardState<B> {
 
 impl<B: Body> Guarded<B> {
     fn empty(steps_max: usize) -> Self {
-        Self { steps: Vec::new(), held: Vec::new(), wake: None, steps_max }
+        let (steps, held, waiting) = Default::default();
+        Self { steps, held, wake: None, waiting, steps_max }
     }
 
     /// Holds what a step takes away, and lets pass what it brings.
@@ -503,9 +482,14 @@ impl<B: Body> Guarded<B> {
     fn hold_whole(&mut self, step: &Step<B>, why: HeldFor) {
         if let HeldFor::Grace { until }
         | HeldFor::Successor { until }
+        | HeldFor::Replacement { until }
         | HeldFor::Budget { until, .. } = why
         {
             self.wake = Some(self.wake.map_or(until, |known| known.min(until)));
+        }
+        let endpoints = step.lost().values().sum::<usize>();
+        if endpoints > 0 {
+            *self.waiting.entry(step.loser()).or_default() += endpoints;
         }
         self.held.push(Held { id: step.id().clone(), verb: step.verb(), why });
     }
@@ -519,13 +503,8 @@ impl<B: Body> Guarded<B> {
 
     /// Holds the deletion of WorkloadEntries that a ServiceEntry selects and is to have itself, where
     /// none of the steps sees to that: it is held, or a step of it is under way or failed.
-    fn hold_selected<T>(
-        &mut self,
-        items: &mut Vec<T>,
-        options: &GuardOptions<'_, B>,
-        step_of: impl Fn(&T) -> &Step<B>,
-    ) {
-        let turning = items.iter().map(&step_of).filter(|step| step.stops_selecting());
+    fn hold_selected(&mut self, steps: &mut Vec<Step<B>>, options: &GuardOptions<'_, B>) {
+        let turning = steps.iter().filter(|step| step.stops_selecting());
         let turning: BTreeSet<Tie> = turning.map(Step::tie).collect();
         let places = &options.places;
         let kept = self.kept(places);
@@ -540,8 +519,7 @@ impl<B: Body> Guarded<B> {
             has.body.selects().then(|| (inline(), why))
         };
         let mut services = BTreeMap::new();
-        items.retain(|item| {
-            let step = step_of(item);
+        steps.retain(|step| {
             if !step.must_follow(Kind::ServiceEntry) {
                 return true;
             }
@@ -562,14 +540,14 @@ impl<B: Body> Guarded<B> {
     }
 
     /// Holds what is left of circles of names of which a step is held.
-    fn hold_broken<T>(
+    fn hold_broken(
         &mut self,
-        passed: &mut Vec<(Step<B>, T)>,
+        passed: &mut Vec<Step<B>>,
         circles: &Circles,
         options: &GuardOptions<'_, B>,
     ) {
-        let broken = circles.broken(passed.iter().map(|(step, _)| step.id()));
-        passed.retain(|(step, _)| {
+        let broken = circles.broken(passed.iter().map(Step::id));
+        passed.retain(|step| {
             let successor = step.successor(options.entries).filter(|_| broken.contains(step.id()));
             if let Some(successor) = successor {
                 self.hold_whole(step, HeldFor::Rename(successor.clone()));
@@ -580,14 +558,14 @@ impl<B: Body> Guarded<B> {
 
     /// Has WorkloadEntries say besides where they listen for the ports that clients dial as long as
     /// their ServiceEntry is not as it should be, and leaves out those that do already.
-    fn dialing_what_is_there<T>(
+    fn dialing_what_is_there(
         &self,
-        mut passed: Vec<(Step<B>, T)>,
+        mut passed: Vec<Step<B>>,
         options: &GuardOptions<'_, B>,
-    ) -> Vec<(Step<B>, T)> {
+    ) -> Vec<Step<B>> {
         let places = &options.places;
-        let changing = passed.iter().filter(|(step, _)| step.id().kind == Kind::ServiceEntry);
-        let changing = changing.filter_map(|(step, _)| places.there(step.id()));
+        let changing = passed.iter().filter(|step| step.id().kind == Kind::ServiceEntry);
+        let changing = changing.filter_map(|step| places.there(step.id()));
         let mut changing: BTreeMap<Tie, &Object<B>> =
             changing.map(|entry| (entry.tie(), entry)).collect();
         changing.extend(self.kept(places).into_iter().map(|(tie, (entry, _))| (tie, entry)));
@@ -601,7 +579,7 @@ impl<B: Body> Guarded<B> {
             let (id, sources) = (to.id.clone(), Arc::clone(&to.sources));
             Some(Arc::new(Object { id, sources, removal: to.removal, body: Arc::new(body) }))
         };
-        passed.retain_mut(|(step, _)| {
+        passed.retain_mut(|step| {
             let Some(besides) = besides(step) else { return true };
             match step {
                 Step::Update { from, .. } if *from == besides => return false,
@@ -623,6 +601,7 @@ impl HeldFor {
             Self::Rename(_) => "rename",
             Self::Grace { .. } => "grace",
             Self::Successor { .. } => "successor",
+            Self::Replacement { .. } => "replacement",
             Self::Budget { .. } => "budget",
         }
     }
@@ -630,7 +609,12 @@ impl HeldFor {
 
 impl<A> From<&Over<A>> for HeldFor {
     fn from(over: &Over<A>) -> Self {
-        Self::Budget { removals: over.removals, total: over.total, until: over.until }
+        let Over { is_awaiting, removals, total, until, .. } = *over;
+        if is_awaiting {
+            Self::Replacement { until }
+        } else {
+            Self::Budget { removals, total, until }
+        }
     }
 }
 
@@ -656,6 +640,9 @@ impl fmt::Display for HeldFor {
             Self::Successor { .. } => {
                 f.write_str("its endpoints moved to another host, which the sink does not have yet")
             }
+            Self::Replacement { .. } => f.write_str(
+                "others are to come in place of its endpoints, which the sink does not have yet",
+            ),
             Self::Budget { removals, total, .. } => write!(
                 f,
                 "{removals} of {total} endpoints would go at once, more than the guard allows"

@@ -18,9 +18,10 @@ use std::time::Duration;
 
 use imbl::OrdMap;
 
-use crate::counts::{Counts, add, shared, subtract, total};
+use crate::counts::{Counts, shared, subtract, total};
+use crate::holdings::Holdings;
 use crate::mesh::{Body, Kind, Object, ObjectId, Tie};
-use crate::plan::{Desired, Entries, Observed, Step};
+use crate::plan::{Desired, Observed, Step};
 use crate::time::Time;
 
 /// What is known of objects whose endpoints moved, or may have.
@@ -54,12 +55,10 @@ struct Found<B> {
 #[derive(Debug)]
 pub struct Places<'a, B: Body> {
     desired: &'a Desired<B>,
-    observed: &'a Observed<B>,
+    holdings: &'a Holdings<B>,
     wanted: OnceCell<Index<'a, B>>,
     there: OnceCell<Index<'a, B>>,
-    by_tie: OnceCell<BTreeMap<Tie, Vec<&'a Object<B>>>>,
     workloads: OnceCell<BTreeMap<Tie, Workloads<'a, B>>>,
-    leftover: OnceCell<BTreeMap<Tie, Vec<Arc<Object<B>>>>>,
     /// How many endpoints objects had at each address when they were found.
     before: RefCell<Before<B>>,
 }
@@ -139,7 +138,7 @@ impl<B: Body> Moved<B> {
         let unknown: Vec<&ObjectId> = ids
             .filter(|id| places.wanted(id).is_none() && !self.objects.contains_key(*id))
             .collect();
-        self.found(unknown.into_iter(), places.observed);
+        self.found(unknown.into_iter(), places.holdings.observed());
     }
 
     fn found<'i>(&mut self, ids: impl Iterator<Item = &'i ObjectId>, observed: &Observed<B>) {
@@ -213,19 +212,21 @@ enum MovedTo<'a, B> {
 }
 
 impl<'a, B: Body> Places<'a, B> {
-    /// The places of `desired` and `observed`.
+    /// The places of what is desired and what is held.
     #[must_use]
-    pub fn new(desired: &'a Desired<B>, observed: &'a Observed<B>) -> Self {
+    pub fn new(desired: &'a Desired<B>, holdings: &'a Holdings<B>) -> Self {
         Self {
             desired,
-            observed,
+            holdings,
             wanted: OnceCell::new(),
             there: OnceCell::new(),
-            by_tie: OnceCell::new(),
             workloads: OnceCell::new(),
-            leftover: OnceCell::new(),
             before: RefCell::default(),
         }
+    }
+
+    pub(crate) fn holdings(&self) -> &'a Holdings<B> {
+        self.holdings
     }
 
     /// The object of a mesh service that the sink holds there, and not another's of that name.
@@ -235,26 +236,22 @@ impl<'a, B: Body> Places<'a, B> {
 
     /// What the sink holds there.
     pub(crate) fn there(&self, id: &ObjectId) -> Option<&'a Object<B>> {
-        self.observed.ours.get(id).map(|object| &**object)
+        self.holdings.observed().ours.get(id).map(|object| &**object)
     }
 
     /// WorkloadEntries of a service that the sink holds and should not.
-    pub(crate) fn leftover(&self, tie: &Tie) -> &[Arc<Object<B>>] {
-        let leftover = self.leftover.get_or_init(|| {
-            let mut leftover: BTreeMap<Tie, Vec<Arc<Object<B>>>> = BTreeMap::new();
-            for (id, object) in &self.observed.ours {
-                if id.kind == Kind::WorkloadEntry && !self.desired.contains_key(id) {
-                    leftover.entry(object.tie()).or_default().push(Arc::clone(object));
-                }
-            }
-            leftover
-        });
-        leftover.get(tie).map_or(&[], |all| all)
+    pub(crate) fn leftover(&self, tie: &Tie) -> impl Iterator<Item = &'a Arc<Object<B>>> {
+        let workloads = self.holdings.of(tie).filter(|of| of.id.kind == Kind::WorkloadEntry);
+        workloads.filter(|object| !self.desired.contains_key(&object.id))
     }
 
     /// What the sink should hold there.
     pub(crate) fn wanted(&self, id: &ObjectId) -> Option<&'a Object<B>> {
-        self.desired.get(id).map(|object| &**object)
+        self.desired(id).map(|object| &**object)
+    }
+
+    pub(crate) fn desired(&self, id: &ObjectId) -> Option<&'a Arc<Object<B>>> {
+        self.desired.get(id)
     }
 
     /// A WorkloadEntry that the sink does not hold, nor is it in `created`, and that is to be where
@@ -269,25 +266,19 @@ impl<'a, B: Body> Places<'a, B> {
         blocked.next().or_else(any).map(|id| ObjectId::clone(id))
     }
 
-    /// What of the endpoints that `step` takes the service has by the object `there`; `None` where
-    /// one of them is wanted there and is not.
-    pub(crate) fn taken_over(
-        &self,
-        step: &Step<B>,
-        there: &Object<B>,
-    ) -> Option<Counts<B::Address>> {
-        let wanted = self.wanted(&there.id)?;
-        let (lost, tie) = (step.lost(), step.loser());
+    /// Whether the service has by the object `there` what `step` takes from it, as far as that is
+    /// wanted there.
+    pub(crate) fn is_taken_over(&self, step: &Step<B>, there: &Object<B>) -> bool {
+        let Some(wanted) = self.wanted(&there.id) else { return false };
+        let lost = step.lost();
         if !wanted.body.selects() {
-            let counts = there.body.counts();
-            let mut missing = shared(lost.clone(), &wanted.body.counts());
-            subtract(&mut missing, &counts);
-            return missing.is_empty().then(|| shared(lost, &counts));
+            let mut missing = shared(lost, &wanted.body.counts());
+            subtract(&mut missing, &there.body.counts());
+            return missing.is_empty();
         }
-        let missing = self.workloads().get(&tie).map(|of_service| &of_service.missing);
+        let missing = self.workloads().get(&step.loser()).map(|of_service| &of_service.missing);
         let is_missing = |address| missing.is_some_and(|missing| missing.contains_key(address));
-        let is_there = there.body.selects() && !lost.keys().any(is_missing);
-        is_there.then(|| shared(lost, &self.in_workloads(&tie)))
+        there.body.selects() && !lost.keys().any(is_missing)
     }
 
     /// A WorkloadEntry that the sink does not hold, and without which what `step` deletes does not
@@ -315,7 +306,7 @@ impl<'a, B: Body> Places<'a, B> {
             for object in all {
                 let none = || Workloads { has_any: false, missing: BTreeMap::new() };
                 let of_service = workloads.entry(object.tie()).or_insert_with(none);
-                if self.observed.ours.contains_key(&object.id) {
+                if self.holdings.observed().ours.contains_key(&object.id) {
                     of_service.has_any = true;
                 } else {
                     let addresses = object.body.addresses();
@@ -340,13 +331,16 @@ impl<'a, B: Body> Places<'a, B> {
     fn there_elsewhere(&self, object: &Object<B>, to: &MovedTo<'_, B>) -> Counts<B::Address> {
         let there = self.there.get_or_init(|| {
             // What no ServiceEntry there selects nobody reaches.
-            let reached = self.by_tie().values().flat_map(|of_tie| {
-                let selects = of_tie.iter().any(|object| object.body.selects());
-                let is_reached =
-                    move |object: &&&Object<B>| selects || object.id.kind == Kind::ServiceEntry;
-                of_tie.iter().filter(is_reached).copied()
-            });
-            Index::of(reached)
+            let held = || {
+                let all = self.holdings.by_tie();
+                all.filter(|(_, object)| self.desired.contains_key(&object.id))
+            };
+            let selecting = held().filter(|(_, object)| object.body.selects());
+            let selecting: BTreeSet<&Tie> = selecting.map(|(tie, _)| tie).collect();
+            let is_reached = |(tie, object): &(&Tie, &Arc<Object<B>>)| {
+                object.id.kind == Kind::ServiceEntry || selecting.contains(tie)
+            };
+            Index::of(held().filter(is_reached).map(|(_, object)| &**object))
         });
         self.elsewhere(object, there, to)
     }
@@ -392,63 +386,6 @@ impl<'a, B: Body> Places<'a, B> {
         let key = (found.number, id.clone());
         let counts = before.entry(key).or_insert_with(|| object.body.counts());
         counts.get(address).copied().unwrap_or_default()
-    }
-
-    /// Which endpoints that a step may take the sink holds of the same service in its other shape:
-    /// in WorkloadEntries what a ServiceEntry had that selects now, and the other way round.
-    pub(crate) fn in_other_shape(&self, step: &Step<B>, entries: &Entries) -> Counts<B::Address> {
-        let mut counts = Counts::new();
-        match (step.id().kind, step) {
-            (Kind::ServiceEntry, Step::Update { from, to })
-                if to.body.endpoint_count() == 0 && from.body.endpoint_count() > 0 =>
-            {
-                counts = self.in_workloads(&step.tie());
-                for object in self.leftover(&step.tie()) {
-                    add(&mut counts, &object.body.counts());
-                }
-            }
-            (Kind::WorkloadEntry, Step::Delete(_)) => {
-                let tie = step.tie();
-                let entry = entries.get(&tie).and_then(|id| self.held(id, &tie));
-                let lost = step.lost();
-                let wanted = entries.get(&tie).and_then(|id| self.wanted(id));
-                let selects =
-                    |entry: Option<&Object<B>>| entry.is_some_and(|entry| entry.body.selects());
-                // Nobody reaches it, nor will.
-                if entry.is_some() && !selects(entry) && !selects(wanted) {
-                    return lost;
-                }
-                let there = entry.into_iter().flat_map(|entry| entry.body.addresses());
-                for address in there.filter(|address| lost.contains_key(address)) {
-                    *counts.entry(address).or_default() += 1;
-                }
-            }
-            _ => {}
-        }
-        counts
-    }
-
-    /// Which endpoints the sink has in WorkloadEntries of a service that it should have.
-    fn in_workloads(&self, tie: &Tie) -> Counts<B::Address> {
-        let of_service = self.by_tie().get(tie).into_iter().flatten();
-        let mut counts = Counts::new();
-        for object in of_service.filter(|object| object.id.kind == Kind::WorkloadEntry) {
-            add(&mut counts, &object.body.counts());
-        }
-        counts
-    }
-
-    /// What the sink holds and should hold, by services of the mesh.
-    fn by_tie(&self) -> &BTreeMap<Tie, Vec<&'a Object<B>>> {
-        self.by_tie.get_or_init(|| {
-            let mut by_tie: BTreeMap<Tie, Vec<&Object<B>>> = BTreeMap::new();
-            for (id, object) in &self.observed.ours {
-                if self.desired.contains_key(id) {
-                    by_tie.entry(object.tie()).or_default().push(object);
-                }
-            }
-            by_tie
-        })
     }
 }
 

@@ -4,13 +4,13 @@
 
 mod objects;
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use landfall_core::guard::{
     BUDGET_WINDOW, Evidence, GuardOptions, GuardSettings, GuardState, Guarded, HeldFor, Trust,
     guard,
 };
+use landfall_core::holdings::Holdings;
 use landfall_core::mesh::ObjectId;
 use landfall_core::moved::{Moved, Places};
 use landfall_core::plan::{Entries, Observed, Step};
@@ -41,40 +41,44 @@ impl Scene {
         Self { evidence: Evidence::default(), settings, now: START }
     }
 
-    fn guard(
-        &self,
-        have: &Objects,
-        want: &Objects,
-        state: &mut GuardState<TestBody>,
-    ) -> Guarded<TestBody> {
-        self.guard_while(&[], have, want, state)
+    fn guard(&self, have: &Objects, want: &Objects, at: &mut Sink) -> Guarded<TestBody> {
+        self.guard_while(&[], have, want, at)
     }
 
+    /// While these steps wait to be tried again.
     fn guard_while(
         &self,
-        busy: &[&str],
+        failed: &[&Step<TestBody>],
         have: &Objects,
         want: &Objects,
-        state: &mut GuardState<TestBody>,
+        Sink { state, holdings }: &mut Sink,
     ) -> Guarded<TestBody> {
         let observed = Observed { ours: made(have), ..Observed::default() };
+        holdings.observe(&observed, self.now);
+        state.observed(holdings);
         let desired = made(want);
-        let steps = full(&observed, &desired, GRACE, self.now).steps;
+        let mut steps = full(&observed, &desired, GRACE, self.now).steps;
+        steps.retain(|step| failed.iter().all(|failed| failed.id() != step.id()));
         let options = GuardOptions {
-            places: Places::new(&desired, &observed),
+            places: Places::new(&desired, holdings),
             entries: &Entries::new(),
-            total_endpoints: total(have),
             evidence: &self.evidence,
             settings: &self.settings,
             grace: GRACE,
-            busy: &busy.iter().map(|name| tie(name)).collect(),
-            losing: &busy.iter().map(|name| tie(name)).collect(),
-            unwritten: &BTreeSet::new(),
+            under_way: &[],
+            failed,
             steps_max: usize::MAX,
             now: self.now,
         };
         guard(steps, &options, state)
     }
+}
+
+/// A sink, and what the guard remembers of it.
+#[derive(Default)]
+struct Sink {
+    state: GuardState<TestBody>,
+    holdings: Holdings<TestBody>,
 }
 
 fn trust(word: u8) -> Option<Trust> {
@@ -125,7 +129,7 @@ proptest! {
         scene.evidence.undecided =
             undecided.iter().map(|index| Text::from(format!("{}/a", source(*index)))).collect();
         let all_current = trusts.iter().all(|trust| matches!(trust, Some(Trust::Current) | None));
-        let guarded = scene.guard(&have, &want, &mut GuardState::default());
+        let guarded = scene.guard(&have, &want, &mut Sink::default());
         let held: std::collections::BTreeSet<&ObjectId> =
             guarded.held.iter().map(|held| &held.id).collect();
         let passed = guarded.steps.iter().filter(|step| !held.contains(step.id())).count();
@@ -155,15 +159,12 @@ proptest! {
     #[test]
     fn no_more_goes_at_once_than_the_budget(have in objects(), want in objects()) {
         let scene = Scene::new(SETTINGS);
-        let mut state = GuardState::default();
+        let mut state = Sink::default();
         let guarded = scene.guard(&have, &want, &mut state);
         // Every object stands for itself here, so nothing makes up for what one loses.
         let lost: usize = guarded.steps.iter().flat_map(|step| step.lost().into_values()).sum();
         prop_assert!(lost < 10 || lost * 100 <= total(&have) * 20, "{lost} of {}", total(&have));
         // What is held goes when its time is over.
-        for step in &guarded.steps {
-            state.failed(step.id());
-        }
         let later = Scene { now: START.plus(SETTINGS.hold), ..scene };
         let all = later.guard(&have, &want, &mut state).steps.len();
         prop_assert_eq!(all, steps(&have, &want).len());
@@ -176,7 +177,7 @@ proptest! {
     ) {
         let mut have: Objects = [one("a", size), one("b", size)].into();
         let mut scene = Scene::new(SETTINGS);
-        let mut state = GuardState::default();
+        let mut state = Sink::default();
         let mut lost: Vec<(Time, usize)> = Vec::new();
         for (part, succeeds, pause_ms) in parts {
             scene.now = scene.now.plus(Duration::from_millis(pause_ms));
@@ -185,11 +186,8 @@ proptest! {
             shrunk.0 = shrunk.0.saturating_sub(part);
             for step in scene.guard(&have, &want, &mut state).steps {
                 if succeeds {
-                    state.applied(step.id(), scene.now);
                     lost.push((scene.now, step.lost().into_values().sum()));
                     have.clone_from(&want);
-                } else {
-                    state.failed(step.id());
                 }
             }
             let in_window = |at: &Time| scene.now.since(*at) < BUDGET_WINDOW;
@@ -204,7 +202,7 @@ proptest! {
 fn what_comes_elsewhere_makes_up_for_nothing() {
     let have: Objects = [one("old", 100)].into();
     let want: Objects = [one("new", 100)].into();
-    let guarded = Scene::new(SETTINGS).guard(&have, &want, &mut GuardState::default());
+    let guarded = Scene::new(SETTINGS).guard(&have, &want, &mut Sink::default());
     assert_eq!(verbs(&guarded), ["create"]);
     assert_eq!(guarded.held.len(), 1);
 }
@@ -214,8 +212,8 @@ fn what_moved_goes_once_the_sink_has_it_at_its_new_place() {
     let have: Objects = [one("old", 100)].into();
     let want: Objects = [one("new", 100)].into();
     let moved = || {
-        let mut state = GuardState::default();
-        have.keys().for_each(|id| state.moved.end(id.clone(), [tie("new")].into(), START));
+        let mut state = Sink::default();
+        have.keys().for_each(|id| state.state.moved.end(id.clone(), [tie("new")].into(), START));
         state
     };
     let scene = Scene::new(SETTINGS);
@@ -243,17 +241,16 @@ fn what_is_let_go_stays_let_go_until_it_is_gone() {
     let have: Objects = [one("a", 100)].into();
     let none = Objects::new();
     let scene = Scene::new(SETTINGS);
-    let mut state = GuardState::default();
+    let mut state = Sink::default();
     assert!(scene.guard(&have, &none, &mut state).steps.is_empty());
-    state.release();
+    state.state.release();
     let guarded = scene.guard(&have, &none, &mut state);
     assert_eq!(verbs(&guarded), ["empty"]);
-    state.failed(guarded.steps[0].id());
     // Nothing is planned while it waits to be tried again.
-    scene.guard_while(&["a"], &have, &have, &mut state);
+    scene.guard_while(&[&guarded.steps[0]], &have, &none, &mut state);
     assert_eq!(verbs(&scene.guard(&have, &none, &mut state)), ["empty"]);
-    // That another service fails says nothing.
-    scene.guard_while(&["b"], &have, &have, &mut state);
+    // It is listed again.
+    scene.guard(&have, &have, &mut state);
     assert!(scene.guard(&have, &none, &mut state).steps.is_empty(), "another removal");
 }
 
@@ -265,19 +262,18 @@ fn what_comes_to_a_held_removal_waits_for_its_own_time() {
     };
     let have = with([25; 4]);
     let mut scene = Scene::new(SETTINGS);
-    let held = |scene: &Scene, want: &Objects, state: &mut GuardState<TestBody>| {
+    let held = |scene: &Scene, want: &Objects, state: &mut Sink| {
         let guarded = scene.guard(&have, want, state);
         let held: Vec<String> = guarded.held.iter().map(|held| held.id.name.to_string()).collect();
-        guarded.steps.iter().for_each(|step| state.failed(step.id()));
         held
     };
     for by_release in [false, true] {
-        let mut state = GuardState::default();
+        let mut state = Sink::default();
         assert_eq!(held(&scene, &with([0, 25, 25, 25]), &mut state), ["a"]);
         scene.now = scene.now.plus(SETTINGS.hold / 2);
         assert_eq!(held(&scene, &with([0, 3, 25, 25]), &mut state), ["a", "b"]);
         if by_release {
-            state.release();
+            state.state.release();
         } else {
             scene.now = scene.now.plus(SETTINGS.hold / 2);
         }
@@ -296,7 +292,7 @@ fn an_object_of_an_unknown_source_waits_until_all_are_current() {
     let renamed = SourceName::parse("renamed").unwrap();
     for (trust, held) in [(Trust::Silent, 1), (Trust::Doubtful, 1), (Trust::Current, 0)] {
         scene.evidence.sources = [(renamed.clone(), trust)].into();
-        let guarded = scene.guard(&have, &Objects::new(), &mut GuardState::default());
+        let guarded = scene.guard(&have, &Objects::new(), &mut Sink::default());
         assert_eq!(guarded.held.len(), held, "{trust:?}");
     }
 }
@@ -316,7 +312,7 @@ fn a_host_of_one_source_alone_is_not_given_to_another_in_doubt() {
         let mut scene = Scene::new(OPEN);
         scene.evidence.sources = (0..).map(source).zip(trusts).collect();
         scene.evidence.ranks = [(tie("a"), ranks)].into_iter().collect();
-        let guarded = scene.guard(&of(3, have), &of(1, want), &mut GuardState::default());
+        let guarded = scene.guard(&of(3, have), &of(1, want), &mut Sink::default());
         let lost = |step: &Step<TestBody>| !step.lost().is_empty();
         assert_eq!(guarded.steps.iter().any(lost), verb.is_some(), "{guarded:?}");
         assert_eq!(verbs(&guarded).first().copied(), verb, "{guarded:?}");
@@ -339,12 +335,12 @@ fn a_place_that_endpoints_had_all_the_time_is_not_where_they_moved() {
     let scene = Scene::new(SETTINGS);
     // The version is not told any more: 50 places are lost, though all are reachable elsewhere.
     let want: Objects = [one("all", 100)].into();
-    let guarded = scene.guard(&have, &want, &mut GuardState::default());
+    let guarded = scene.guard(&have, &want, &mut Sink::default());
     assert!(matches!(guarded.held[0].why, HeldFor::Budget { removals: 50, total: 150, .. }));
     // It moved to a host that the sink does not take: what was there before does not stand in.
     let want: Objects = [one("all", 100), one("new-v1", 50)].into();
-    let mut state = GuardState::default();
-    state.moved.end(one("v1", 50).0, [tie("new-v1")].into(), START);
+    let mut state = Sink::default();
+    state.state.moved.end(one("v1", 50).0, [tie("new-v1")].into(), START);
     let guarded = scene.guard(&have, &want, &mut state);
     assert_eq!(verbs(&guarded), ["create"]);
     assert!(matches!(guarded.held[0].why, HeldFor::Successor { .. }), "{:?}", guarded.held);
@@ -353,8 +349,8 @@ fn a_place_that_endpoints_had_all_the_time_is_not_where_they_moved() {
     // After a restart it is not known which of two was there first: it has its grace time, and then
     // counts as lost.
     let observed = Observed { ours: made(&have), ..Observed::default() };
-    let mut state = GuardState::default();
-    state.moved = Moved::inherited(&observed);
+    let mut state = Sink::default();
+    state.state.moved = Moved::inherited(&observed);
     let guarded = scene.guard(&have, &want, &mut state);
     assert!(matches!(guarded.held[0].why, HeldFor::Grace { .. }), "{:?}", guarded.held);
     let later = Scene { now: START.plus(GRACE), ..Scene::new(SETTINGS) };
@@ -367,13 +363,12 @@ fn what_one_flapping_endpoint_costs_others_is_one() {
     let (up, down): (Objects, Objects) =
         ([one("a", 50), one("b", 50)].into(), [one("a", 49), one("b", 50)].into());
     let mut scene = Scene::new(SETTINGS);
-    let mut state = GuardState::default();
+    let mut state = Sink::default();
     for _ in 0..100 {
         for (have, want) in [(&up, &down), (&down, &up)] {
             scene.now = scene.now.plus(Duration::from_millis(50));
             let guarded = scene.guard(have, want, &mut state);
             assert_eq!(guarded.held, [], "{:?}", scene.now);
-            guarded.steps.iter().for_each(|step| state.applied(step.id(), scene.now));
         }
     }
     let fewer: Objects = [one("a", 50), one("b", 35)].into();
@@ -389,11 +384,11 @@ fn what_waits_for_long_is_not_held_against_others() {
         guarded.held.iter().map(|held| held.id.name.to_string()).collect()
     };
     let scene = Scene::new(SETTINGS);
-    let mut state = GuardState::default();
+    let mut state = Sink::default();
     assert_eq!(held(&scene.guard(&have, &half, &mut state)), ["a"]);
     assert_eq!(held(&scene.guard(&have, &few, &mut state)), ["a", "b"], "it may be part of it");
     let mut scene = Scene::new(SETTINGS);
-    let mut state = GuardState::default();
+    let mut state = Sink::default();
     assert_eq!(held(&scene.guard(&have, &half, &mut state)), ["a"]);
     scene.now = scene.now.plus(BUDGET_WINDOW);
     assert_eq!(held(&scene.guard(&have, &few, &mut state)), ["a"]);
@@ -406,10 +401,10 @@ fn what_is_held_in_doubt_has_not_moved_to_where_it_was_all_the_time() {
     for is_inherited in [true, false] {
         let have: Objects = [one("all", 100), one("v1", 50)].into();
         let want: Objects = [one("all", 100)].into();
-        let mut state = GuardState::default();
+        let mut state = Sink::default();
         if is_inherited {
             let observed = Observed { ours: made(&have), ..Observed::default() };
-            state.moved = Moved::inherited(&observed);
+            state.state.moved = Moved::inherited(&observed);
         }
         let mut scene = Scene::new(SETTINGS);
         scene.evidence.sources.insert(SourceName::parse("s0").unwrap(), Trust::Doubtful);

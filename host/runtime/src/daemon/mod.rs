@@ -239,7 +239,7 @@ impl Daemon {
                 ConditionChanged { sink: sink.name(), condition: condition.as_ref() }.emit();
             }
             FindingsSeen { findings: &sink.take_contested() }.emit();
-            sink.take_sighting(line, desired);
+            sink.take_sighting(line, desired, now);
             line.desire(round, now);
             let options = SinkOptions {
                 evidence: &evidence,
@@ -271,7 +271,7 @@ impl Daemon {
         };
         let now = clock::now();
         let is_news = if applied.outcome.is_done() {
-            line.applied(&applied.id, now);
+            line.applied(&applied.id);
             true
         } else {
             line.failed(&applied.id, applied.outcome.code(), now)

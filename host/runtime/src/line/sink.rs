@@ -4,15 +4,13 @@
 //! failed is planned again. Only when is remembered.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
-use imbl::ordmap::DiffItem;
-use imbl::ordset::DiffItem as SetDiffItem;
 use landfall_core::guard::{
     Evidence, GuardOptions, GuardSettings, GuardState, Held, HeldFor, guard,
 };
-use landfall_core::mesh::{Body as _, Kind, Object, ObjectId, Tie};
+use landfall_core::holdings::Holdings;
+use landfall_core::mesh::ObjectId;
 use landfall_core::moved::{Moved, Places};
 use landfall_core::plan::{Desired, Entries, Mode, Observed, PlanOptions, Step, plan};
 use landfall_core::text::Text;
@@ -42,13 +40,11 @@ pub struct SinkLine {
     /// The namespaces that the sink watches; all when empty. What it does not watch it could
     /// write, and then neither find again nor remove.
     namespaces: Vec<Text>,
-    observed: Observed<Body>,
-    /// Endpoints in `observed`.
-    endpoints: usize,
-    /// Whether `observed` is complete. Nothing is planned before.
+    holdings: Holdings<Body>,
+    /// Whether `holdings` are complete. Nothing is planned before.
     ready: bool,
     unsettled: BTreeSet<ObjectId>,
-    in_flight: BTreeMap<ObjectId, Begun>,
+    in_flight: BTreeMap<ObjectId, Step<Body>>,
     failed: BTreeMap<ObjectId, Failed>,
     guard: GuardState<Body>,
     held: Vec<Held>,
@@ -74,15 +70,6 @@ struct Standing {
     wake: Option<Time>,
 }
 
-/// A step that was begun.
-#[derive(Clone, Debug)]
-struct Begun {
-    tie: Tie,
-    /// Whether others may have to follow it.
-    leads: bool,
-    takes_away: bool,
-}
-
 /// An object whose step failed.
 #[derive(Debug)]
 struct Failed {
@@ -90,7 +77,7 @@ struct Failed {
     /// How it failed last, of a closed set.
     code: &'static str,
     retry_at: Time,
-    step: Begun,
+    step: Step<Body>,
 }
 
 /// Steps that are due now.
@@ -128,8 +115,7 @@ impl SinkLine {
             mode,
             steps_max,
             namespaces,
-            observed: Observed::default(),
-            endpoints: 0,
+            holdings: Holdings::default(),
             ready: false,
             unsettled: BTreeSet::new(),
             in_flight: BTreeMap::new(),
@@ -152,38 +138,18 @@ impl SinkLine {
 
     /// Takes a complete reading of the sink. The walk skips what it shares with the reading
     /// before, so a sink hands out persistent maps and changes them in place.
-    pub fn observe(&mut self, seen: &Observed<Body>, desired: &Desired<Body>) {
+    pub fn observe(&mut self, seen: &Observed<Body>, desired: &Desired<Body>, now: Time) {
         if !self.ready {
             self.unsettled.extend(desired.keys().cloned());
             self.guard.moved = Moved::inherited(seen);
             self.ready = true;
             self.standing = None;
         }
-        let count = |object: &Arc<Object<Body>>| object.body.endpoint_count();
-        for item in self.observed.ours.diff(&seen.ours) {
-            let id = match item {
-                DiffItem::Add(id, object) => {
-                    self.endpoints += count(object);
-                    id
-                }
-                DiffItem::Update { old: (_, old), new: (id, new) } => {
-                    self.endpoints = self.endpoints + count(new) - count(old);
-                    id
-                }
-                DiffItem::Remove(id, object) => {
-                    self.endpoints -= count(object);
-                    id
-                }
-            };
-            self.unsettled.insert(id.clone());
+        let differ = self.holdings.observe(seen, now);
+        if !differ.is_empty() {
+            self.unsettled.extend(differ);
             self.standing = None;
         }
-        for item in self.observed.foreign.diff(&seen.foreign) {
-            let (SetDiffItem::Add(id) | SetDiffItem::Remove(id)) = item;
-            self.unsettled.insert(id.clone());
-            self.standing = None;
-        }
-        self.observed.clone_from(seen);
     }
 
     /// Takes up what a round of the line changed.
@@ -225,7 +191,7 @@ impl SinkLine {
             entries: options.entries,
             now: options.now,
         };
-        let planned = plan(&self.observed, desired, &scope, plan_options);
+        let planned = plan(self.holdings.observed(), desired, &scope, plan_options);
         for id in &planned.settled {
             self.unsettled.remove(id);
             self.blocked.remove(id);
@@ -237,23 +203,18 @@ impl SinkLine {
         }
         let blocked: Vec<ObjectId> =
             planned.blocked.into_iter().filter(|id| self.blocked.insert(id.clone())).collect();
-        let asks = self.guard.weighs_losses() || planned.steps.iter().any(Step::starts_selecting);
-        let busy = self.undone().filter(|_| asks).map(|(_, step)| step.tie.clone()).collect();
-        let losing = self.undone().filter(|(_, step)| asks && step.takes_away);
-        let losing = losing.map(|(_, step)| step.tie.clone()).collect();
-        let workloads = self.undone().filter(|(id, _)| id.kind == Kind::WorkloadEntry);
-        let workloads = workloads.filter(|(_, step)| step.leads);
-        let unwritten = workloads.map(|(_, step)| step.tie.clone()).collect();
+        self.guard.observed(&mut self.holdings);
+        let under_way: Vec<&Step<Body>> = self.in_flight.values().collect();
+        let failed = self.failed.values().filter(|failed| failed.retry_at > options.now);
+        let failed: Vec<&Step<Body>> = failed.map(|failed| &failed.step).collect();
         let guard_options = GuardOptions {
-            places: Places::new(desired, &self.observed),
+            places: Places::new(desired, &self.holdings),
             entries: options.entries,
-            total_endpoints: self.endpoints,
             evidence: options.evidence,
             settings: options.guard,
             grace: options.grace,
-            busy: &busy,
-            losing: &losing,
-            unwritten: &unwritten,
+            under_way: &under_way,
+            failed: &failed,
             steps_max: self.steps_max - self.in_flight.len(),
             now: options.now,
         };
@@ -266,7 +227,7 @@ impl SinkLine {
         self.held.retain(stays);
         self.held.extend(guarded.held);
         let steps = guarded.steps;
-        self.in_flight.extend(steps.iter().map(|step| (step.id().clone(), Begun::of(step))));
+        self.in_flight.extend(steps.iter().map(|step| (step.id().clone(), step.clone())));
         let retry = self.failed.values().map(|failed| failed.retry_at);
         let retry = retry.filter(|at| *at > options.now).min();
         let wake = [planned.wake, guarded.wake, retry].into_iter().flatten().min();
@@ -279,12 +240,6 @@ impl SinkLine {
             wake,
         });
         Due { steps, blocked, wake }
-    }
-
-    /// Steps that are under way or wait to be tried again.
-    fn undone(&self) -> impl Iterator<Item = (&ObjectId, &Begun)> {
-        let failed = self.failed.iter().map(|(id, failed)| (id, &failed.step));
-        self.in_flight.iter().chain(failed)
     }
 
     /// Leaves out what would be written where the sink does not look.
@@ -310,11 +265,10 @@ impl SinkLine {
     }
 
     /// Notes that the step for `id` was applied. What the sink holds now is in its next reading.
-    pub fn applied(&mut self, id: &ObjectId, now: Time) {
+    pub fn applied(&mut self, id: &ObjectId) {
         self.standing = None;
         self.in_flight.remove(id);
         self.failed.remove(id);
-        self.guard.applied(id, now);
     }
 
     /// Notes that the step for `id` failed with `code`; it is planned again after a while, which
@@ -322,7 +276,6 @@ impl SinkLine {
     pub fn failed(&mut self, id: &ObjectId, code: &'static str, now: Time) -> bool {
         let Some(step) = self.in_flight.remove(id) else { return false };
         self.standing = None;
-        self.guard.failed(id);
         let before = self.failed.get(id);
         let is_news = before.is_none_or(|before| before.code != code);
         let attempts = before.map_or(0, |before| before.attempts);
@@ -349,7 +302,11 @@ impl SinkLine {
     /// hold twice as many as when they were told last. `None` when nothing is held any more.
     pub fn take_held_news(&mut self) -> Option<Vec<&'static str>> {
         let mut counts: BTreeMap<&'static str, usize> = BTreeMap::new();
-        for held in &self.held {
+        // While something is under way, it may be what another waits for.
+        let waits = |held: &&Held| {
+            self.in_flight.is_empty() || !matches!(held.why, HeldFor::Replacement { .. })
+        };
+        for held in self.held.iter().filter(waits) {
             *counts.entry(held.why.as_str()).or_default() += 1;
         }
         let told_before = self.told.len();
@@ -416,13 +373,13 @@ impl SinkLine {
     /// What the sink holds, as of its last reading.
     #[must_use]
     pub fn observed(&self) -> &Observed<Body> {
-        &self.observed
+        self.holdings.observed()
     }
 
     /// How many objects of ours the sink holds.
     #[must_use]
     pub fn object_count(&self) -> usize {
-        self.observed.ours.len()
+        self.holdings.observed().ours.len()
     }
 }
 
@@ -433,11 +390,5 @@ impl Standing {
             && self.evidence == *options.evidence
             && self.guard == *options.guard
             && self.grace == options.grace
-    }
-}
-
-impl Begun {
-    fn of(step: &Step<Body>) -> Self {
-        Self { tie: step.tie(), leads: step.leads(), takes_away: step.takes_away() }
     }
 }

@@ -298,10 +298,10 @@ impl RunningSink {
     }
 
     /// Hands what it holds to its side of the line.
-    pub(crate) fn take_sighting(&self, line: &mut SinkLine, desired: &Desired<Body>) {
+    pub(crate) fn take_sighting(&self, line: &mut SinkLine, desired: &Desired<Body>, now: Time) {
         let seen = self.sighting.borrow();
         if seen.ready {
-            line.observe(&seen.observed, desired);
+            line.observe(&seen.observed, desired, now);
         }
     }
 

@@ -3,12 +3,13 @@
 //! Invariant: only what was selected by name or label is touched, nothing is made or deleted, and
 //! nothing is written that was not shown.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use landfall_core::guard::{GuardOptions, GuardSettings, GuardState, HeldFor, guard};
-use landfall_core::mesh::{Body as _, Kind, Object, ObjectId};
+use landfall_core::holdings::Holdings;
+use landfall_core::mesh::{Kind, Object, ObjectId};
 use landfall_core::moved::Places;
 use landfall_core::pairs::Pairs;
 use landfall_core::plan::{Mode, Observed, Step};
@@ -234,17 +235,16 @@ impl Wanted<'_> {
             removal_min: usize::MAX,
             ..self.config.guard
         };
-        let total = observed.ours.values().map(|object| object.body.endpoint_count()).sum();
+        let mut holdings = Holdings::default();
+        holdings.observe(&observed, clock::now());
         let options = GuardOptions {
-            places: Places::new(self.once.line.desired(), &observed),
+            places: Places::new(self.once.line.desired(), &holdings),
             entries: self.once.line.entries(),
-            total_endpoints: total,
             evidence: &self.once.line.evidence(),
             settings: &settings,
             grace: self.config.grace,
-            busy: &BTreeSet::new(),
-            losing: &BTreeSet::new(),
-            unwritten: &BTreeSet::new(),
+            under_way: &[],
+            failed: &[],
             steps_max: usize::MAX,
             now: clock::now(),
         };

@@ -41,13 +41,14 @@ pub(super) async fn sighted(
     running.wait_ready(timeout).await.with_context(|| format!("failed to read sink {name}"))?;
     let mut line = running.new_look();
     let desired = once.line.desired();
-    running.take_sighting(&mut line, desired);
+    let now = clock::now();
+    running.take_sighting(&mut line, desired, now);
     let options = SinkOptions {
         evidence: &once.line.evidence(),
         guard: &config.guard,
         entries: once.line.entries(),
         grace: config.grace,
-        now: clock::now(),
+        now,
     };
     let due = line.due(desired, options);
     report(&running.take_findings());
