@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use landfall_core::defaults::Defaults;
-use landfall_core::mesh::{Kind, Object, ObjectId};
+use landfall_core::mesh::{Kind, Object, ObjectId, Tie};
 use landfall_core::pairs::Pairs;
 use landfall_core::pattern::Selector;
 use landfall_core::plan::{Observed, Step};
@@ -198,13 +198,22 @@ pub fn round(world: &mut World, offers: &Offers) -> Vec<Step<Body>> {
     steps
 }
 
-/// The same, and the sink refuses some steps.
+/// The same, and the sink refuses some steps, and with them those that must follow them.
 pub fn refusing(world: &mut World, offers: &Offers, refused: impl Fn(&Step<Body>) -> bool) {
+    let mut undone: Vec<(Tie, Kind)> = Vec::new();
     for step in due(world, offers) {
-        if refused(&step) {
-            world.sink.failed(step.id(), "refused", world.now);
-        } else {
+        let follows = |(tie, kind): &(Tie, Kind)| step.must_follow(*kind) && *tie == step.loser();
+        let waits = undone.iter().any(follows);
+        if !waits && !refused(&step) {
             world.apply(&step);
+            continue;
+        }
+        if step.leads() {
+            undone.push((step.tie(), step.id().kind));
+        }
+        match waits {
+            true => world.sink.waited(step.id()),
+            false => _ = world.sink.failed(step.id(), "refused", world.now),
         }
     }
     world.sink.observe(&world.held, world.line.desired(), world.now);

@@ -270,3 +270,26 @@ fn what_is_refused_makes_up_for_nothing() {
     assert_eq!(reached.len(), 100);
     assert!(reached.contains(&"10.0.0.200".to_owned()), "{reached:?}");
 }
+
+#[test]
+fn what_is_gone_goes_though_a_workload_entry_can_never_be_written() {
+    let mut world = settled(Shape::Inline, &format!("{},250", numbers("a", 1..20)), "");
+    world.line.set_options(options(SharingMode::Union, Shape::WorkloadEntries));
+    let fewer = first(&format!("{},250", numbers("a", 1..19)));
+    for _ in 0..6 {
+        refusing(&mut world, &fewer, refused);
+        wait(&mut world, 30);
+    }
+    let addresses: Vec<String> = at(&world, "a").into_keys().collect();
+    assert_eq!(addresses.len(), 19, "{addresses:?} {:?}", world.sink.held());
+    assert!(!addresses.contains(&"10.0.0.19".to_owned()));
+    // Where others come in its place, it waits: they would not be reached.
+    let replaced = first(&format!("{},250", numbers("a", 101..119)));
+    for _ in 0..6 {
+        refusing(&mut world, &replaced, refused);
+        wait(&mut world, 30);
+        assert_eq!(at(&world, "a").len(), 19);
+    }
+    settle(&mut world, &replaced);
+    assert_eq!(at(&world, "a").len(), 19);
+}

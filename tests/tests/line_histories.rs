@@ -115,7 +115,10 @@ fn execute(
                 prop_assert!(lost.is_empty(), "{lost:?} is lost by {step:#?}");
             }
             End::Done | End::Refused | End::Later => {
-                world.sink.failed(step.id(), "refused", world.now);
+                match waits {
+                    true => world.sink.waited(step.id()),
+                    false => _ = world.sink.failed(step.id(), "refused", world.now),
+                }
                 if step.leads() {
                     batch.failed.insert((kind, tie));
                 }

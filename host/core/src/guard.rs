@@ -149,8 +149,12 @@ pub fn guard<B: Body>(
     let waits =
         |step: &Step<B>| step.must_follow(Kind::WorkloadEntry) && unwritten.contains(&step.loser());
     let passed = guarded.dialing_what_is_there(passed, options).into_iter();
+    let passed = passed.filter_map(|step| match waits(&step) {
+        true => without_gone(&step, &options.places),
+        false => Some(step),
+    });
     let room = options.steps_max.saturating_sub(guarded.steps.len());
-    guarded.steps.extend(passed.filter(|step| !waits(step)).take(room));
+    guarded.steps.extend(passed.take(room));
     // The harmless parts of held steps stand among the others.
     in_order(&mut guarded.steps);
     guarded
@@ -213,7 +217,10 @@ fn after_successors<B: Body>(
     let mut due = Vec::with_capacity(steps.len());
     for step in steps {
         match waits(&step) {
-            Some(missing) => guarded.hold_whole(&step, HeldFor::Rename(missing)),
+            Some(missing) => {
+                guarded.hold_whole(&step, HeldFor::Rename(missing));
+                due.extend(without_gone(&step, &options.places));
+            }
             None => due.push(step),
         }
     }
@@ -376,6 +383,30 @@ fn part<B: Body>(step: &Step<B>, stays: &Stays<'_, B::Address>) -> Option<Step<B
         body: Arc::new(body),
     };
     Some(Step::Update { from: Arc::clone(from), to: Arc::new(to) })
+}
+
+/// What of a step that waits for WorkloadEntries takes away for good, where none of these are to
+/// have other endpoints: one that is never written would have clients sent to the dead for ever.
+fn without_gone<B: Body>(step: &Step<B>, places: &Places<'_, B>) -> Option<Step<B>> {
+    let Step::Update { from, .. } = step else { return None };
+    if !step.starts_selecting() {
+        return None;
+    }
+    let wanted = places.in_workloads(&step.tie());
+    let has: BTreeSet<B::Address> = from.body.addresses().collect();
+    if !wanted.is_subset(&has) {
+        return None;
+    }
+    let is_wanted = |address: &B::Address| wanted.contains(address);
+    let stays = Stays { origin: &|_| true, endpoint: &is_wanted, claims: false };
+    let body = from.body.without_endpoints()?.with_endpoints_of(&from.body, &stays)?;
+    let to = Object {
+        id: from.id.clone(),
+        sources: Arc::clone(&from.sources),
+        removal: None,
+        body: Arc::new(body),
+    };
+    (to != **from).then(|| Step::Update { from: Arc::clone(from), to: Arc::new(to) })
 }
 
 /// What of a step is not held, where these endpoints are.

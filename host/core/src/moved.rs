@@ -299,6 +299,15 @@ impl<'a, B: Body> Places<'a, B> {
         missing.and_then(|ids| ids.first()).map(|id| ObjectId::clone(id))
     }
 
+    /// Where WorkloadEntries of a service are to be, whether or not the sink holds them.
+    pub(crate) fn in_workloads(&self, tie: &Tie) -> BTreeSet<B::Address> {
+        let missing = self.workloads().get(tie).into_iter();
+        let missing = missing.flat_map(|of_service| of_service.missing.keys().cloned());
+        let held = self.holdings.of(tie).filter(|of| of.id.kind == Kind::WorkloadEntry);
+        let wanted = held.filter_map(|object| self.wanted(&object.id));
+        missing.chain(wanted.flat_map(|object| object.body.addresses())).collect()
+    }
+
     fn workloads(&self) -> &BTreeMap<Tie, Workloads<'a, B>> {
         self.workloads.get_or_init(|| {
             let mut workloads: BTreeMap<Tie, Workloads<'a, B>> = BTreeMap::new();

@@ -45,6 +45,8 @@ pub enum Outcome {
     NotFound(String),
     /// The sink did not answer, or said it cannot now.
     Unavailable(String),
+    /// It was not tried, for a step that it must follow failed. That one is tried again.
+    Waits,
 }
 
 /// Why a sink cannot be used, or not in full. Heals by itself once the reason is gone.
@@ -79,10 +81,7 @@ impl Stuck {
         let waits = [Kind::ServiceEntry, Kind::WorkloadEntry]
             .into_iter()
             .any(|kind| self.failed.contains(&(kind, Tie::clone(&tie))) && step.must_follow(kind));
-        waits.then(|| {
-            let message = "it waits for a step on the same service that failed";
-            Outcome::Unavailable(message.to_owned())
-        })
+        waits.then_some(Outcome::Waits)
     }
 }
 
@@ -97,6 +96,7 @@ impl Outcome {
             Self::Forbidden(_) => "forbidden",
             Self::NotFound(_) => "not_found",
             Self::Unavailable(_) => "unavailable",
+            Self::Waits => "waits",
         }
     }
 
@@ -111,6 +111,7 @@ impl Outcome {
     pub fn message(&self) -> &str {
         match self {
             Self::Done(_) => "",
+            Self::Waits => "it waits for a step on the same service that failed",
             Self::Conflict(message)
             | Self::Refused { message, .. }
             | Self::Forbidden(message)

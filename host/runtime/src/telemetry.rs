@@ -174,6 +174,7 @@ impl StepDone<'_> {
                     "Step failed; it is tried again until it succeeds."
                 );
             }
+            Outcome::Waits => debug!(sink = self.sink, object = %id, verb, "Step waits."),
             _ => debug!(
                 sink = self.sink,
                 object = %id,

@@ -17,7 +17,7 @@ use landfall_core::finding::{Finding, FindingCode};
 use landfall_core::guard::Trust;
 use landfall_core::mesh::ObjectId;
 use landfall_core::time::Time;
-use landfall_mesh::sink::Applied;
+use landfall_mesh::sink::{Applied, Outcome};
 use landfall_policy_host::{EngineSettings, PolicyEngine, Rules, Workers};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc};
@@ -270,11 +270,16 @@ impl Daemon {
             return;
         };
         let now = clock::now();
-        let is_news = if applied.outcome.is_done() {
-            line.applied(&applied.id);
-            true
-        } else {
-            line.failed(&applied.id, applied.outcome.code(), now)
+        let is_news = match &applied.outcome {
+            Outcome::Done(_) => {
+                line.applied(&applied.id);
+                true
+            }
+            Outcome::Waits => {
+                line.waited(&applied.id);
+                false
+            }
+            outcome => line.failed(&applied.id, outcome.code(), now),
         };
         StepDone { sink: sink.name(), applied, is_news }.emit(&self.metrics);
     }

@@ -285,6 +285,13 @@ impl SinkLine {
         is_news
     }
 
+    /// Notes that the step for `id` was not tried, for another one on its service failed. It is planned
+    /// again with what is known of that one.
+    pub fn waited(&mut self, id: &ObjectId) {
+        self.standing = None;
+        self.in_flight.remove(id);
+    }
+
     /// Lets go what the deletion budget holds.
     pub fn release(&mut self) {
         self.standing = None;
