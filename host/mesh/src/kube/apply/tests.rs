@@ -389,11 +389,11 @@ async fn steps_wait_for_those_that_they_need() {
     // The endpoint would be nowhere, were the ServiceEntry to select what is not there.
     let turn = Step::Update { from: Arc::clone(&inline), to: Arc::clone(&selecting) };
     let outcomes = refusing("workloadentries", &[Step::Create(Arc::clone(&endpoint)), turn]).await;
-    assert_eq!(outcomes, [("refused", 1), ("unavailable", 0)]);
+    assert_eq!(outcomes, [("refused", 1), ("waits", 0)]);
     // And were it to go while it is still selected.
     let back = Step::Update { from: Arc::clone(&selecting), to: inline };
     let outcomes = refusing("serviceentries", &[back, Step::Delete(endpoint)]).await;
-    assert_eq!(outcomes, [("refused", 1), ("unavailable", 0)]);
+    assert_eq!(outcomes, [("refused", 1), ("waits", 0)]);
 }
 
 #[tokio::test]
