@@ -85,6 +85,15 @@ fn until_said(running: &Running, what: &str) {
     until(running, what, || running.log().contains(what));
 }
 
+/// What the admin server says of `path`.
+fn get(running: &Running, path: &str) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", running.admin_port().unwrap())).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
 /// A connection that stays open breaks at some time, perhaps while its next request is on its way.
 #[test]
 fn an_answer_says_that_its_connection_ends() {
@@ -188,5 +197,37 @@ fn what_keeps_a_source_from_beginning_is_said() {
     assert!(running.log().contains("broken.yaml"), "{}", running.log());
     until_said(&running, "token: it is not a regular file");
     assert!(!scene.path("out/mesh/serviceentry-orders.mesh.yaml").exists(), "it is not complete");
+    assert!(running.stop().unwrap().success());
+}
+
+#[test]
+fn what_is_refused_is_said_until_it_is_mended() {
+    let scene = Scene::new();
+    let policies = "policies: [{name: p, component: {file: policy.wasm}, limits: {time: 2s}}]";
+    let put = |bytes: &[u8]| {
+        fs::write(scene.path("new.wasm"), bytes).unwrap();
+        fs::rename(scene.path("new.wasm"), scene.path("policy.wasm")).unwrap();
+    };
+    put(&hostile("harmless"));
+    scene.configure("{service}.mesh", &[FILE], policies);
+    let running = scene.start();
+    scene.until_published("orders.mesh", &running);
+    let ready = || get(&running, "/readyz");
+    let until_ready = |what: &str, is_so: &dyn Fn(&str) -> bool| {
+        until(&running, what, || is_so(&ready()));
+    };
+    put(b"no component");
+    until_ready("refusal of the policy", &|said| {
+        said.contains("200") && said.contains("policy p: what is offered for it was refused: ")
+    });
+    put(&hostile("harmless"));
+    until_ready("policy that is mended", &|said| !said.contains("refused"));
+    scene.write("landfall.yaml", "sources: many");
+    until_ready("refusal of the configuration", &|said| {
+        said.contains("200")
+            && said.contains("the configuration was refused and the last one stays")
+    });
+    scene.configure("{service}.mesh", &[FILE], policies);
+    until_ready("configuration that is mended", &|said| !said.contains("refused"));
     assert!(running.stop().unwrap().success());
 }

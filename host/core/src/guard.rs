@@ -511,11 +511,7 @@ impl<B: Body> Guarded<B> {
     }
 
     fn hold_whole(&mut self, step: &Step<B>, why: HeldFor) {
-        if let HeldFor::Grace { until }
-        | HeldFor::Successor { until }
-        | HeldFor::Replacement { until }
-        | HeldFor::Budget { until, .. } = why
-        {
+        if let Some(until) = why.until() {
             self.wake = Some(self.wake.map_or(until, |known| known.min(until)));
         }
         let endpoints = step.lost().values().sum::<usize>();
@@ -624,6 +620,24 @@ impl<B: Body> Guarded<B> {
 }
 
 impl HeldFor {
+    /// When it goes all the same, where time alone does that.
+    #[must_use]
+    pub const fn until(&self) -> Option<Time> {
+        match self {
+            Self::Evidence(_) | Self::Rename(_) => None,
+            Self::Grace { until }
+            | Self::Successor { until }
+            | Self::Replacement { until }
+            | Self::Budget { until, .. } => Some(*until),
+        }
+    }
+
+    /// Whether an operator can let it go.
+    #[must_use]
+    pub const fn can_be_released(&self) -> bool {
+        matches!(self, Self::Replacement { .. } | Self::Budget { .. })
+    }
+
     /// The word for logs and metrics.
     #[must_use]
     pub const fn as_str(&self) -> &'static str {

@@ -27,6 +27,8 @@ pub(crate) struct PolicySlot {
     pub(crate) tried: Option<Arc<Offered>>,
     /// Whether the origin offered nothing usable the last time.
     pub(crate) lacks_offer: bool,
+    /// Why what is offered is not at work, once that is known.
+    pub(crate) refused: Option<String>,
     /// How often what was tried last was refused for what may pass.
     pub(crate) refusals: u32,
     /// Ends with another try.
@@ -49,6 +51,7 @@ impl PolicySlot {
             candidate: None,
             tried: None,
             lacks_offer: false,
+            refused: None,
             refusals: 0,
             retry: None,
         })

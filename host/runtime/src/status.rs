@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use landfall_core::guard::{HeldFor, Trust};
+use landfall_core::guard::Trust;
 use landfall_core::registry::{SourceName, SourceState};
 use landfall_core::text::{OneLine, Text};
 use landfall_core::time::Time;
@@ -33,15 +33,32 @@ struct Inner {
     holds_for_budget: bool,
 }
 
+/// What became of what people last wrote.
+pub(crate) struct SettingsState<'a> {
+    /// Why the configuration as it stands is not at work, if so.
+    pub(crate) configuration_refused: Option<&'a str>,
+    /// By name.
+    pub(crate) policies: Vec<(&'a Text, PolicyState<'a>)>,
+}
+
+/// The same of one policy.
+pub(crate) struct PolicyState<'a> {
+    /// Whether a revision of it is at work.
+    pub(crate) is_loaded: bool,
+    /// Why what is offered is not, if so.
+    pub(crate) refused: Option<&'a str>,
+}
+
 impl Status {
     /// Takes the state after a round.
     pub(crate) fn update(
         &self,
         line: &Line,
         sources: &BTreeMap<SourceName, SourceState>,
-        policies: &[(Text, bool)],
+        settings: &SettingsState<'_>,
         sinks: &[(RunningSink, SinkLine)],
     ) {
+        let now = clock::now();
         let mut unready = Vec::new();
         let mut report = Vec::new();
         let evidence = line.evidence();
@@ -55,9 +72,21 @@ impl Status {
                 report.push(format!("source {name} in doubt ({}): {}", doubt.code, doubt.message));
             }
         }
-        for (name, loaded) in policies {
-            if !loaded {
+        if let Some(why) = settings.configuration_refused {
+            report.push(format!(
+                "the configuration was refused and the last one stays: {}",
+                OneLine(why)
+            ));
+        }
+        for (name, policy) in &settings.policies {
+            if !policy.is_loaded {
                 unready.push(format!("policy {name} is not loaded yet"));
+            }
+            if let Some(why) = policy.refused {
+                report.push(format!(
+                    "policy {name}: what is offered for it was refused: {}",
+                    OneLine(why)
+                ));
             }
         }
         if let Some(first) = evidence.undecided.iter().next() {
@@ -86,8 +115,10 @@ impl Status {
             // Enough to see what it is about; the count is a metric.
             const SHOWN_MAX: usize = 20;
             for held in state.held().iter().take(SHOWN_MAX) {
+                let left = held.why.until().map(|until| until.since(now).as_secs());
+                let left = left.map(|secs| format!("; for {secs} s at most")).unwrap_or_default();
                 report.push(format!(
-                    "sink {}: {} of {} held: {}",
+                    "sink {}: {} of {} held: {}{left}",
                     sink.name(),
                     held.verb,
                     held.id,
@@ -121,13 +152,13 @@ impl Status {
             }
         }
         if let Ok(mut inner) = self.inner.lock() {
-            inner.last_round = Some(clock::now());
+            inner.last_round = Some(now);
             inner.unready = unready;
             inner.report = report;
             inner.holds_for_budget = sinks
                 .iter()
                 .flat_map(|(_, state)| state.held())
-                .any(|held| matches!(held.why, HeldFor::Budget { .. }));
+                .any(|held| held.why.can_be_released());
         }
     }
 

@@ -211,7 +211,7 @@ impl Daemon {
         let states = sources::states(&self.sources);
         let round = self.line.round(&states, now);
         let wake = self.spread(&round, now);
-        self.status.update(&self.line, &states, &self.policy_states(), &self.sinks);
+        self.status.update(&self.line, &states, &self.settings_state(), &self.sinks);
         RoundDone {
             round: &round,
             took: began.elapsed(),

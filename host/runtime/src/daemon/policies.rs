@@ -19,6 +19,7 @@ use crate::line::{Faulted, Rehearsed, RulesRefused};
 use crate::pause::grown;
 use crate::policies::{Offer, Offered, admit};
 use crate::slots::PolicySlot;
+use crate::status::{PolicyState, SettingsState};
 use crate::telemetry::{PolicyFaulted, PolicyReadable, PolicyRefused, PolicyTaken};
 
 /// How long a candidate waits that was refused for what may pass, such as a machine too busy to
@@ -119,6 +120,7 @@ impl Daemon {
                 let Some(slot) = self.slot(serial) else { return };
                 slot.revision = Some(Arc::clone(&revision));
                 slot.candidate = None;
+                slot.refused = None;
                 let name = Text::clone(slot.name());
                 self.spread(&round, now);
                 PolicyTaken { policy: &name, revision: &revision }.emit(&self.metrics);
@@ -171,13 +173,14 @@ impl Daemon {
     }
 
     fn refuse(
-        &self,
+        &mut self,
         serial: u64,
         config_map: Option<&ConfigMap>,
         code: &'static str,
         message: &str,
     ) {
-        if let Some(slot) = self.policies.iter().find(|slot| slot.serial == serial) {
+        if let Some(slot) = self.policies.iter_mut().find(|slot| slot.serial == serial) {
+            slot.refused = Some(message.to_owned());
             let is_at_work = slot.revision.is_some();
             PolicyRefused { policy: slot.name(), is_at_work, code, message }.emit(&self.metrics);
         }
@@ -215,10 +218,12 @@ impl Daemon {
     }
 
     /// Each policy, and whether it is at work.
-    pub(super) fn policy_states(&self) -> Vec<(Text, bool)> {
-        self.policies
-            .iter()
-            .map(|slot| (Text::clone(slot.name()), slot.revision.is_some()))
-            .collect()
+    pub(super) fn settings_state(&self) -> SettingsState<'_> {
+        let policies = self.policies.iter().map(|slot| {
+            let refused = slot.refused.as_deref();
+            (slot.name(), PolicyState { is_loaded: slot.revision.is_some(), refused })
+        });
+        let configuration_refused = self.reloading.refused.as_deref();
+        SettingsState { configuration_refused, policies: policies.collect() }
     }
 }

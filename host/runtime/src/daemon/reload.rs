@@ -50,6 +50,8 @@ pub(super) struct Reloading {
     preparing: Option<AbortOnDropHandle<()>>,
     /// How often the configuration was refused as it stands.
     refusals: u32,
+    /// Why it is not at work, once that is known.
+    pub(super) refused: Option<String>,
     /// Ends with another try.
     retry: Option<AbortOnDropHandle<()>>,
 }
@@ -71,10 +73,11 @@ impl Daemon {
     /// The same for one that was refused as it stands.
     pub(super) fn reload_again(&mut self) {
         let number = self.reloading.number + 1;
-        let refusals = self.reloading.refusals;
-        self.reloading = Reloading { number, refusals, ..Reloading::default() };
+        let Reloading { refusals, refused, .. } = std::mem::take(&mut self.reloading);
+        self.reloading = Reloading { number, refusals, refused, ..Reloading::default() };
         let config = match config::load(&self.path) {
             Ok(config) if config == self.config => {
+                self.reloading.refused = None;
                 return ConfigurationUnchanged { path: &self.path }.emit();
             }
             Ok(config) => config,
@@ -119,6 +122,7 @@ impl Daemon {
     /// Says what became of a reload, and tries it again later where it failed: it is legal.
     pub(super) fn reloaded(&mut self, outcome: anyhow::Result<()>) {
         let Err(error) = outcome else {
+            self.reloading.refused = None;
             ConfigurationTaken { path: &self.path }.emit(&self.metrics);
             return;
         };
@@ -133,7 +137,8 @@ impl Daemon {
         })));
     }
 
-    fn refuse_configuration(&self, error: &anyhow::Error) {
+    fn refuse_configuration(&mut self, error: &anyhow::Error) {
+        self.reloading.refused = Some(format!("{error:#}"));
         ConfigurationRefused { path: &self.path, error }.emit(&self.metrics);
     }
 

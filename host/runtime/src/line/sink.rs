@@ -296,7 +296,7 @@ impl SinkLine {
     pub fn release(&mut self) {
         self.standing = None;
         self.guard.release();
-        self.held.retain(|held| !matches!(held.why, HeldFor::Budget { .. }));
+        self.held.retain(|held| !held.why.can_be_released());
     }
 
     /// Steps that wait, and for what.
