@@ -4,7 +4,6 @@
 #![allow(clippy::missing_panics_doc, reason = "it panics where a test is written wrongly")]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use landfall_core::defaults::Defaults;
 use landfall_core::mesh::{Kind, Object, ObjectId, Tie};
 use landfall_core::pairs::Pairs;
 use landfall_core::pattern::Selector;
-use landfall_core::plan::{Observed, Step};
+use landfall_core::plan::{Mode, Observed, Step};
 use landfall_core::registry::{
     Doubt, Instance, InstancePort, Service, ServiceKey, Snapshot, SourceName, SourceState,
 };
@@ -28,6 +27,7 @@ use landfall_policy_host::{
     Candidate, EngineSettings, Limits, Link, PolicyEngine, Revision, Rules,
 };
 use landfall_runtime::line::LineOptions;
+use landfall_runtime::line::sink::SinkLine;
 
 use crate::hostile::hostile;
 use crate::line::{DEFAULT, GRACE, World};
@@ -174,9 +174,19 @@ pub fn first(text: &str) -> Offers {
 
 /// A listing of `service` with these numbers.
 #[must_use]
-pub fn numbers(service: &str, numbers: Range<usize>) -> String {
-    let numbers: Vec<String> = numbers.map(|number| number.to_string()).collect();
+pub fn numbers(service: &str, numbers: impl IntoIterator<Item = usize>) -> String {
+    let numbers: Vec<String> = numbers.into_iter().map(|number| number.to_string()).collect();
     format!("{service}={}", numbers.join(","))
+}
+
+/// Some time goes by.
+pub fn wait(world: &mut World, secs: u64) {
+    world.now = world.now.plus(Duration::from_secs(secs));
+}
+
+/// From now on at most so many steps are under way at once.
+pub fn limit_steps(world: &mut World, steps_max: usize) {
+    world.sink = SinkLine::new(Mode::Sync, Vec::new(), steps_max);
 }
 
 /// The steps that follow from what is offered; each is still to be applied, or failed.

@@ -6,15 +6,13 @@ use std::ops::Range;
 use std::time::Duration;
 
 use landfall_core::guard::BUDGET_WINDOW;
-use landfall_core::plan::{Mode, Step};
+use landfall_core::plan::Step;
 use landfall_core::sharing::SharingMode;
 use landfall_mesh::api::Body;
 use landfall_mesh::render::Shape;
-use landfall_runtime::line::sink::SinkLine;
-use landfall_tests::line::World;
 use landfall_tests::two_sources::{
-    SHAPES, at, first, held_for, in_doubt, is_create, listing, numbers, options, refusing,
-    restarted, round, settle, settled,
+    SHAPES, at, first, held_for, in_doubt, is_create, limit_steps, listing, numbers, options,
+    refusing, restarted, round, settle, settled, wait,
 };
 
 #[test]
@@ -31,7 +29,7 @@ fn a_change_of_shape_makes_up_for_nothing_that_goes_with_it() {
 fn a_change_of_shape_in_many_steps_makes_up_for_nothing_that_goes_after() {
     for (from, to) in [(0, 1), (1, 0)] {
         let mut world = settled(SHAPES[from], &numbers("a", 1..101), "");
-        world.sink = SinkLine::new(Mode::Sync, Vec::new(), 8);
+        limit_steps(&mut world, 8);
         world.line.set_options(options(SharingMode::Union, SHAPES[to]));
         for _ in 0..40 {
             round(&mut world, &first(&numbers("a", 1..101)));
@@ -76,14 +74,6 @@ fn what_came_back_is_not_let_go_later_for_another_step_of_the_service_fails() {
     assert!(at(&world, "a").len() >= 99, "forty minutes later they go again");
 }
 
-fn wait(world: &mut World, secs: u64) {
-    world.now = world.now.plus(Duration::from_secs(secs));
-}
-
-fn sink(world: &mut World, steps_max: usize) {
-    world.sink = SinkLine::new(Mode::Sync, Vec::new(), steps_max);
-}
-
 /// Whether a step makes the one endpoint that is refused for ever.
 fn refused(step: &Step<Body>) -> bool {
     is_create(step) && format!("{step:?}").contains("10.0.0.250")
@@ -99,7 +89,7 @@ fn what_is_replaced_is_not_held_however_long_the_sink_takes() {
     let mut world = settled(Shape::WorkloadEntries, "", "");
     settle(&mut world, &all(1, 11));
     assert_eq!(world.endpoints(), 100);
-    sink(&mut world, 20);
+    limit_steps(&mut world, 20);
     for turn in 0..60 {
         round(&mut world, &all(201, 211));
         assert!(!held_for(&world).contains("budget"), "{turn}");
@@ -118,6 +108,9 @@ fn what_comes_back_makes_up_for_itself_alone() {
     };
     round(&mut world, &without(1..16));
     assert_eq!(world.endpoints(), 85);
+    // They are there before others go.
+    round(&mut world, &without(16..31));
+    assert_eq!(world.endpoints(), 100);
     round(&mut world, &without(16..31));
     assert_eq!(world.endpoints(), 85);
     round(&mut world, &without(16..46));
@@ -133,7 +126,7 @@ fn what_is_replaced_in_the_middle_of_a_change_of_shape_is_not_held() {
             let say = |from: usize| first(&format!("{} {b}", numbers("a", from..from + 40)));
             let mut world = settled(Shape::Inline, "", "");
             settle(&mut world, &say(1));
-            sink(&mut world, max);
+            limit_steps(&mut world, max);
             world.line.set_options(options(SharingMode::Union, Shape::WorkloadEntries));
             round(&mut world, &say(1));
             for turn in 0..30 {
@@ -155,7 +148,7 @@ fn what_nobody_selects_holds_no_others() {
     };
     let mut world = settled(Shape::Inline, "", "");
     settle(&mut world, &say(1, 30));
-    sink(&mut world, 20);
+    limit_steps(&mut world, 20);
     world.line.set_options(options(SharingMode::Union, Shape::WorkloadEntries));
     for _ in 0..2 {
         round(&mut world, &say(1, 30));

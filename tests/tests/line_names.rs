@@ -8,8 +8,8 @@ use landfall_core::plan::{Observed, Step};
 use landfall_core::sharing::SharingMode;
 use landfall_mesh::render::Shape;
 use landfall_tests::two_sources::{
-    at, daemon_with, everywhere, exchange_names, first, in_doubt, listing, named, numbers, options,
-    refusing, restarted, restarted_at, round, settle, settled, workload_ids,
+    at, daemon_with, everywhere, exchange_names, first, in_doubt, limit_steps, listing, named,
+    numbers, options, refusing, restarted, restarted_at, round, settle, settled, workload_ids,
 };
 
 #[test]
@@ -77,6 +77,21 @@ fn names_in_a_circle_while_the_budget_holds_what_one_loses() {
         round(&mut world, &first("a=1,2 b=200"));
         assert_eq!(at(&world, "b").len(), 1, "{shape:?}");
         assert_eq!(at(&world, "a").len(), 100, "{shape:?}");
+    }
+}
+
+#[test]
+fn names_in_a_circle_change_at_once_though_a_sink_takes_few_steps() {
+    for (others, steps_max) in [(0, 1), (63, 64), (62, 64), (64, 64)] {
+        let others: Vec<String> = (0..others).map(|n| format!("a{n:03}={}", 300 + n)).collect();
+        let mut world = settled(Shape::Inline, "y=1 z=2", "");
+        exchange_names(&mut world);
+        let mut world = restarted(world, Shape::Inline);
+        limit_steps(&mut world, steps_max);
+        for _ in 0..3 {
+            round(&mut world, &first(&format!("y=1 z=2 {}", others.join(" "))));
+            assert_eq!((at(&world, "y").len(), at(&world, "z").len()), (1, 1));
+        }
     }
 }
 

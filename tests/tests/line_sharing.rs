@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failure ends the test")]
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -13,7 +14,10 @@ use landfall_core::sharing::SharingMode;
 use landfall_mesh::api::{Body, EndpointAddress, ORIGINS_ANNOTATION};
 use landfall_mesh::render::Shape;
 use landfall_tests::line::{OPEN, World};
-use landfall_tests::two_sources::{Offers, daemon, in_doubt, listing, options, round, settle};
+use landfall_tests::two_sources::{
+    Offers, daemon, in_doubt, is_create, limit_steps, listing, numbers, options, refusing, round,
+    settle, wait,
+};
 use proptest::prelude::*;
 
 /// What the sink holds, as [`listing`] is written.
@@ -278,6 +282,29 @@ fn listings() -> impl Strategy<Value = String> {
         };
         services.into_iter().map(service).collect::<Vec<_>>().join(" ")
     })
+}
+
+#[test]
+fn a_host_goes_over_in_many_steps_of_which_some_fail_once() {
+    for shape in [Shape::Inline, Shape::WorkloadEntries] {
+        for steps_max in [4, 16, 64, usize::MAX] {
+            let mut world = daemon(SharingMode::First, shape, Observed::default());
+            settle(&mut world, &[Some(listing("")), Some(listing(&numbers("a", 1..41)))]);
+            limit_steps(&mut world, steps_max);
+            let offers = [&numbers("a", 101..141), &numbers("a", 1..41)].map(|l| Some(listing(l)));
+            let left = Cell::new(15);
+            refusing(&mut world, &offers, |step| {
+                let fails = is_create(step) && left.get() > 0;
+                left.set(left.get() - usize::from(fails));
+                fails
+            });
+            for _ in 0..30 {
+                wait(&mut world, 5);
+                round(&mut world, &offers);
+            }
+            assert_eq!(world.held.ours, *world.line.desired(), "{:?}", world.sink.held());
+        }
+    }
 }
 
 proptest! {

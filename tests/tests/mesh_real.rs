@@ -376,7 +376,7 @@ fn one_bad_object_harms_no_other(server: &Cluster, sink: &Running) {
         [
             (Kind::WorkloadEntry, "done"),
             (Kind::WorkloadEntry, "refused"),
-            (Kind::ServiceEntry, "unavailable")
+            (Kind::ServiceEntry, "waits")
         ]
     );
     sink.sync(&Desired::new());

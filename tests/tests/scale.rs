@@ -14,6 +14,7 @@ use landfall_mesh::render::Shape;
 use landfall_tests::line::{DEFAULT, OPEN, World};
 use landfall_tests::two_sources::{
     Offers, daemon, due, exchange_names, in_doubt, listing, numbers, options, restarted_at, settle,
+    wait,
 };
 use landfall_tests::world;
 
@@ -170,6 +171,25 @@ fn hosts_at_one_address_move_in_proportion() {
     };
     let (small, large) = (cost(SMALL), cost(LARGE));
     println!("hosts at one address: {small:?}, {large:?}");
+    assert!(large <= small * RATIO_MAX, "{small:?}, and of eight times {large:?}");
+}
+
+#[test]
+fn what_is_held_costs_in_proportion_when_it_is_looked_at_again() {
+    let cost = |count: usize| {
+        let offers = |to: usize| [Some(listing(&one_host(0, to))), Some(listing(""))];
+        let mut world = settled(SharingMode::Union, WORKLOADS, &offers(count));
+        due(&mut world, &offers(count / 2));
+        let again = |_| {
+            wait(&mut world, 6);
+            let began = Instant::now();
+            assert_eq!(due(&mut world, &offers(count / 2)), []);
+            began.elapsed()
+        };
+        (0..RUNS).map(again).min().unwrap()
+    };
+    let (small, large) = (cost(5 * SMALL), cost(5 * LARGE));
+    println!("what is held, again: {small:?}, {large:?}");
     assert!(large <= small * RATIO_MAX, "{small:?}, and of eight times {large:?}");
 }
 

@@ -6,7 +6,7 @@
 //! concluded from it for others.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::time::Duration;
 
@@ -42,21 +42,20 @@ pub(crate) struct Budget<A> {
 /// What came to and went from one service of the mesh, and what is to go.
 #[derive(Clone, Debug)]
 struct Account<A> {
-    /// Endpoints that came within the window, or while as many were to go, and are there in nobody's
-    /// place yet.
-    came: BTreeMap<A, Came>,
-    /// Endpoints that went within the window with none in their place, and when the last one did.
-    gone: BTreeMap<A, (Time, usize)>,
+    /// Endpoints that came within the window and are there in nobody's place yet, in order.
+    came: BTreeMap<A, Vec<Came>>,
+    /// Endpoints that went within the window with none in their place, and when.
+    gone: BTreeMap<A, Vec<(Time, usize)>>,
     /// Endpoints that are to go, as far as they do not simply go.
     waves: BTreeMap<A, Vec<Wave>>,
-    /// How many were to go when it was judged last, or waited for other reasons.
-    outstanding: usize,
+    /// Those that were to go when it was judged last, and those that wait for other reasons.
+    outstanding: Counts<A>,
 }
 
 /// Endpoints at one address that came.
 #[derive(Clone, Copy, Debug)]
 struct Came {
-    /// With which reading, and when, the last of them came.
+    /// With which reading, and when, they came.
     reading: u64,
     at: Time,
     count: usize,
@@ -72,7 +71,8 @@ struct Wave {
 /// What becomes of endpoints that are to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
-    /// Their time is over, or an operator said so, or clients reach them elsewhere.
+    /// Their time is over, or an operator said so, or clients reach them elsewhere, or others came in
+    /// their place a while ago.
     LetGo,
     /// Others are to come in their place, and are not there since then.
     Awaiting(Time),
@@ -149,7 +149,11 @@ impl<A: Ord + Clone> Over<A> {
     /// own, as a ServiceEntry that selects them, waits for theirs.
     pub(crate) fn hold<B: Body<Address = A>>(&mut self, step: &Step<B>) -> Option<Counts<A>> {
         let held = shared(step.lost(), &self.held);
-        subtract(&mut self.held, &held);
+        for (address, count) in &held {
+            if let Some(left) = self.held.get_mut(address) {
+                *left = left.saturating_sub(*count);
+            }
+        }
         let is_bare = || step.from().is_some_and(|from| from.body.endpoint_count() == 0);
         let removes = matches!(step, Step::Empty { .. } | Step::Delete(_));
         (!held.is_empty() || removes && is_bare()).then_some(held)
@@ -162,7 +166,7 @@ impl<A: Ord + Clone> Budget<A> {
     /// Takes up what clients reach now and did not before, and what no more.
     pub(crate) fn observed<B: Body<Address = A>>(&mut self, holdings: &mut Holdings<B>) {
         self.readings += 1;
-        for (tie, Before { reached: mut went, until }) in holdings.take_before() {
+        for (tie, Before { reached: mut went, first, last }) in holdings.take_before() {
             let is_new = went.is_empty();
             if is_new && !self.services.contains_key(&tie) {
                 continue;
@@ -173,8 +177,8 @@ impl<A: Ord + Clone> Budget<A> {
             subtract(&mut went, &stays);
             if !came.is_empty() || !went.is_empty() {
                 let account = self.services.entry(tie).or_default();
-                account.came(came, is_new, self.readings, until);
-                account.went(&went, until);
+                account.came(came, is_new, self.readings, first);
+                account.went(&went, last);
             }
         }
     }
@@ -187,32 +191,40 @@ impl<A: Ord + Clone> Budget<A> {
         }
     }
 
-    /// Takes up what would be lost, and says what of it waits. `held_besides` counts what waits for
-    /// other reasons.
+    /// Takes up what would be lost, and says what of it waits. `besides` is what waits for other
+    /// reasons; of services among `whole` a step is held whole where anything is.
     pub(crate) fn judge(
         &mut self,
         losses: &BTreeMap<Tie, Loss<A>>,
-        held_besides: &BTreeMap<Tie, usize>,
+        besides: &BTreeMap<Tie, Counts<A>>,
+        whole: &BTreeSet<Tie>,
         scale: Scale<'_>,
     ) -> BTreeMap<Tie, Over<A>> {
         let Scale { endpoints, settings, now } = scale;
         self.services.retain(|tie, account| {
-            if !losses.contains_key(tie) {
-                account.waves.clear();
-            }
             account.forget_old(now);
-            account.outstanding = held_besides.get(tie).copied().unwrap_or_default();
-            !account.is_empty()
+            account.outstanding.clear();
+            losses.contains_key(tie) || besides.contains_key(tie) || {
+                account.shrink();
+                !account.is_empty()
+            }
         });
+        for (tie, counts) in besides {
+            let account = self.services.entry(tie.clone()).or_default();
+            account.outstanding.clone_from(counts);
+            if !losses.contains_key(tie) {
+                account.shrink();
+            }
+        }
         let mut unpaid = BTreeMap::new();
         for (tie, loss) in losses {
             if loss.takes_away() || self.services.contains_key(tie) {
                 let account = self.services.entry(tie.clone()).or_default();
-                unpaid.insert(tie, account.reconcile(loss));
+                unpaid.insert(tie, account.reconcile(loss, whole.contains(tie)));
             }
         }
-        let gone: usize =
-            self.services.iter().map(|(tie, account)| account.gone(losses.get(tie))).sum();
+        let gone = self.services.values().flat_map(|account| account.gone.values()).flatten();
+        let gone: usize = gone.map(|(_, count)| count).sum();
         let going: usize = unpaid.values().map(|unpaid| unpaid.going).sum();
         let fresh: usize = unpaid.values().map(|unpaid| total(&unpaid.fresh)).sum();
         let awaiting: usize = unpaid.values().map(|unpaid| total(&unpaid.awaiting)).sum();
@@ -272,38 +284,49 @@ impl<A: Ord + Clone> Account<A> {
     /// in nobody's place.
     fn came(&mut self, came: Counts<A>, is_new: bool, reading: u64, now: Time) {
         for (address, mut count) in came {
-            if let Some((_, gone)) = self.gone.get_mut(&address) {
+            for (_, gone) in self.gone.get_mut(&address).into_iter().flatten().rev() {
                 let back = count.min(*gone);
                 *gone -= back;
                 count -= back;
             }
             if count > 0 && !is_new {
-                let came = self.came.entry(address).or_insert(Came { reading, at: now, count: 0 });
-                *came = Came { reading, at: now, count: came.count + count };
+                self.came.entry(address).or_default().push(Came { reading, at: now, count });
             }
         }
-        self.gone.retain(|_, (_, count)| *count > 0);
+        retain(&mut self.gone, |(_, count)| *count > 0);
     }
 
     /// Endpoints went.
     fn went(&mut self, went: &Counts<A>, now: Time) {
         let mut debts = Vec::new();
         for (address, count) in went {
-            let (address, came) =
-                (address.clone(), self.came.get(address).map(|came| came.reading));
-            let count = count - self.take_let_go(&address, *count);
-            debts.push(Debt { rank: Rank::UnderWay, came, address, count });
+            let left = count - self.take_let_go(address, *count);
+            self.owe(&mut debts, Rank::UnderWay, address, left);
         }
         debts.sort_by_key(|debt| Reverse(debt.came));
         let mut payers = Payers::of(&self.came, went);
         for debt in debts {
             let unpaid = debt.count - payers.pay(debt.came, debt.count);
             if unpaid > 0 {
-                let gone = self.gone.entry(debt.address).or_insert((now, 0));
-                *gone = (now, gone.1 + unpaid);
+                self.gone.entry(debt.address).or_default().push((now, unpaid));
             }
         }
         self.came = payers.left(std::mem::take(&mut self.came));
+    }
+
+    /// Others are looked for in the place of `count` endpoints. Of several at an address those go that
+    /// came last.
+    fn owe(&self, debts: &mut Vec<Debt<A>>, rank: Rank, address: &A, count: usize) {
+        let mut left = count;
+        let came = self.came.get(address).into_iter().flatten().rev();
+        let came = came.map(|came| (Some(came.reading), came.count));
+        for (came, most) in came.chain([(None, usize::MAX)]) {
+            let count = left.min(most);
+            left -= count;
+            if count > 0 {
+                debts.push(Debt { rank, came, address: address.clone(), count });
+            }
+        }
     }
 
     fn take_let_go(&mut self, address: &A, most: usize) -> usize {
@@ -318,49 +341,81 @@ impl<A: Ord + Clone> Account<A> {
         most - left
     }
 
-    /// Forgets what went before the window, and what came then, but for those in whose place others
-    /// are still to go.
+    /// Forgets what went before the window, and what came then. That makes up for those that were to
+    /// go all the time since.
     fn forget_old(&mut self, now: Time) {
-        self.gone.retain(|_, (at, _)| now.since(*at) < BUDGET_WINDOW);
-        let is_old = |came: &Came| now.since(came.at) >= BUDGET_WINDOW;
-        let recent: usize =
-            self.came.values().filter(|came| !is_old(came)).map(|came| came.count).sum();
-        let mut due = self.outstanding.saturating_sub(recent);
-        let mut old: Vec<&mut Came> = self.came.values_mut().filter(|came| is_old(came)).collect();
-        old.sort_by_key(|came| Reverse(came.reading));
-        for came in old {
-            came.count = came.count.min(due);
-            due -= came.count;
+        let is_old = |at: Time| now.since(at) >= BUDGET_WINDOW;
+        retain(&mut self.gone, |(at, _)| !is_old(*at));
+        let all = self.came.values().flatten().filter(|came| is_old(came.at));
+        let mut old: Vec<Came> = all.copied().collect();
+        if old.is_empty() {
+            return;
         }
-        self.came.retain(|_, came| came.count > 0);
+        old.sort_by_key(|came| came.reading);
+        let mut payers: Payers<A> = Payers(BTreeMap::new());
+        for came in old {
+            *payers.0.entry((came.reading, None)).or_default() += came.count;
+        }
+        let mut debts = Vec::new();
+        for (address, count) in &self.outstanding {
+            let left = count.saturating_sub(self.let_go_at(address));
+            self.owe(&mut debts, Rank::Fresh, address, left);
+        }
+        debts.sort_by_key(|debt| Reverse(debt.came));
+        retain(&mut self.came, |came| !is_old(came.at));
+        for Debt { came, address, count, .. } in debts {
+            let paid = payers.pay(came, count);
+            if paid > 0 {
+                let known = self.let_go_at(&address);
+                self.let_go(address, known + paid);
+            }
+        }
+    }
+
+    fn let_go_at(&self, address: &A) -> usize {
+        let waves = self.waves.get(address).into_iter().flatten();
+        waves.filter(|wave| wave.fate == Fate::LetGo).map(|wave| wave.count).sum()
+    }
+
+    /// Takes back what was judged of endpoints that are not to go any more.
+    fn shrink(&mut self) {
+        let outstanding = &self.outstanding;
+        self.waves.retain(|address, waves| {
+            shrink(waves, outstanding.get(address).copied().unwrap_or_default());
+            !waves.is_empty()
+        });
     }
 
     /// Brings what was judged in line with what would be lost now, and returns what of that is new and
     /// has none in its place.
-    fn reconcile(&mut self, loss: &Loss<A>) -> Unpaid<A> {
+    fn reconcile(&mut self, loss: &Loss<A>, is_whole: bool) -> Unpaid<A> {
         let lost = loss.all();
-        self.outstanding += total(&lost);
-        let mut in_the_end = lost.clone();
-        add(&mut in_the_end, &loss.later);
-        self.waves.retain(|address, waves| {
-            shrink(waves, in_the_end.get(address).copied().unwrap_or_default());
-            !waves.is_empty()
-        });
+        add(&mut self.outstanding, &lost);
+        add(&mut self.outstanding, &loss.later);
+        self.shrink();
         for (address, count) in shared(loss.kept.clone(), &lost) {
             self.let_go(address, count);
         }
-        let mut payers = Payers::of(&self.came, &lost);
         // What is back is no longer gone, and makes up for nothing else.
         let others = |counts: &Counts<A>| -> usize {
             let others = counts.iter().filter(|(address, _)| !self.gone.contains_key(*address));
             others.map(|(_, count)| count).sum()
         };
-        payers.add(others(&loss.comes));
         let mut pending = others(&loss.pending);
-        let mut debts = self.debts(loss, &lost);
-        debts.sort_by_key(|debt| (debt.rank, Reverse(debt.came)));
-        for debt in &mut debts {
-            debt.count -= payers.pay(debt.came, debt.count);
+        let paid = |comes: usize| {
+            let mut payers = Payers::of(&self.came, &lost);
+            payers.add(comes);
+            let mut debts = self.debts(loss, &lost);
+            debts.sort_by_key(|debt| (debt.rank, Reverse(debt.came)));
+            for debt in &mut debts {
+                debt.count -= payers.pay(debt.came, debt.count);
+            }
+            debts
+        };
+        let mut debts = paid(others(&loss.comes));
+        if is_whole && debts.iter().any(|debt| debt.rank >= Rank::Fresh && debt.count > 0) {
+            // What brings them may be held, too.
+            debts = paid(0);
         }
         // What waits for others waits on, as far as these are still to come.
         debts.sort_by_key(|debt| matches!(debt.rank, Rank::Fresh));
@@ -396,16 +451,9 @@ impl<A: Ord + Clone> Account<A> {
         let waits = self.waves.keys().filter(|address| !lost.contains_key(*address));
         for address in lost.keys().chain(waits) {
             let all = lost.get(address).copied().unwrap_or_default();
-            let came = self.came.get(address).map(|came| came.reading);
-            let mut add = |rank: Rank, count: usize| {
-                if count > 0 {
-                    debts.push(Debt { rank, came, address: address.clone(), count });
-                }
-            };
+            let mut add = |rank: Rank, count: usize| self.owe(&mut debts, rank, address, count);
+            let mut left = all.saturating_sub(self.let_go_at(address));
             let waves = || self.waves.get(address).into_iter().flatten();
-            let is_let_go = |wave: &&Wave| wave.fate == Fate::LetGo;
-            let let_go: usize = waves().filter(is_let_go).map(|wave| wave.count).sum();
-            let mut left = all.saturating_sub(let_go);
             for Wave { count, fate } in waves().copied() {
                 match fate {
                     Fate::Held(since) => add(Rank::Held(since), count),
@@ -454,19 +502,7 @@ impl<A: Ord + Clone> Account<A> {
     }
 
     fn drop_waves(&mut self, is_dropped: impl Fn(Fate) -> bool) {
-        self.waves.retain(|_, waves| {
-            waves.retain(|wave| !is_dropped(wave.fate));
-            !waves.is_empty()
-        });
-    }
-
-    /// How many went within the window, but for those that come back with the steps that are due.
-    fn gone(&self, loss: Option<&Loss<A>>) -> usize {
-        let back = |address: &A| {
-            let of = |counts: &Counts<A>| counts.get(address).copied().unwrap_or_default();
-            loss.map_or(0, |loss| of(&loss.comes) + of(&loss.pending))
-        };
-        self.gone.iter().map(|(address, (_, count))| count.saturating_sub(back(address))).sum()
+        retain(&mut self.waves, |wave| !is_dropped(wave.fate));
     }
 
     /// What waits, whether only for others, and when the first of it goes, after letting go whose time
@@ -493,15 +529,20 @@ impl<A: Ord + Clone> Account<A> {
 // === impl Payers ===
 
 impl<A: Ord + Clone> Payers<A> {
-    /// What came, but for what goes itself.
-    fn of(came: &BTreeMap<A, Came>, lost: &Counts<A>) -> Self {
-        let left = |address: &A, came: &Came| {
-            came.count.saturating_sub(lost.get(address).copied().unwrap_or_default())
-        };
-        let stays = came
-            .iter()
-            .map(|(address, came)| ((came.reading, Some(address.clone())), left(address, came)));
-        Self(stays.filter(|(_, count)| *count > 0).collect())
+    /// What came, but for what goes itself: of several at an address those that came last.
+    fn of(came: &BTreeMap<A, Vec<Came>>, lost: &Counts<A>) -> Self {
+        let mut payers = BTreeMap::new();
+        for (address, all) in came {
+            let mut lost = lost.get(address).copied().unwrap_or_default();
+            for came in all.iter().rev() {
+                let goes = came.count.min(lost);
+                lost -= goes;
+                if came.count > goes {
+                    payers.insert((came.reading, Some(address.clone())), came.count - goes);
+                }
+            }
+        }
+        Self(payers)
     }
 
     /// So many come after all others.
@@ -531,14 +572,23 @@ impl<A: Ord + Clone> Payers<A> {
     }
 
     /// What did not pay.
-    fn left(self, mut came: BTreeMap<A, Came>) -> BTreeMap<A, Came> {
-        came.retain(|address, came| {
-            let key = (came.reading, Some(address.clone()));
-            came.count = self.0.get(&key).copied().unwrap_or_default();
-            came.count > 0
-        });
+    fn left(self, mut came: BTreeMap<A, Vec<Came>>) -> BTreeMap<A, Vec<Came>> {
+        for (address, all) in &mut came {
+            for came in all {
+                let key = (came.reading, Some(address.clone()));
+                came.count = self.0.get(&key).copied().unwrap_or_default();
+            }
+        }
+        retain(&mut came, |came| came.count > 0);
         came
     }
+}
+
+fn retain<A: Ord, T>(lists: &mut BTreeMap<A, Vec<T>>, stays: impl Fn(&T) -> bool) {
+    lists.retain(|_, list| {
+        list.retain(&stays);
+        !list.is_empty()
+    });
 }
 
 fn note<A: Ord + Clone>(counts: &mut Counts<A>, address: &A, count: usize) {
@@ -572,7 +622,7 @@ impl<A> Default for Budget<A> {
 
 impl<A> Default for Account<A> {
     fn default() -> Self {
-        let (came, gone, waves) = Default::default();
-        Self { came, gone, waves, outstanding: 0 }
+        let (came, gone, waves, outstanding) = Default::default();
+        Self { came, gone, waves, outstanding }
     }
 }

@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 use std::collections::btree_map::{BTreeMap, Entry};
 
-use crate::mesh::{ObjectId, Tie};
-use crate::plan::Entries;
+use crate::mesh::{Body, ObjectId, Tie};
+use crate::plan::{Entries, Step};
 
 /// The objects of such circles, each with the number of its circle. All of one change at once, or
 /// none.
@@ -50,6 +50,16 @@ impl Circles {
     /// Whether an object is in one of them.
     pub(crate) fn has(&self, id: &ObjectId) -> bool {
         self.0.contains_key(id)
+    }
+
+    /// As many of `steps` as there is room for, and all of a circle of which one is among these.
+    pub(crate) fn uncut<B: Body>(&self, mut steps: Vec<Step<B>>, room: usize) -> Vec<Step<B>> {
+        let begun = steps.iter().take(room).filter_map(|step| self.0.get(step.id()));
+        let begun: BTreeSet<usize> = begun.copied().collect();
+        let beyond = steps.split_off(room.min(steps.len())).into_iter();
+        let is_begun = |number: &usize| begun.contains(number);
+        steps.extend(beyond.filter(|step| self.0.get(step.id()).is_some_and(is_begun)));
+        steps
     }
 
     /// Those of circles that are not all among `passed`.

@@ -9,20 +9,20 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::collections::btree_map::{BTreeMap, Entry};
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use crate::budget::{BUDGET_WINDOW, GuardSettings};
-use crate::budget::{Budget, Over, Scale};
+use crate::budget::{Budget, Scale};
 use crate::circles::Circles;
-use crate::counts::Counts;
+use crate::counts::{Counts, add};
 pub use crate::evidence::{Evidence, Lack, Trust};
 use crate::evidence::{Proof, is_handed_over, standing};
+pub use crate::held::{Held, HeldFor};
 use crate::holdings::Holdings;
 use crate::losses::Doings;
 use crate::mesh::{Body, Kind, Object, ObjectId, Stays, Tie};
-use crate::moved::{Judged, Moved, Places, Stay, Waits};
+use crate::moved::{Judged, Moved, Places, Stay};
 use crate::plan::{Entries, Step, in_order};
 use crate::registry::SourceName;
 use crate::text::Text;
@@ -61,60 +61,16 @@ pub struct GuardState<B: Body> {
 
 /// The guard's answer.
 #[derive(Debug)]
-pub struct Guarded<B> {
+pub struct Guarded<B: Body> {
     /// Steps to apply, in order.
     pub steps: Vec<Step<B>>,
     /// Steps that wait, and why.
     pub held: Vec<Held>,
     /// When to ask again though nothing changes.
     pub wake: Option<Time>,
-    /// How many endpoints of each service of the mesh wait.
-    waiting: BTreeMap<Tie, usize>,
+    /// Which endpoints of each service of the mesh wait.
+    waiting: BTreeMap<Tie, Counts<B::Address>>,
     steps_max: usize,
-}
-
-/// A step that waits.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Held {
-    /// Which object.
-    pub id: ObjectId,
-    /// Which step.
-    pub verb: &'static str,
-    /// For what.
-    pub why: HeldFor,
-}
-
-/// What a held step waits for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum HeldFor {
-    /// Evidence that something is gone.
-    Evidence(Lack),
-    /// The object that its service has under another name, which the sink does not hold.
-    Rename(ObjectId),
-    /// Clients of an object whose endpoints moved before this process began.
-    Grace {
-        /// When it goes.
-        until: Time,
-    },
-    /// The place that the endpoints moved to: the sink does not have it, or not whole.
-    Successor {
-        /// When it goes all the same.
-        until: Time,
-    },
-    /// Those that are to come in the place of what goes, and that the sink does not have.
-    Replacement {
-        /// When it goes all the same.
-        until: Time,
-    },
-    /// Too much would go at once.
-    Budget {
-        /// Endpoints that would go, with those that went within the window.
-        removals: usize,
-        /// Endpoints there were.
-        total: usize,
-        /// When it goes all the same.
-        until: Time,
-    },
 }
 
 /// Holds back steps that lose something without evidence or beyond the budget.
@@ -154,7 +110,7 @@ pub fn guard<B: Body>(
         false => Some(step),
     });
     let room = options.steps_max.saturating_sub(guarded.steps.len());
-    guarded.steps.extend(passed.take(room));
+    guarded.steps.extend(circles.uncut(passed.collect(), room));
     // The harmless parts of held steps stand among the others.
     in_order(&mut guarded.steps);
     guarded
@@ -332,10 +288,12 @@ fn within_budget<B: Body>(
     let holdings = options.places.holdings();
     let losses = Doings { due: &steps, under_way, failed }.losses(&options.places, kept);
     let scale = Scale { endpoints: holdings.endpoints(), settings, now };
-    let mut over = budget.judge(&losses, &guarded.waiting, scale);
     // Nothing of the one source is put beside what is there of the other.
     let handed_over = steps.iter().filter(|step| is_handed_over(step, options.evidence));
     let handed_over: BTreeSet<Tie> = handed_over.map(Step::loser).collect();
+    let selecting = steps.iter().filter(|step| is_selecting(step)).map(Step::loser);
+    let whole: BTreeSet<Tie> = selecting.chain(handed_over.iter().cloned()).collect();
+    let mut over = budget.judge(&losses, &guarded.waiting, &whole, scale);
     let mut passed = Vec::with_capacity(steps.len());
     for step in steps {
         let Some(over) = over.get_mut(&step.loser()) else {
@@ -344,7 +302,11 @@ fn within_budget<B: Body>(
         };
         let why = HeldFor::from(&*over);
         if handed_over.contains(&step.loser()) {
-            guarded.hold_whole(&step, why);
+            // What waits for others waits for these, of which some are there already.
+            match &step {
+                Step::Create(_) if over.is_awaiting => passed.push(step),
+                _ => guarded.hold_whole(&step, why),
+            }
         } else if is_selecting(&step) {
             guarded.hold_whole(&step, why);
             passed.extend(part(&step, &Stays::all()));
@@ -514,9 +476,9 @@ impl<B: Body> Guarded<B> {
         if let Some(until) = why.until() {
             self.wake = Some(self.wake.map_or(until, |known| known.min(until)));
         }
-        let endpoints = step.lost().values().sum::<usize>();
-        if endpoints > 0 {
-            *self.waiting.entry(step.loser()).or_default() += endpoints;
+        let lost = step.lost();
+        if !lost.is_empty() {
+            add(self.waiting.entry(step.loser()).or_default(), &lost);
         }
         self.held.push(Held { id: step.id().clone(), verb: step.verb(), why });
     }
@@ -616,82 +578,5 @@ impl<B: Body> Guarded<B> {
             true
         });
         passed
-    }
-}
-
-impl HeldFor {
-    /// When it goes all the same, where time alone does that.
-    #[must_use]
-    pub const fn until(&self) -> Option<Time> {
-        match self {
-            Self::Evidence(_) | Self::Rename(_) => None,
-            Self::Grace { until }
-            | Self::Successor { until }
-            | Self::Replacement { until }
-            | Self::Budget { until, .. } => Some(*until),
-        }
-    }
-
-    /// Whether an operator can let it go.
-    #[must_use]
-    pub const fn can_be_released(&self) -> bool {
-        matches!(self, Self::Replacement { .. } | Self::Budget { .. })
-    }
-
-    /// The word for logs and metrics.
-    #[must_use]
-    pub const fn as_str(&self) -> &'static str {
-        match self {
-            Self::Evidence(lack) => lack.as_str(),
-            Self::Rename(_) => "rename",
-            Self::Grace { .. } => "grace",
-            Self::Successor { .. } => "successor",
-            Self::Replacement { .. } => "replacement",
-            Self::Budget { .. } => "budget",
-        }
-    }
-}
-
-impl<A> From<&Over<A>> for HeldFor {
-    fn from(over: &Over<A>) -> Self {
-        let Over { is_awaiting, removals, total, until, .. } = *over;
-        if is_awaiting {
-            Self::Replacement { until }
-        } else {
-            Self::Budget { removals, total, until }
-        }
-    }
-}
-
-impl From<Waits> for HeldFor {
-    fn from(waits: Waits) -> Self {
-        match waits {
-            Waits::Grace(until) => Self::Grace { until },
-            Waits::Successor(until) => Self::Successor { until },
-        }
-    }
-}
-
-impl fmt::Display for HeldFor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Evidence(lack) => lack.fmt(f),
-            Self::Rename(id) => {
-                write!(f, "its host is to have {id} instead, which the sink does not have yet")
-            }
-            Self::Grace { .. } => f.write_str(
-                "its endpoints moved to another host, and clients have the grace time to follow",
-            ),
-            Self::Successor { .. } => {
-                f.write_str("its endpoints moved to another host, which the sink does not have yet")
-            }
-            Self::Replacement { .. } => f.write_str(
-                "others are to come in place of its endpoints, which the sink does not have yet",
-            ),
-            Self::Budget { removals, total, .. } => write!(
-                f,
-                "{removals} of {total} endpoints would go at once, more than the guard allows"
-            ),
-        }
     }
 }

@@ -34,7 +34,9 @@ pub struct Holdings<B: Body> {
 #[derive(Debug)]
 pub(crate) struct Before<A> {
     pub(crate) reached: Counts<A>,
-    pub(crate) until: Time,
+    /// When the first difference was seen, and the last one.
+    pub(crate) first: Time,
+    pub(crate) last: Time,
 }
 
 type ByTie<B> = BTreeMap<(Tie, ObjectId), Arc<Object<B>>>;
@@ -53,9 +55,11 @@ impl<B: Body> Holdings<B> {
             ids.push(id.clone());
             let (old, new) = (old.map(|old| old.tie()), new.map(|new| (new.tie(), new)));
             for tie in old.iter().chain(new.as_ref().map(|(tie, _)| tie)) {
-                if !self.before.contains_key(tie) {
+                if let Some(before) = self.before.get_mut(tie) {
+                    before.last = now;
+                } else {
                     let reached = reached(of(&self.by_tie, tie));
-                    self.before.insert(tie.clone(), Before { reached, until: now });
+                    self.before.insert(tie.clone(), Before { reached, first: now, last: now });
                 }
             }
             if let Some(tie) = old {

@@ -20,6 +20,7 @@ mod evidence;
 pub mod finding;
 pub mod group;
 pub mod guard;
+mod held;
 pub mod holdings;
 pub mod linger;
 mod losses;

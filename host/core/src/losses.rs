@@ -154,6 +154,14 @@ fn loss<'a, B: Body>(
     }
     subtract(&mut due, &failed);
     subtract(&mut failed, &under_way);
+    if has(Stage::UnderWay) || has(Stage::Failed) {
+        // What was begun may never be done, and what is due by itself takes all the same.
+        let alone = after(&|_, turn| (turn.stage == Stage::Due).then_some(turn.to));
+        for (address, count) in missing(&alone) {
+            let known = due.entry(address).or_default();
+            *known = count.max(*known);
+        }
+    }
     // A WorkloadEntry may be refused while others are deleted.
     let is_made = |id: &ObjectId| id.kind == Kind::WorkloadEntry && !there.contains(id);
     let mut comes = after(&|id, turn| (!is_made(id)).then_some(turn.to));

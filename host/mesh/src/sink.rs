@@ -86,6 +86,9 @@ impl Stuck {
 }
 
 impl Outcome {
+    /// The code where it is not known whether the step was done.
+    pub const UNAVAILABLE: &'static str = "unavailable";
+
     /// One of a closed set; fit for a metric label.
     #[must_use]
     pub const fn code(&self) -> &'static str {
@@ -95,7 +98,7 @@ impl Outcome {
             Self::Refused { .. } => "refused",
             Self::Forbidden(_) => "forbidden",
             Self::NotFound(_) => "not_found",
-            Self::Unavailable(_) => "unavailable",
+            Self::Unavailable(_) => Self::UNAVAILABLE,
             Self::Waits => "waits",
         }
     }

@@ -16,6 +16,7 @@ use landfall_core::plan::{Desired, Entries, Mode, Observed, PlanOptions, Step, p
 use landfall_core::text::Text;
 use landfall_core::time::Time;
 use landfall_mesh::api::Body;
+use landfall_mesh::sink::Outcome;
 
 use super::Round;
 use crate::pause::grown;
@@ -78,6 +79,8 @@ struct Failed {
     code: &'static str,
     retry_at: Time,
     step: Step<Body>,
+    /// Whether the sink may have done it all the same.
+    may_be_done: bool,
 }
 
 /// Steps that are due now.
@@ -204,9 +207,13 @@ impl SinkLine {
         let blocked: Vec<ObjectId> =
             planned.blocked.into_iter().filter(|id| self.blocked.insert(id.clone())).collect();
         self.guard.observed(&mut self.holdings);
-        let under_way: Vec<&Step<Body>> = self.in_flight.values().collect();
-        let failed = self.failed.values().filter(|failed| failed.retry_at > options.now);
-        let failed: Vec<&Step<Body>> = failed.map(|failed| &failed.step).collect();
+        let waiting = self.failed.values().filter(|failed| failed.retry_at > options.now);
+        let (maybe_done, undone): (Vec<&Failed>, Vec<&Failed>) =
+            waiting.partition(|failed| failed.may_be_done);
+        let in_flight = self.in_flight.values();
+        let under_way: Vec<&Step<Body>> =
+            in_flight.chain(maybe_done.into_iter().map(|failed| &failed.step)).collect();
+        let failed: Vec<&Step<Body>> = undone.into_iter().map(|failed| &failed.step).collect();
         let guard_options = GuardOptions {
             places: Places::new(desired, &self.holdings),
             entries: options.entries,
@@ -280,7 +287,9 @@ impl SinkLine {
         let is_news = before.is_none_or(|before| before.code != code);
         let attempts = before.map_or(0, |before| before.attempts);
         let retry_at = now.plus(grown(RETRY_MIN, attempts, RETRY_MAX));
-        let failed = Failed { attempts: attempts.saturating_add(1), code, retry_at, step };
+        let may_be_done = code == Outcome::UNAVAILABLE;
+        let attempts = attempts.saturating_add(1);
+        let failed = Failed { attempts, code, retry_at, step, may_be_done };
         self.failed.insert(id.clone(), failed);
         is_news
     }
