@@ -258,6 +258,7 @@ fn what_is_refused_makes_up_for_nothing() {
     for _ in 0..3 {
         wait(&mut world, 60);
         round(&mut world, &later);
+        round(&mut world, &later);
     }
     let reached: Vec<String> = at(&world, "a").into_keys().collect();
     assert_eq!(reached.len(), 100);

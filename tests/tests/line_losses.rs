@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failure ends the test")]
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -14,8 +15,8 @@ use landfall_core::text::Text;
 use landfall_mesh::render::Shape;
 use landfall_tests::line::{DEFAULT, World};
 use landfall_tests::two_sources::{
-    SHAPES, at, due, everywhere, first, in_doubt, is_create, limit_steps, listing, numbers,
-    options, refusing, round, settled, wait,
+    SHAPES, at, due, everywhere, first, held_for, in_doubt, is_create, limit_steps, listing,
+    numbers, options, refusing, restarted, round, settled, wait, workload_ids,
 };
 use landfall_tests::world;
 
@@ -133,13 +134,13 @@ fn what_came_long_ago_makes_up_for_nothing_though_others_are_in_doubt() {
 }
 
 #[test]
-fn what_came_in_the_place_of_what_is_in_doubt_makes_up_for_it_however_long_that_lasts() {
+fn what_came_in_the_place_of_what_is_in_doubt_makes_up_for_it_within_a_minute() {
     for shape in SHAPES {
         let mut world = settled(shape, &numbers("a", 1..101), "");
         let later = || listing(&numbers("a", 101..201));
         for _ in 0..5 {
             round(&mut world, &[Some(in_doubt(later())), Some(listing(""))]);
-            wait(&mut world, 60);
+            wait(&mut world, 10);
         }
         assert_eq!(at(&world, "a").len(), 200);
         round(&mut world, &[Some(later()), Some(listing(""))]);
@@ -194,4 +195,124 @@ fn what_is_dead_goes_though_its_source_is_in_doubt_now_and_then() {
         }
     }
     assert_eq!(at(&world, "a").len(), 50, "{:?}", world.sink.held());
+}
+
+#[test]
+fn what_came_and_is_to_go_itself_makes_up_for_nothing() {
+    for shape in SHAPES {
+        for to in [51..101, 250..251] {
+            let mut world = settled(shape, &numbers("a", 1..101), "");
+            for _ in 0..2 {
+                round(&mut world, &first(&numbers("a", 1..151)));
+            }
+            for _ in 0..20 {
+                wait(&mut world, 5);
+                round(&mut world, &first(&numbers("a", to.clone())));
+                assert!(at(&world, "a").len() >= 120, "{shape:?} {to:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_was_held_and_came_back_is_not_let_go_though_a_change_of_shape_waits() {
+    let workload = {
+        let world = settled(Shape::WorkloadEntries, &numbers("a", 1..101), "");
+        workload_ids(&world).remove(0)
+    };
+    for by_doubt in [true, false] {
+        let shapes = if by_doubt { [1, 0] } else { [0, 1] };
+        let [from, to] = shapes.map(|shape| SHAPES[shape]);
+        let mut world = settled(from, &numbers("a", 1..101), "a=200,201");
+        let old = || match by_doubt {
+            true => in_doubt(listing("a=200")),
+            false => listing("a=200,201"),
+        };
+        if !by_doubt {
+            // Somebody else has the place of one.
+            world.held.foreign.insert(workload.clone());
+        }
+        world.line.set_options(options(SharingMode::Union, to));
+        let say = |to: usize| [Some(listing(&numbers("a", 1..to))), Some(old())];
+        for (to, secs, rounds) in [(101, 0, 3), (51, 10, 6), (101, 60, 60), (51, 0, 3)] {
+            for _ in 0..rounds {
+                round(&mut world, &say(to));
+                wait(&mut world, secs);
+            }
+        }
+        assert!(at(&world, "a").len() >= 82, "{by_doubt} {}", at(&world, "a").len());
+    }
+}
+
+#[test]
+fn what_came_makes_up_for_nothing_of_a_source_that_has_not_spoken() {
+    for shape in SHAPES {
+        let world = settled(shape, &numbers("a", 1..51), &numbers("a", 101..201));
+        let mut world = restarted(world, shape);
+        let new = |to: usize| Some(listing(&numbers("a", 1..to)));
+        round(&mut world, &[new(51), None]);
+        for _ in 0..120 {
+            wait(&mut world, 60);
+            round(&mut world, &[new(101), None]);
+        }
+        assert_eq!(at(&world, "a").len(), 200);
+        for _ in 0..3 {
+            round(&mut world, &[new(101), Some(listing(&numbers("a", 151..201)))]);
+        }
+        assert!(at(&world, "a").len() >= 160, "{shape:?} {}", at(&world, "a").len());
+    }
+}
+
+#[test]
+fn what_may_have_been_done_counts_though_it_is_listed_again() {
+    let mut world = settled(Shape::WorkloadEntries, &numbers("a", 1..101), "");
+    let mut sent = 0;
+    for turn in 0..6 {
+        let gone = turn * 15 + 1..turn * 15 + 16;
+        let offers = first(&numbers("a", (1..101).filter(|number| !gone.contains(number))));
+        for step in due(&mut world, &offers) {
+            world.sink.failed(step.id(), "unavailable", world.now);
+            sent += step.lost().len();
+        }
+        wait(&mut world, 9);
+    }
+    assert!(sent <= 20, "{sent}");
+}
+
+#[test]
+fn a_replacement_that_is_short_is_not_held_by_a_change_of_shape() {
+    for (from, to) in [(0, 1), (1, 0)] {
+        for steps_max in [1, 16, 64, usize::MAX] {
+            for short in [0, 1, 5] {
+                let mut world = settled(SHAPES[from], &numbers("a", 1..101), "");
+                limit_steps(&mut world, steps_max);
+                world.line.set_options(options(SharingMode::Union, SHAPES[to]));
+                let offers = first(&numbers("a", (41..101).chain(201..241 - short)));
+                for _ in 0..40 + 400 / steps_max.min(400) {
+                    round(&mut world, &offers);
+                    wait(&mut world, 1);
+                }
+                assert_eq!(world.held.ours, *world.line.desired(), "{from} {steps_max} {short}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_change_of_shape_that_is_under_way_is_not_held() {
+    for (from, to) in [(0, 1), (1, 0)] {
+        for steps_max in [8, 64, usize::MAX] {
+            let mut world = settled(SHAPES[from], &numbers("a", 1..101), "");
+            limit_steps(&mut world, steps_max);
+            world.line.set_options(options(SharingMode::Union, SHAPES[to]));
+            let mut under_way = VecDeque::new();
+            loop {
+                under_way.extend(due(&mut world, &first(&numbers("a", 1..101))));
+                assert!(!held_for(&world).contains("budget"), "{from} {steps_max}");
+                let Some(step) = under_way.pop_front() else { break };
+                world.apply(&step);
+            }
+            assert_eq!(world.held.ours, *world.line.desired());
+        }
+    }
 }

@@ -7,7 +7,6 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
 use std::time::Duration;
 
 use crate::counts::{Counts, add, shared, subtract, total};
@@ -48,7 +47,7 @@ struct Account<A> {
     gone: BTreeMap<A, Vec<(Time, usize)>>,
     /// Endpoints that are to go, as far as they do not simply go.
     waves: BTreeMap<A, Vec<Wave>>,
-    /// Those that were to go when it was judged last, and those that wait for other reasons.
+    /// Those that are to go, and those that wait for other reasons.
     outstanding: Counts<A>,
 }
 
@@ -72,7 +71,7 @@ struct Wave {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     /// Their time is over, or an operator said so, or clients reach them elsewhere, or others came in
-    /// their place a while ago.
+    /// their place.
     LetGo,
     /// Others are to come in their place, and are not there since then.
     Awaiting(Time),
@@ -139,8 +138,12 @@ enum Rank {
     Held(Time),
 }
 
-/// How many came with which reading that may make up for others, and where.
-struct Payers<A>(BTreeMap<(u64, Option<A>), usize>);
+/// How many came with which reading, and where, that may make up for others.
+struct Payers<A> {
+    left: BTreeMap<u64, Counts<A>>,
+    /// Those that did.
+    spent: BTreeMap<(u64, A), usize>,
+}
 
 // === impl Over ===
 
@@ -217,27 +220,42 @@ impl<A: Ord + Clone> Budget<A> {
             }
         }
         let mut unpaid = BTreeMap::new();
+        let mut before: BTreeMap<&Tie, Account<A>> = BTreeMap::new();
         for (tie, loss) in losses {
             if loss.takes_away() || self.services.contains_key(tie) {
                 let account = self.services.entry(tie.clone()).or_default();
-                unpaid.insert(tie, account.reconcile(loss, whole.contains(tie)));
+                let is_whole = whole.contains(tie);
+                if is_whole {
+                    before.insert(tie, account.clone());
+                }
+                unpaid.insert(tie, account.reconcile(loss, is_whole, false));
             }
         }
         let gone = self.services.values().flat_map(|account| account.gone.values()).flatten();
         let gone: usize = gone.map(|(_, count)| count).sum();
-        let going: usize = unpaid.values().map(|unpaid| unpaid.going).sum();
-        let fresh: usize = unpaid.values().map(|unpaid| total(&unpaid.fresh)).sum();
-        let awaiting: usize = unpaid.values().map(|unpaid| total(&unpaid.awaiting)).sum();
-        let awaiting = awaiting + self.count(|fate| matches!(fate, Fate::Awaiting(_)));
         let endpoints = endpoints + gone;
         let is_over = |removals: usize| {
             removals >= settings.removal_min
                 && removals * 100 > endpoints * usize::from(settings.removal_share_percent)
         };
-        // What has waited for long is not "at once" with what comes now.
-        let is_recent = |fate| matches!(fate, Fate::Held(at) if now.since(at) < BUDGET_WINDOW);
-        let at_once = fresh + self.count(is_recent) + gone + going;
-        let awaits = is_over(at_once + awaiting);
+        if is_over(self.at_once(&unpaid, gone, now).1) {
+            for (tie, account) in before {
+                let Some(unpaid) = unpaid.get_mut(tie) else { continue };
+                if unpaid.fresh.is_empty() && unpaid.awaiting.is_empty() {
+                    continue;
+                }
+                // What brings others in their place is held, too.
+                self.services.insert(tie.clone(), account);
+                let Some(account) = self.services.get_mut(tie) else { continue };
+                if let Some(loss) = losses.get(tie) {
+                    *unpaid = account.reconcile(loss, true, true);
+                }
+            }
+        }
+        let going: usize = unpaid.values().map(|unpaid| unpaid.going).sum();
+        let fresh: usize = unpaid.values().map(|unpaid| total(&unpaid.fresh)).sum();
+        let (at_once, with_awaiting) = self.at_once(&unpaid, gone, now);
+        let awaits = is_over(with_awaiting);
         let holds = is_over(at_once);
         for (tie, unpaid) in unpaid {
             let Some(account) = self.services.get_mut(tie) else { continue };
@@ -264,6 +282,23 @@ impl<A: Ord + Clone> Budget<A> {
             Some((tie.clone(), Over { held, is_awaiting, removals, total: endpoints, until }))
         });
         over.collect()
+    }
+
+    /// How many would go at once, and how many with those that wait for others.
+    fn at_once(
+        &self,
+        unpaid: &BTreeMap<&Tie, Unpaid<A>>,
+        gone: usize,
+        now: Time,
+    ) -> (usize, usize) {
+        let going: usize = unpaid.values().map(|unpaid| unpaid.going).sum();
+        let fresh: usize = unpaid.values().map(|unpaid| total(&unpaid.fresh)).sum();
+        let awaiting: usize = unpaid.values().map(|unpaid| total(&unpaid.awaiting)).sum();
+        // What has waited for long is not "at once" with what comes now.
+        let is_recent = |fate| matches!(fate, Fate::Held(at) if now.since(at) < BUDGET_WINDOW);
+        let at_once = fresh + self.count(is_recent) + gone + going;
+        let awaiting = awaiting + self.count(|fate| matches!(fate, Fate::Awaiting(_)));
+        (at_once, at_once + awaiting)
     }
 
     fn count(&self, is_meant: impl Fn(Fate) -> bool) -> usize {
@@ -311,7 +346,15 @@ impl<A: Ord + Clone> Account<A> {
                 self.gone.entry(debt.address).or_default().push((now, unpaid));
             }
         }
-        self.came = payers.left(std::mem::take(&mut self.came));
+        for (address, count) in went {
+            let mut left = *count;
+            for came in self.came.get_mut(address).into_iter().flatten().rev() {
+                let goes = came.count.min(left);
+                came.count -= goes;
+                left -= goes;
+            }
+        }
+        payers.settle(&mut self.came);
     }
 
     /// Others are looked for in the place of `count` endpoints. Of several at an address those go that
@@ -341,35 +384,11 @@ impl<A: Ord + Clone> Account<A> {
         most - left
     }
 
-    /// Forgets what went before the window, and what came then. That makes up for those that were to
-    /// go all the time since.
+    /// Forgets what went before the window, and what came then.
     fn forget_old(&mut self, now: Time) {
         let is_old = |at: Time| now.since(at) >= BUDGET_WINDOW;
         retain(&mut self.gone, |(at, _)| !is_old(*at));
-        let all = self.came.values().flatten().filter(|came| is_old(came.at));
-        let mut old: Vec<Came> = all.copied().collect();
-        if old.is_empty() {
-            return;
-        }
-        old.sort_by_key(|came| came.reading);
-        let mut payers: Payers<A> = Payers(BTreeMap::new());
-        for came in old {
-            *payers.0.entry((came.reading, None)).or_default() += came.count;
-        }
-        let mut debts = Vec::new();
-        for (address, count) in &self.outstanding {
-            let left = count.saturating_sub(self.let_go_at(address));
-            self.owe(&mut debts, Rank::Fresh, address, left);
-        }
-        debts.sort_by_key(|debt| Reverse(debt.came));
         retain(&mut self.came, |came| !is_old(came.at));
-        for Debt { came, address, count, .. } in debts {
-            let paid = payers.pay(came, count);
-            if paid > 0 {
-                let known = self.let_go_at(&address);
-                self.let_go(address, known + paid);
-            }
-        }
     }
 
     fn let_go_at(&self, address: &A) -> usize {
@@ -388,7 +407,7 @@ impl<A: Ord + Clone> Account<A> {
 
     /// Brings what was judged in line with what would be lost now, and returns what of that is new and
     /// has none in its place.
-    fn reconcile(&mut self, loss: &Loss<A>, is_whole: bool) -> Unpaid<A> {
+    fn reconcile(&mut self, loss: &Loss<A>, is_whole: bool, is_held: bool) -> Unpaid<A> {
         let lost = loss.all();
         add(&mut self.outstanding, &lost);
         add(&mut self.outstanding, &loss.later);
@@ -396,26 +415,33 @@ impl<A: Ord + Clone> Account<A> {
         for (address, count) in shared(loss.kept.clone(), &lost) {
             self.let_go(address, count);
         }
+        let mut payers = Payers::of(&self.came, &lost);
+        let mut debts = self.debts(loss, &lost);
+        debts.sort_by_key(|debt| (debt.rank, Reverse(debt.came)));
+        for debt in &mut debts {
+            let paid = payers.pay(debt.came, debt.count);
+            debt.count -= paid;
+            // Others are there in their place for good, however long they take to go.
+            let known = self.let_go_at(&debt.address);
+            self.let_go(debt.address.clone(), known + paid);
+        }
+        payers.settle(&mut self.came);
         // What is back is no longer gone, and makes up for nothing else.
         let others = |counts: &Counts<A>| -> usize {
             let others = counts.iter().filter(|(address, _)| !self.gone.contains_key(*address));
             others.map(|(_, count)| count).sum()
         };
         let mut pending = others(&loss.pending);
-        let paid = |comes: usize| {
-            let mut payers = Payers::of(&self.came, &lost);
-            payers.add(comes);
-            let mut debts = self.debts(loss, &lost);
-            debts.sort_by_key(|debt| (debt.rank, Reverse(debt.came)));
-            for debt in &mut debts {
-                debt.count -= payers.pay(debt.came, debt.count);
-            }
-            debts
-        };
-        let mut debts = paid(others(&loss.comes));
-        if is_whole && debts.iter().any(|debt| debt.rank >= Rank::Fresh && debt.count > 0) {
-            // What brings them may be held, too.
-            debts = paid(0);
+        let mut comes = others(&loss.comes);
+        let waits = |debt: &Debt<A>| debt.rank > Rank::Fresh && debt.count > 0;
+        if is_held || is_whole && debts.iter().any(waits) {
+            // What brings others in their place is held, too.
+            comes = 0;
+        }
+        for debt in &mut debts {
+            let paid = debt.count.min(comes);
+            comes -= paid;
+            debt.count -= paid;
         }
         // What waits for others waits on, as far as these are still to come.
         debts.sort_by_key(|debt| matches!(debt.rank, Rank::Fresh));
@@ -531,56 +557,57 @@ impl<A: Ord + Clone> Account<A> {
 impl<A: Ord + Clone> Payers<A> {
     /// What came, but for what goes itself: of several at an address those that came last.
     fn of(came: &BTreeMap<A, Vec<Came>>, lost: &Counts<A>) -> Self {
-        let mut payers = BTreeMap::new();
+        let mut payers: BTreeMap<u64, Counts<A>> = BTreeMap::new();
         for (address, all) in came {
             let mut lost = lost.get(address).copied().unwrap_or_default();
             for came in all.iter().rev() {
                 let goes = came.count.min(lost);
                 lost -= goes;
                 if came.count > goes {
-                    payers.insert((came.reading, Some(address.clone())), came.count - goes);
+                    let of_reading = payers.entry(came.reading).or_default();
+                    of_reading.insert(address.clone(), came.count - goes);
                 }
             }
         }
-        Self(payers)
-    }
-
-    /// So many come after all others.
-    fn add(&mut self, count: usize) {
-        if count > 0 {
-            self.0.insert((u64::MAX, None), count);
-        }
+        Self { left: payers, spent: BTreeMap::new() }
     }
 
     /// Pays for up to `count` endpoints that came with a reading, and returns for how many. Those that
     /// came at once do not make up for each other.
     fn pay(&mut self, came: Option<u64>, count: usize) -> usize {
-        let first = came.map_or(Bound::Unbounded, |came| Bound::Included((came + 1, None)));
-        let mut left = count;
-        while left > 0
-            && let Some((key, payer)) = self.0.range_mut((first.clone(), Bound::Unbounded)).next()
+        let first = came.map_or(0, |came| came + 1);
+        let mut due = count;
+        while due > 0
+            && let Some((&reading, payers)) = self.left.range_mut(first..).next()
         {
-            let paid = left.min(*payer);
-            *payer -= paid;
-            left -= paid;
-            if *payer == 0 {
-                let key = key.clone();
-                self.0.remove(&key);
+            let Some(mut payer) = payers.last_entry() else {
+                self.left.remove(&reading);
+                continue;
+            };
+            let paid = due.min(*payer.get());
+            due -= paid;
+            *self.spent.entry((reading, payer.key().clone())).or_default() += paid;
+            *payer.get_mut() -= paid;
+            if *payer.get() == 0 {
+                payer.remove();
             }
         }
-        count - left
+        count - due
     }
 
-    /// What did not pay.
-    fn left(self, mut came: BTreeMap<A, Vec<Came>>) -> BTreeMap<A, Vec<Came>> {
-        for (address, all) in &mut came {
-            for came in all {
-                let key = (came.reading, Some(address.clone()));
-                came.count = self.0.get(&key).copied().unwrap_or_default();
+    /// Takes those that paid out of `came`.
+    fn settle(self, came: &mut BTreeMap<A, Vec<Came>>) {
+        for ((reading, address), paid) in self.spent {
+            let mut left = paid;
+            for came in came.get_mut(&address).into_iter().flatten() {
+                if came.reading == reading {
+                    let count = came.count.min(left);
+                    came.count -= count;
+                    left -= count;
+                }
             }
         }
-        retain(&mut came, |came| came.count > 0);
-        came
+        retain(came, |came| came.count > 0);
     }
 }
 

@@ -97,20 +97,20 @@ pub fn guard<B: Body>(
             None => due.push(step),
         }
     }
-    let mut passed = within_budget(due, &kept, options, &mut state.budget, &mut guarded);
-    guarded.hold_selected(&mut passed, options);
-    guarded.hold_broken(&mut passed, &circles, options);
     let unwritten = unwritten(options);
-    // Who waits for another step takes nobody's turn.
+    // Who waits for another step takes nobody's turn, and nothing of the budget.
     let waits =
         |step: &Step<B>| step.must_follow(Kind::WorkloadEntry) && unwritten.contains(&step.loser());
-    let passed = guarded.dialing_what_is_there(passed, options).into_iter();
-    let passed = passed.filter_map(|step| match waits(&step) {
+    let due = due.into_iter().filter_map(|step| match waits(&step) {
         true => without_gone(&step, &options.places),
         false => Some(step),
     });
+    let mut passed = within_budget(due.collect(), &kept, options, &mut state.budget, &mut guarded);
+    guarded.hold_selected(&mut passed, options);
+    guarded.hold_broken(&mut passed, &circles, options);
+    let passed = guarded.dialing_what_is_there(passed, options);
     let room = options.steps_max.saturating_sub(guarded.steps.len());
-    guarded.steps.extend(circles.uncut(passed.collect(), room));
+    guarded.steps.extend(circles.uncut(passed, room));
     // The harmless parts of held steps stand among the others.
     in_order(&mut guarded.steps);
     guarded
@@ -293,7 +293,12 @@ fn within_budget<B: Body>(
     let handed_over: BTreeSet<Tie> = handed_over.map(Step::loser).collect();
     let selecting = steps.iter().filter(|step| is_selecting(step)).map(Step::loser);
     let whole: BTreeSet<Tie> = selecting.chain(handed_over.iter().cloned()).collect();
-    let mut over = budget.judge(&losses, &guarded.waiting, &whole, scale);
+    // What waits for a name or for other steps is not to go by that.
+    let besides = guarded.waiting.iter().map(|(tie, counts)| {
+        (tie.clone(), options.places.leaving(tie, options.entries.get(tie), counts))
+    });
+    let besides = besides.filter(|(_, counts)| !counts.is_empty()).collect();
+    let mut over = budget.judge(&losses, &besides, &whole, scale);
     let mut passed = Vec::with_capacity(steps.len());
     for step in steps {
         let Some(over) = over.get_mut(&step.loser()) else {

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use imbl::OrdMap;
 
-use crate::counts::{Counts, shared, subtract, total};
+use crate::counts::{Counts, add, shared, subtract, total};
 use crate::holdings::Holdings;
 use crate::mesh::{Body, Kind, Object, ObjectId, Tie};
 use crate::plan::{Desired, Observed, Step};
@@ -306,6 +306,29 @@ impl<'a, B: Body> Places<'a, B> {
         let held = self.holdings.of(tie).filter(|of| of.id.kind == Kind::WorkloadEntry);
         let wanted = held.filter_map(|object| self.wanted(&object.id));
         missing.chain(wanted.flat_map(|object| object.body.addresses())).collect()
+    }
+
+    /// What of `counts` is not to stay at a service, of which `entry` is to be the ServiceEntry.
+    pub(crate) fn leaving(
+        &self,
+        tie: &Tie,
+        entry: Option<&ObjectId>,
+        counts: &Counts<B::Address>,
+    ) -> Counts<B::Address> {
+        let mut stay = Counts::new();
+        let missing = self.workloads().get(tie).into_iter();
+        for (address, ids) in missing.flat_map(|of_service| &of_service.missing) {
+            *stay.entry(address.clone()).or_default() += ids.len();
+        }
+        let held = self.holdings.of(tie).filter(|of| of.id.kind == Kind::WorkloadEntry);
+        let wanted = held.filter_map(|object| self.wanted(&object.id));
+        let entry = entry.and_then(|id| self.wanted(id)).into_iter();
+        for object in wanted.chain(entry).filter(|object| object.tie() == *tie) {
+            add(&mut stay, &object.body.counts());
+        }
+        let mut leaving = self.holdings.reached(tie);
+        subtract(&mut leaving, &stay);
+        shared(counts.clone(), &leaving)
     }
 
     fn workloads(&self) -> &BTreeMap<Tie, Workloads<'a, B>> {

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use landfall_core::guard::BUDGET_WINDOW;
 use landfall_core::guard::{
     Evidence, GuardOptions, GuardSettings, GuardState, Held, HeldFor, guard,
 };
@@ -47,6 +48,10 @@ pub struct SinkLine {
     unsettled: BTreeSet<ObjectId>,
     in_flight: BTreeMap<ObjectId, Step<Body>>,
     failed: BTreeMap<ObjectId, Failed>,
+    /// Steps that are not wanted any more, and that the sink may have done or do yet, until when.
+    maybe_done: Vec<(Time, Step<Body>)>,
+    /// When the budget took up last what the sink holds, at least while nothing is planned.
+    taken_up: Option<Time>,
     guard: GuardState<Body>,
     held: Vec<Held>,
     /// How many steps were held for which reason when that was told last.
@@ -123,6 +128,8 @@ impl SinkLine {
             unsettled: BTreeSet::new(),
             in_flight: BTreeMap::new(),
             failed: BTreeMap::new(),
+            maybe_done: Vec::new(),
+            taken_up: None,
             guard: GuardState::default(),
             held: Vec::new(),
             told: BTreeMap::new(),
@@ -161,7 +168,7 @@ impl SinkLine {
             self.standing = None;
         }
         for id in &round.changed {
-            self.failed.remove(id);
+            self.give_up(id, now);
         }
         for (id, places) in &round.moved {
             self.guard.moved.end(id.clone(), places.clone(), now);
@@ -174,6 +181,12 @@ impl SinkLine {
     pub fn due(&mut self, desired: &Desired<Body>, options: SinkOptions<'_>) -> Due {
         // Planning goes over everything that is unsettled. While much is under way, each step that
         // ends would have it done again for one more.
+        let taken_up = self.taken_up.get_or_insert(options.now);
+        if self.ready && options.now.since(*taken_up) >= PLAN_AGE_MAX {
+            // What came counts from about when it did, though nothing is planned for long.
+            *taken_up = options.now;
+            self.guard.observed(&mut self.holdings);
+        }
         if !self.ready || self.in_flight.len() > self.steps_max / 2 {
             return Due { steps: Vec::new(), blocked: Vec::new(), wake: None };
         }
@@ -198,7 +211,7 @@ impl SinkLine {
         for id in &planned.settled {
             self.unsettled.remove(id);
             self.blocked.remove(id);
-            self.failed.remove(id);
+            self.give_up(id, options.now);
             self.guard.moved.forget(id);
         }
         for step in &planned.steps {
@@ -211,8 +224,12 @@ impl SinkLine {
         let (maybe_done, undone): (Vec<&Failed>, Vec<&Failed>) =
             waiting.partition(|failed| failed.may_be_done);
         let in_flight = self.in_flight.values();
-        let under_way: Vec<&Step<Body>> =
-            in_flight.chain(maybe_done.into_iter().map(|failed| &failed.step)).collect();
+        let ours = &self.holdings.observed().ours;
+        self.maybe_done
+            .retain(|(until, step)| *until > options.now && ours.get(step.id()) == step.from());
+        let given_up = self.maybe_done.iter().map(|(_, step)| step);
+        let begun = in_flight.chain(maybe_done.into_iter().map(|failed| &failed.step));
+        let under_way: Vec<&Step<Body>> = given_up.chain(begun).collect();
         let failed: Vec<&Step<Body>> = undone.into_iter().map(|failed| &failed.step).collect();
         let guard_options = GuardOptions {
             places: Places::new(desired, &self.holdings),
@@ -265,6 +282,12 @@ impl SinkLine {
                 self.outside.remove(&id);
             }
         }
+    }
+
+    fn give_up(&mut self, id: &ObjectId, now: Time) {
+        let failed = self.failed.remove(id).filter(|failed| failed.may_be_done);
+        let until = now.plus(BUDGET_WINDOW);
+        self.maybe_done.extend(failed.map(|failed| (until, failed.step)));
     }
 
     fn waits(&self, id: &ObjectId, now: Time) -> bool {
