@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::counts::{Counts, add, shared, subtract, total};
-use crate::holdings::{Before, Holdings};
+use crate::holdings::{self, Holdings};
 use crate::losses::Loss;
 use crate::mesh::{Body, Tie};
 use crate::plan::Step;
@@ -114,6 +114,11 @@ struct Unpaid<A> {
     awaiting: Counts<A>,
 }
 
+type Unpaids<'a, A> = BTreeMap<&'a Tie, Unpaid<A>>;
+
+/// Accounts as they were before they were judged.
+type Before<'a, A> = BTreeMap<&'a Tie, Account<A>>;
+
 /// Endpoints that others in their place are looked for.
 struct Debt<A> {
     rank: Rank,
@@ -169,7 +174,8 @@ impl<A: Ord + Clone> Budget<A> {
     /// Takes up what clients reach now and did not before, and what no more.
     pub(crate) fn observed<B: Body<Address = A>>(&mut self, holdings: &mut Holdings<B>) {
         self.readings += 1;
-        for (tie, Before { reached: mut went, first, last }) in holdings.take_before() {
+        for (tie, before) in holdings.take_before() {
+            let holdings::Before { reached: mut went, first, last } = before;
             let is_new = went.is_empty();
             if is_new && !self.services.contains_key(&tie) {
                 continue;
@@ -204,33 +210,10 @@ impl<A: Ord + Clone> Budget<A> {
         scale: Scale<'_>,
     ) -> BTreeMap<Tie, Over<A>> {
         let Scale { endpoints, settings, now } = scale;
-        self.services.retain(|tie, account| {
-            account.forget_old(now);
-            account.outstanding.clear();
-            losses.contains_key(tie) || besides.contains_key(tie) || {
-                account.shrink();
-                !account.is_empty()
-            }
-        });
-        for (tie, counts) in besides {
-            let account = self.services.entry(tie.clone()).or_default();
-            account.outstanding.clone_from(counts);
-            if !losses.contains_key(tie) {
-                account.shrink();
-            }
-        }
-        let mut unpaid = BTreeMap::new();
-        let mut before: BTreeMap<&Tie, Account<A>> = BTreeMap::new();
-        for (tie, loss) in losses {
-            if loss.takes_away() || self.services.contains_key(tie) {
-                let account = self.services.entry(tie.clone()).or_default();
-                let is_whole = whole.contains(tie);
-                if is_whole {
-                    before.insert(tie, account.clone());
-                }
-                unpaid.insert(tie, account.reconcile(loss, is_whole, false));
-            }
-        }
+        self.take_up(losses, besides, now);
+        let known = |tie: &Tie| self.services.get(tie).cloned().unwrap_or_default();
+        let before: Before<'_, A> = whole.iter().map(|tie| (tie, known(tie))).collect();
+        let mut unpaid = self.unpaid(losses, whole);
         let gone = self.services.values().flat_map(|account| account.gone.values()).flatten();
         let gone: usize = gone.map(|(_, count)| count).sum();
         let endpoints = endpoints + gone;
@@ -239,18 +222,7 @@ impl<A: Ord + Clone> Budget<A> {
                 && removals * 100 > endpoints * usize::from(settings.removal_share_percent)
         };
         if is_over(self.at_once(&unpaid, gone, now).1) {
-            for (tie, account) in before {
-                let Some(unpaid) = unpaid.get_mut(tie) else { continue };
-                if unpaid.fresh.is_empty() && unpaid.awaiting.is_empty() {
-                    continue;
-                }
-                // What brings others in their place is held, too.
-                self.services.insert(tie.clone(), account);
-                let Some(account) = self.services.get_mut(tie) else { continue };
-                if let Some(loss) = losses.get(tie) {
-                    *unpaid = account.reconcile(loss, true, true);
-                }
-            }
+            self.hold_whole(losses, before, &mut unpaid);
         }
         let going: usize = unpaid.values().map(|unpaid| unpaid.going).sum();
         let fresh: usize = unpaid.values().map(|unpaid| total(&unpaid.fresh)).sum();
@@ -284,13 +256,66 @@ impl<A: Ord + Clone> Budget<A> {
         over.collect()
     }
 
-    /// How many would go at once, and how many with those that wait for others.
-    fn at_once(
-        &self,
-        unpaid: &BTreeMap<&Tie, Unpaid<A>>,
-        gone: usize,
+    /// Forgets what is over, and takes back what was judged of endpoints that are not to go any more.
+    fn take_up(
+        &mut self,
+        losses: &BTreeMap<Tie, Loss<A>>,
+        besides: &BTreeMap<Tie, Counts<A>>,
         now: Time,
-    ) -> (usize, usize) {
+    ) {
+        for (tie, counts) in besides {
+            let account = self.services.entry(tie.clone()).or_default();
+            account.outstanding.clone_from(counts);
+        }
+        self.services.retain(|tie, account| {
+            account.forget_old(now);
+            if !besides.contains_key(tie) {
+                account.outstanding.clear();
+            }
+            losses.contains_key(tie) || {
+                account.shrink();
+                besides.contains_key(tie) || !account.is_empty()
+            }
+        });
+    }
+
+    /// What has no others in its place.
+    fn unpaid<'a>(
+        &mut self,
+        losses: &'a BTreeMap<Tie, Loss<A>>,
+        whole: &BTreeSet<Tie>,
+    ) -> Unpaids<'a, A> {
+        let mut unpaid = Unpaids::new();
+        for (tie, loss) in losses {
+            if loss.takes_away() || self.services.contains_key(tie) {
+                let account = self.services.entry(tie.clone()).or_default();
+                unpaid.insert(tie, account.reconcile(loss, whole.contains(tie), false));
+            }
+        }
+        unpaid
+    }
+
+    /// Judges services again of which a step will be held whole: what it would bring does not come
+    /// either.
+    fn hold_whole(
+        &mut self,
+        losses: &BTreeMap<Tie, Loss<A>>,
+        before: Before<'_, A>,
+        unpaid: &mut Unpaids<'_, A>,
+    ) {
+        for (tie, mut account) in before {
+            let (Some(unpaid), Some(loss)) = (unpaid.get_mut(tie), losses.get(tie)) else {
+                continue;
+            };
+            if !unpaid.fresh.is_empty() || !unpaid.awaiting.is_empty() {
+                *unpaid = account.reconcile(loss, true, true);
+                self.services.insert(tie.clone(), account);
+            }
+        }
+    }
+
+    /// How many would go at once, and how many with those that wait for others.
+    fn at_once(&self, unpaid: &Unpaids<'_, A>, gone: usize, now: Time) -> (usize, usize) {
         let going: usize = unpaid.values().map(|unpaid| unpaid.going).sum();
         let fresh: usize = unpaid.values().map(|unpaid| total(&unpaid.fresh)).sum();
         let awaiting: usize = unpaid.values().map(|unpaid| total(&unpaid.awaiting)).sum();
@@ -406,7 +431,8 @@ impl<A: Ord + Clone> Account<A> {
     }
 
     /// Brings what was judged in line with what would be lost now, and returns what of that is new and
-    /// has none in its place.
+    /// has none in its place. Where a step is held whole (`is_held`), or will be for what waits
+    /// already (`is_whole`), what it brings does not come.
     fn reconcile(&mut self, loss: &Loss<A>, is_whole: bool, is_held: bool) -> Unpaid<A> {
         let lost = loss.all();
         add(&mut self.outstanding, &lost);
