@@ -140,6 +140,7 @@ fn what_is_replaced_in_many_steps_is_no_mass_removal() {
         world.round(&listing(0..100));
     }
     assert_eq!(world.endpoints(), 100);
+    wait(&mut world, BUDGET_WINDOW);
     for _ in 0..40 {
         world.round(&listing(500..600));
         assert!(!held_for(&world).contains("budget"));
@@ -159,6 +160,7 @@ fn what_came_before_makes_up_for_as_many_that_go_after() {
         world.round(&listing(0..10));
         assert_eq!(world.endpoints(), 40);
         world.round(&listing(0..40));
+        wait(&mut world, BUDGET_WINDOW);
         // As many new ones come, and soon after the old ones go.
         world.round(&listing(0..80));
         wait(&mut world, BUDGET_WINDOW / 2);

@@ -16,7 +16,7 @@ use landfall_mesh::render::Shape;
 use landfall_tests::line::{DEFAULT, World};
 use landfall_tests::two_sources::{
     SHAPES, at, due, everywhere, first, held_for, in_doubt, is_create, limit_steps, listing,
-    numbers, options, refusing, restarted, round, settled, wait, workload_ids,
+    numbers, options, refusing, restarted, round, settle, settled, wait, workload_ids,
 };
 use landfall_tests::world;
 
@@ -313,6 +313,30 @@ fn a_change_of_shape_that_is_under_way_is_not_held() {
                 world.apply(&step);
             }
             assert_eq!(world.held.ours, *world.line.desired());
+        }
+    }
+}
+
+#[test]
+fn what_comes_by_one_edit_makes_up_for_nothing_of_it_however_the_sink_tells_of_it() {
+    for shape in SHAPES {
+        for before in [0, 100] {
+            let mut world = settled(shape, "", "");
+            if before > 0 {
+                settle(&mut world, &first(&numbers("a", 1..before + 1)));
+            }
+            // Each step is seen by itself.
+            let all = first(&numbers("a", 1..before + 401));
+            let mut under_way: VecDeque<_> = due(&mut world, &all).into();
+            while let Some(step) = under_way.pop_front() {
+                world.apply(&step);
+                under_way.extend(due(&mut world, &all));
+            }
+            wait(&mut world, 5);
+            for _ in 0..3 {
+                round(&mut world, &first(&numbers("a", 1..before + 201)));
+            }
+            assert!(at(&world, "a").len() >= (before + 400) * 4 / 5, "{shape:?} {before}");
         }
     }
 }

@@ -1,8 +1,8 @@
 //! How many endpoints may go at once.
 //!
 //! Invariant: what counts is what clients reach, as the sink has it. Endpoints are told apart, not
-//! counted: what comes to a service makes up for what was there before it, and for one of them. What
-//! waits, waits for its own time; what was let go is that until it is gone or is back. Nothing is
+//! counted: what comes to a service makes up for one that was there a minute before, and for none that
+//! came within the minute, for it may be of the same change. What waits, waits for its own time; what was let go is that until it is gone or is back. Nothing is
 //! concluded from it for others.
 
 use std::cmp::Reverse;
@@ -49,6 +49,8 @@ struct Account<A> {
     waves: BTreeMap<A, Vec<Wave>>,
     /// Those that are to go, and those that wait for other reasons.
     outstanding: Counts<A>,
+    /// When the first of what came and went did: before its window ends nothing is to be forgotten.
+    oldest: Option<Time>,
 }
 
 /// Endpoints at one address that came.
@@ -122,8 +124,8 @@ type Before<'a, A> = BTreeMap<&'a Tie, Account<A>>;
 /// Endpoints that others in their place are looked for.
 struct Debt<A> {
     rank: Rank,
-    /// With which reading they came; `None` before all that is remembered.
-    came: Option<u64>,
+    /// Whether they came within the window.
+    is_recent: bool,
     address: A,
     count: usize,
 }
@@ -176,18 +178,14 @@ impl<A: Ord + Clone> Budget<A> {
         self.readings += 1;
         for (tie, before) in holdings.take_before() {
             let holdings::Before { reached: mut went, first, last } = before;
-            let is_new = went.is_empty();
-            if is_new && !self.services.contains_key(&tie) {
-                continue;
-            }
             let mut came = holdings.reached(&tie);
             let stays = shared(came.clone(), &went);
             subtract(&mut came, &stays);
             subtract(&mut went, &stays);
             if !came.is_empty() || !went.is_empty() {
                 let account = self.services.entry(tie).or_default();
-                account.came(came, is_new, self.readings, first);
-                account.went(&went, last);
+                account.came(came, self.readings, first);
+                account.went(&went, self.readings, last);
             }
         }
     }
@@ -340,16 +338,16 @@ impl<A: Ord + Clone> Account<A> {
         self.came.is_empty() && self.gone.is_empty() && self.waves.is_empty()
     }
 
-    /// Endpoints came. Those that went before are back, and what comes to a service that is new comes
-    /// in nobody's place.
-    fn came(&mut self, came: Counts<A>, is_new: bool, reading: u64, now: Time) {
+    /// Endpoints came. Those that went before are back, and make up for nobody else.
+    fn came(&mut self, came: Counts<A>, reading: u64, now: Time) {
         for (address, mut count) in came {
             for (_, gone) in self.gone.get_mut(&address).into_iter().flatten().rev() {
                 let back = count.min(*gone);
                 *gone -= back;
                 count -= back;
             }
-            if count > 0 && !is_new {
+            if count > 0 {
+                self.oldest = self.oldest.or(Some(now));
                 self.came.entry(address).or_default().push(Came { reading, at: now, count });
             }
         }
@@ -357,17 +355,22 @@ impl<A: Ord + Clone> Account<A> {
     }
 
     /// Endpoints went.
-    fn went(&mut self, went: &Counts<A>, now: Time) {
+    fn went(&mut self, went: &Counts<A>, reading: u64, now: Time) {
         let mut debts = Vec::new();
         for (address, count) in went {
             let left = count - self.take_let_go(address, *count);
             self.owe(&mut debts, Rank::UnderWay, address, left);
         }
-        debts.sort_by_key(|debt| Reverse(debt.came));
+        // Others can do with any.
+        debts.sort_by_key(|debt| !debt.is_recent);
         let mut payers = Payers::of(&self.came, went);
         for debt in debts {
-            let unpaid = debt.count - payers.pay(debt.came, debt.count);
+            // What came within the window is replaced by what comes with the same step alone: who came
+            // before or after it may be of the same change.
+            let from = if debt.is_recent { reading } else { 0 };
+            let unpaid = debt.count - payers.pay(from, debt.count);
             if unpaid > 0 {
+                self.oldest = self.oldest.or(Some(now));
                 self.gone.entry(debt.address).or_default().push((now, unpaid));
             }
         }
@@ -387,12 +390,12 @@ impl<A: Ord + Clone> Account<A> {
     fn owe(&self, debts: &mut Vec<Debt<A>>, rank: Rank, address: &A, count: usize) {
         let mut left = count;
         let came = self.came.get(address).into_iter().flatten().rev();
-        let came = came.map(|came| (Some(came.reading), came.count));
-        for (came, most) in came.chain([(None, usize::MAX)]) {
+        let came = came.map(|came| (true, came.count));
+        for (is_recent, most) in came.chain([(false, usize::MAX)]) {
             let count = left.min(most);
             left -= count;
             if count > 0 {
-                debts.push(Debt { rank, came, address: address.clone(), count });
+                debts.push(Debt { rank, is_recent, address: address.clone(), count });
             }
         }
     }
@@ -412,8 +415,13 @@ impl<A: Ord + Clone> Account<A> {
     /// Forgets what went before the window, and what came then.
     fn forget_old(&mut self, now: Time) {
         let is_old = |at: Time| now.since(at) >= BUDGET_WINDOW;
+        if !self.oldest.is_some_and(is_old) {
+            return;
+        }
         retain(&mut self.gone, |(at, _)| !is_old(*at));
         retain(&mut self.came, |came| !is_old(came.at));
+        let came = self.came.values().flatten().map(|came| came.at);
+        self.oldest = came.chain(self.gone.values().flatten().map(|(at, _)| *at)).min();
     }
 
     fn let_go_at(&self, address: &A) -> usize {
@@ -443,9 +451,12 @@ impl<A: Ord + Clone> Account<A> {
         }
         let mut payers = Payers::of(&self.came, &lost);
         let mut debts = self.debts(loss, &lost);
-        debts.sort_by_key(|debt| (debt.rank, Reverse(debt.came)));
+        debts.sort_by_key(|debt| debt.rank);
         for debt in &mut debts {
-            let paid = payers.pay(debt.came, debt.count);
+            if debt.is_recent {
+                continue;
+            }
+            let paid = payers.pay(0, debt.count);
             debt.count -= paid;
             // Others are there in their place for good, however long they take to go.
             let known = self.let_go_at(&debt.address);
@@ -598,10 +609,8 @@ impl<A: Ord + Clone> Payers<A> {
         Self { left: payers, spent: BTreeMap::new() }
     }
 
-    /// Pays for up to `count` endpoints that came with a reading, and returns for how many. Those that
-    /// came at once do not make up for each other.
-    fn pay(&mut self, came: Option<u64>, count: usize) -> usize {
-        let first = came.map_or(0, |came| came + 1);
+    /// Those that came with a reading or later pay for up to `count` endpoints. Returns for how many.
+    fn pay(&mut self, first: u64, count: usize) -> usize {
         let mut due = count;
         while due > 0
             && let Some((&reading, payers)) = self.left.range_mut(first..).next()
@@ -676,6 +685,6 @@ impl<A> Default for Budget<A> {
 impl<A> Default for Account<A> {
     fn default() -> Self {
         let (came, gone, waves, outstanding) = Default::default();
-        Self { came, gone, waves, outstanding }
+        Self { came, gone, waves, outstanding, oldest: None }
     }
 }

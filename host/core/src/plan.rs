@@ -263,12 +263,6 @@ impl<B: Body> Step<B> {
             || !self.lost().is_empty()
     }
 
-    /// The endpoints that come by it.
-    #[must_use]
-    pub fn gained(&self) -> BTreeMap<B::Address, usize> {
-        missing(self.to(), self.from())
-    }
-
     /// Whether others of its mesh service may have to follow it, see [`Self::must_follow`].
     #[must_use]
     pub fn leads(&self) -> bool {

@@ -6,9 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use landfall_core::guard::BUDGET_WINDOW;
 use landfall_core::guard::{
-    Evidence, GuardOptions, GuardSettings, GuardState, Held, HeldFor, guard,
+    BUDGET_WINDOW, Evidence, GuardOptions, GuardSettings, GuardState, Held, HeldFor, guard,
 };
 use landfall_core::holdings::Holdings;
 use landfall_core::mesh::ObjectId;
