@@ -148,7 +148,7 @@ impl KubeSink {
             let (after_secs, message) = match answer {
                 Ok(Ok(outcome)) => return (outcome, attempts),
                 Ok(Err(error)) => match verdict(&error) {
-                    Verdict::Final(outcome) => return (self.settled(step, outcome), attempts),
+                    Verdict::Final(outcome) => return (outcome, attempts),
                     Verdict::Again { after_secs, message } => (after_secs, message),
                 },
                 Err(_) => {
@@ -173,19 +173,6 @@ impl KubeSink {
                 return (Outcome::Unavailable(message), attempts);
             }
             delay *= 2;
-        }
-    }
-
-    /// What a final refusal says of what we believed.
-    fn settled(&self, step: &Step, outcome: Outcome) -> Outcome {
-        match (step, outcome) {
-            // Gone already is what was wanted. Where the namespace or the CRD is gone, the object
-            // went with it.
-            (Step::Delete(object), Outcome::NotFound(_)) => {
-                self.state.send_modify(|state| state.forget(&object.id));
-                Outcome::Done(None)
-            }
-            (_, outcome) => outcome,
         }
     }
 
@@ -217,7 +204,7 @@ impl KubeSink {
             match written {
                 Err(error) if status_of(&error) == Some(409) && reads < READS_MAX => {
                     reads += 1;
-                    self.read_again::<S>(version, step.id()).await?;
+                    self.read_again::<S>(version, step.id(), &known).await?;
                 }
                 written => return written,
             }
@@ -229,6 +216,7 @@ impl KubeSink {
         &self,
         version: ApiVersion,
         id: &ObjectId,
+        known: &Version,
     ) -> Result<Option<ObjectMeta>, kube::Error> {
         let path = Wire::<S>::url_path(&version, Some(&id.namespace));
         let request = Request::new(path)
@@ -239,11 +227,11 @@ impl KubeSink {
                 let metadata = wire.metadata.clone();
                 let sighting = sight(wire, &self.options.owner, &mut Interner::default());
                 let is_ours = matches!(sighting, Sighting::Ours(..));
-                self.take_up(id, Some(sighting.version().clone()), |state| state.take(sighting));
+                self.take_up(id, &sighting.version().clone(), |state| state.take(sighting));
                 Ok(is_ours.then_some(metadata))
             }
             Err(error) if status_of(&error) == Some(404) => {
-                self.state.send_modify(|state| state.forget(id));
+                self.take_end(id, known);
                 Ok(None)
             }
             Err(error) => Err(error),
@@ -319,8 +307,14 @@ impl KubeSink {
         let request =
             Request::new(path).delete(&id.name, &params).map_err(kube::Error::BuildRequest)?;
         // The answer is the object or a status; neither says more than that it was taken.
-        self.send::<IgnoredAny>(request).await?;
-        self.take_up(id, None, |state| state.forget(id));
+        match self.send::<IgnoredAny>(request).await {
+            Ok(_) => (),
+            // Gone already is what was wanted. Where the namespace or the CRD is gone, the object
+            // went with it.
+            Err(error) if status_of(&error) == Some(404) => (),
+            Err(error) => return Err(error),
+        }
+        self.take_end(id, known);
         Ok(Outcome::Done(None))
     }
 
@@ -347,7 +341,7 @@ impl KubeSink {
         to: &Arc<MeshObject>,
         known: &Version,
     ) -> Result<Outcome, kube::Error> {
-        match self.read_again::<S>(version, &to.id).await? {
+        match self.read_again::<S>(version, &to.id, known).await? {
             Some(metadata) if Version::of(&metadata).uid == known.uid => {
                 self.replace::<S>(version, to, metadata).await
             }
@@ -397,14 +391,14 @@ impl KubeSink {
     pub(super) fn take_answer<S: WireSpec>(&self, to: &Arc<MeshObject>, answer: Wire<S>) -> bool {
         match sight(answer, &self.options.owner, &mut Interner::default()) {
             Sighting::Ours(object, version) if object == **to => {
-                self.take_up(&to.id, Some(version.clone()), |state| {
+                self.take_up(&to.id, &version.clone(), |state| {
                     state.put(Arc::clone(to), version);
                 });
                 true
             }
             other => {
                 let version = other.version().clone();
-                self.take_up(&to.id, Some(version), |state| state.take(other));
+                self.take_up(&to.id, &version, |state| state.take(other));
                 false
             }
         }
@@ -412,24 +406,35 @@ impl KubeSink {
 
     /// Changes what is known of `id`, whatever a list that is under way says of it. An answer that
     /// says that it was there at `version` comes too late once the watch has said that it is gone.
-    fn take_up(
-        &self,
-        id: &ObjectId,
-        version: Option<Version>,
-        change: impl FnOnce(&mut Observation),
-    ) {
+    fn take_up(&self, id: &ObjectId, version: &Version, change: impl FnOnce(&mut Observation)) {
         let mut listings = self.listings();
         for listing in listings.iter_mut() {
             listing.note_written(id);
         }
-        let is_past =
-            version.is_some_and(|version| listings.iter().any(|l| l.is_past(id, &version)));
+        let is_past = listings
+            .iter()
+            .any(|listing| listing.has_ended(version) || listing.is_past(id, version));
         self.state.send_if_modified(|state| {
             if is_past && state.version_of(id).is_none() {
                 return false;
             }
             change(state);
             true
+        });
+    }
+
+    /// Takes up that the object which was `known` is gone, whatever a list that is under way, or a
+    /// watch that is behind, says of it.
+    fn take_end(&self, id: &ObjectId, known: &Version) {
+        let mut listings = self.listings();
+        self.state.send_if_modified(|state| {
+            // The watch may have said so before the answer.
+            let is_known = state.version_of(id).is_some_and(|version| version.uid == known.uid);
+            if is_known {
+                listings.iter_mut().for_each(|listing| listing.note_ended(id, known));
+                state.forget(id);
+            }
+            is_known
         });
     }
 }

@@ -212,10 +212,12 @@ impl KubeSink {
             }),
             News::Changed(sighting) => {
                 listing.deliver(sighting.version());
-                self.state.send_modify(|state| state.take(sighting));
+                if !listing.has_ended(sighting.version()) {
+                    self.state.send_modify(|state| state.take(sighting));
+                }
             }
             News::Gone(sighting) => {
-                listing.deliver(sighting.version());
+                listing.deliver_end(sighting.version());
                 self.state.send_modify(|state| state.remove(&sighting));
             }
             News::Begin | News::Failed(_) | News::Broken(_) => return,

@@ -1,7 +1,8 @@
 //! What the API server holds, put together from lists, watches and the answers to our writes.
 //!
 //! Invariant: of two states of one object the one with the higher `resourceVersion` holds, from
-//! wherever it comes. A complete list holds against all that was known before it, for an API server
+//! wherever it comes, and what an answer said is gone stays gone whatever a watch that is behind says
+//! of it. A complete list holds against all that was known before it, for an API server
 //! that was set back to an earlier day counts from there.
 
 use std::collections::BTreeSet;
@@ -57,6 +58,8 @@ pub(super) struct Listing {
     /// The highest `resourceVersion` that list or watch delivered since the list began: all that
     /// happened up to it is known.
     delivered: u64,
+    /// The uids of what answers said is gone and the watch has not said so yet.
+    ended: BTreeSet<Box<str>>,
 }
 
 /// A list as far as it was read.
@@ -88,11 +91,14 @@ impl Version {
 
 impl Listing {
     pub(super) fn new(kind: Kind, namespace: Option<Text>) -> Self {
-        Self { kind, namespace, list: None, done: false, delivered: 0 }
+        let ended = BTreeSet::new();
+        Self { kind, namespace, list: None, done: false, delivered: 0, ended }
     }
 
     pub(super) fn begin(&mut self) {
         self.list = Some(List::default());
+        // The list is of a later time than the answers before it.
+        self.ended.clear();
     }
 
     pub(super) fn see(&mut self, sighting: Sighting) {
@@ -113,6 +119,17 @@ impl Listing {
         self.delivered = self.delivered.max(version.resource_version);
     }
 
+    /// Takes up that the watch said that what this was the last state of is gone.
+    pub(super) fn deliver_end(&mut self, version: &Version) {
+        self.deliver(version);
+        self.ended.remove(&version.uid);
+    }
+
+    /// Whether the object that this is a state of is gone by now, as an answer said before.
+    pub(super) fn has_ended(&self, version: &Version) -> bool {
+        self.ended.contains(&version.uid)
+    }
+
     /// Whether a state of `id` that is not known by now is of the past: it was delivered, and so
     /// was that the object is gone.
     pub(super) fn is_past(&self, id: &ObjectId, version: &Version) -> bool {
@@ -127,6 +144,11 @@ impl Listing {
         let Some(List { seen, written }) = self.list.take() else { return };
         self.delivered = 0;
         seen.iter().for_each(|sighting| self.deliver(sighting.version()));
+        // Of what ended while the list was under way, the watch will tell of what the list has.
+        let ended = std::mem::take(&mut self.ended);
+        let (late, seen): (Vec<_>, Vec<_>) =
+            seen.into_iter().partition(|sighting| ended.contains(&sighting.version().uid));
+        self.ended = late.iter().map(|sighting| sighting.version().uid.clone()).collect();
         let here: BTreeSet<ObjectId> = seen.iter().map(|sighting| sighting.id().clone()).collect();
         let gone =
             |id: &&ObjectId| self.covers(id) && !here.contains(*id) && !written.contains(*id);
@@ -249,6 +271,14 @@ impl Listing {
             && let Some(list) = &mut self.list
         {
             list.written.insert(id.clone());
+        }
+    }
+
+    /// Takes up that the object of ours that was known as `version` is gone.
+    pub(super) fn note_ended(&mut self, id: &ObjectId, version: &Version) {
+        self.note_written(id);
+        if self.covers(id) {
+            self.ended.insert(version.uid.clone());
         }
     }
 }

@@ -16,6 +16,7 @@ use super::store::{Listing, Observation, Version};
 use super::wire::{Sighting, sight};
 use super::{Connection, KubeOptions, KubeSink, connect};
 use crate::api::{Owner, ServiceEntryWire, Wire, WorkloadEntryWire};
+use crate::sink::Step;
 use crate::validate::validate;
 
 /// An object as the API server has it, last written by `manager`.
@@ -184,6 +185,48 @@ async fn an_answer_after_the_end_brings_nothing_back() {
     check(&sink.state.borrow(), &[]);
     // What is made after that is there.
     answer(13);
+    check(&sink.state.borrow(), &["a a.b"]);
+}
+
+#[tokio::test]
+async fn a_watch_that_is_behind_brings_nothing_back() {
+    let deleted = json!({"kind": "Status", "status": "Success"});
+    let fake = Fake::start(Duration::ZERO, move |_, _| Says::json(200, &deleted)).await;
+    let owner = Owner::parse("home").unwrap();
+    let sink = KubeSink::new(fake::client(fake.port), KubeOptions::new(owner));
+    *sink.listings() = vec![Listing::new(Kind::ServiceEntry, None)];
+    sink.take(0, News::Complete);
+    let remembered = || format!("{:?}", sink.listings()[0]).contains("uid-a");
+    let delete = async || {
+        let Sighting::Ours(object, _) = ours("a", "uid-a", 12, "a.b") else { panic!("it is ours") };
+        let stop = CancellationToken::new();
+        sink.apply(&[Step::Delete(Arc::new(object))], &stop, async |applied| {
+            assert!(applied.outcome.is_done(), "{applied:?}");
+        })
+        .await;
+    };
+    sink.take(0, News::Changed(ours("a", "uid-a", 10, "a.b")));
+    delete().await;
+    check(&sink.state.borrow(), &[]);
+    // Before the watch tells of the end it tells what was before it.
+    sink.take(0, News::Changed(ours("a", "uid-a", 11, "a.b")));
+    check(&sink.state.borrow(), &[]);
+    sink.take(0, News::Gone(ours("a", "uid-a", 12, "a.b")));
+    assert!(!remembered());
+    // So does a list that is older than the end; a successor is another object.
+    sink.take(0, News::Changed(ours("a", "uid-a", 20, "a.b")));
+    sink.listings()[0].begin();
+    sink.take(0, News::Listed(ours("a", "uid-a", 20, "a.b")));
+    delete().await;
+    sink.take(0, News::Complete);
+    check(&sink.state.borrow(), &[]);
+    sink.take(0, News::Changed(ours("a", "uid-b", 22, "b.b")));
+    check(&sink.state.borrow(), &["a b.b"]);
+    assert!(remembered());
+    // A list of a later time holds whatever was said before: the server may have been set back.
+    sink.listings()[0].begin();
+    sink.take(0, News::Listed(ours("a", "uid-a", 5, "a.b")));
+    sink.take(0, News::Complete);
     check(&sink.state.borrow(), &["a a.b"]);
 }
 
