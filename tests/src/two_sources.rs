@@ -49,8 +49,9 @@ pub fn sources() -> [SourceName; 2] {
     ["new", "old"].map(|name| SourceName::parse(name).unwrap())
 }
 
-/// A listing as `service=1,2@http:9090+admin:9100 other=n3`: each number makes an address, one behind
-/// an `n` a name. `http:8080` where no port is named.
+/// A listing as `service=1,2@http:9090+admin:9100 other=n3,4.b`: each number makes an address, one
+/// behind an `n` a name; what follows a dot tells those at one address apart. `http:8080` where no port
+/// is named.
 #[must_use]
 pub fn listing(text: &str) -> SourceState {
     let mut snapshot = Snapshot::default();
@@ -69,7 +70,8 @@ fn instance(text: &str) -> Instance {
     let address = match name.strip_prefix('n') {
         Some(_) => format!("{name}.example.com"),
         None => {
-            let number: u16 = name.parse().unwrap();
+            let number = name.split('.').next().unwrap();
+            let number: u16 = number.parse().unwrap();
             format!("10.0.{}.{}", number / 256, number % 256)
         }
     };

@@ -15,10 +15,12 @@ use landfall_mesh::api::{Body, EndpointAddress, ORIGINS_ANNOTATION};
 use landfall_mesh::render::Shape;
 use landfall_tests::line::{OPEN, World};
 use landfall_tests::two_sources::{
-    Offers, daemon, in_doubt, is_create, limit_steps, listing, numbers, options, refusing, round,
-    settle, wait,
+    Offers, SHAPES, at, daemon, held_for, in_doubt, is_create, limit_steps, listing, numbers,
+    options, refusing, round, settle, wait,
 };
 use proptest::prelude::*;
+
+const MODES: [SharingMode; 2] = [SharingMode::Union, SharingMode::First];
 
 /// What the sink holds, as [`listing`] is written.
 fn held(world: &World) -> String {
@@ -216,6 +218,29 @@ fn a_host_goes_over_as_a_whole() {
         settle(&mut world, &[Some(listing(&many(1..51))), old()]);
         round(&mut world, &[Some(listing(&many(1..21))), old()]);
         assert_eq!(world.endpoints(), 50, "{shape:?}");
+    }
+}
+
+#[test]
+fn what_goes_over_at_the_same_addresses_is_no_removal() {
+    let both = || Some(listing(&numbers("a", 1..101)));
+    for (mode, shape) in MODES.into_iter().flat_map(|mode| SHAPES.map(|shape| (mode, shape))) {
+        for is_restarted in [true, false] {
+            let mut world = daemon(mode, shape, Observed::default());
+            settle(&mut world, &[both(), both()]);
+            if is_restarted {
+                world = daemon(mode, shape, world.held);
+                round(&mut world, &[both(), both()]);
+            }
+            for _ in 0..4 {
+                round(&mut world, &[Some(listing("")), both()]);
+                assert_eq!(at(&world, "a").len(), 100);
+                let held = held_for(&world);
+                assert!(held.is_subset(&["rename"].into()), "{mode:?} {shape:?}: {held:?}");
+            }
+            let left = (world.endpoints(), world.sink.held().len());
+            assert_eq!(left, (100, 0), "{mode:?} {shape:?} {is_restarted}");
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use crate::counts::{Counts, add, shared, subtract, total};
 use crate::holdings::{self, Holdings};
 use crate::losses::Loss;
 use crate::mesh::{Body, Tie};
+use crate::payers::{Came, Debt, Payers, Rank, owe, retain};
 use crate::plan::Step;
 use crate::time::Time;
 
@@ -51,15 +52,6 @@ struct Account<A> {
     outstanding: Counts<A>,
     /// When the first of what came and went did: before its window ends nothing is to be forgotten.
     oldest: Option<Time>,
-}
-
-/// Endpoints at one address that came.
-#[derive(Clone, Copy, Debug)]
-struct Came {
-    /// With which reading, and when, they came.
-    reading: u64,
-    at: Time,
-    count: usize,
 }
 
 /// Endpoints at one address that are to go since the same moment.
@@ -121,37 +113,6 @@ type Unpaids<'a, A> = BTreeMap<&'a Tie, Unpaid<A>>;
 /// Accounts as they were before they were judged.
 type Before<'a, A> = BTreeMap<&'a Tie, Account<A>>;
 
-/// Endpoints that others in their place are looked for.
-struct Debt<A> {
-    rank: Rank,
-    /// Whether they came within the window.
-    is_recent: bool,
-    address: A,
-    count: usize,
-}
-
-/// Whom what came makes up for first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Rank {
-    /// It may be on its way out.
-    UnderWay,
-    /// It will be tried again.
-    Failed,
-    /// It was not judged before.
-    Fresh,
-    /// It waits for others since then.
-    Awaiting(Time),
-    /// It waits since then.
-    Held(Time),
-}
-
-/// How many came with which reading, and where, that may make up for others.
-struct Payers<A> {
-    left: BTreeMap<u64, Counts<A>>,
-    /// Those that did.
-    spent: BTreeMap<(u64, A), usize>,
-}
-
 // === impl Over ===
 
 impl<A: Ord + Clone> Over<A> {
@@ -177,15 +138,16 @@ impl<A: Ord + Clone> Budget<A> {
     pub(crate) fn observed<B: Body<Address = A>>(&mut self, holdings: &mut Holdings<B>) {
         self.readings += 1;
         for (tie, before) in holdings.take_before() {
-            let holdings::Before { reached: mut went, first, last } = before;
+            let holdings::Before { reached: before, first, last } = before;
             let mut came = holdings.reached(&tie);
-            let stays = shared(came.clone(), &went);
+            let stays = shared(came.clone(), &before);
             subtract(&mut came, &stays);
+            let mut went = before.clone();
             subtract(&mut went, &stays);
             if !came.is_empty() || !went.is_empty() {
                 let account = self.services.entry(tie).or_default();
                 account.came(came, self.readings, first);
-                account.went(&went, self.readings, last);
+                account.went(&went, &before, self.readings, last);
             }
         }
     }
@@ -354,16 +316,18 @@ impl<A: Ord + Clone> Account<A> {
         retain(&mut self.gone, |(_, count)| *count > 0);
     }
 
-    /// Endpoints went.
-    fn went(&mut self, went: &Counts<A>, reading: u64, now: Time) {
+    /// Endpoints went of those that were there before.
+    fn went(&mut self, went: &Counts<A>, before: &Counts<A>, reading: u64, now: Time) {
         let mut debts = Vec::new();
+        let recent = self.recent(went, before);
         for (address, count) in went {
-            let left = count - self.take_let_go(address, *count);
-            self.owe(&mut debts, Rank::UnderWay, address, left);
+            let let_go = self.take_let_go(address, *count);
+            let mut old = self.old_at(address, before).saturating_sub(let_go);
+            owe(&mut debts, Rank::UnderWay, address, count - let_go, &mut old);
         }
         // Others can do with any.
         debts.sort_by_key(|debt| !debt.is_recent);
-        let mut payers = Payers::of(&self.came, went);
+        let mut payers = Payers::of(&self.came, &recent);
         for debt in debts {
             // What came within the window is replaced by what comes with the same step alone: who came
             // before or after it may be of the same change.
@@ -374,7 +338,7 @@ impl<A: Ord + Clone> Account<A> {
                 self.gone.entry(debt.address).or_default().push((now, unpaid));
             }
         }
-        for (address, count) in went {
+        for (address, count) in &recent {
             let mut left = *count;
             for came in self.came.get_mut(address).into_iter().flatten().rev() {
                 let goes = came.count.min(left);
@@ -385,19 +349,20 @@ impl<A: Ord + Clone> Account<A> {
         payers.settle(&mut self.came);
     }
 
-    /// Others are looked for in the place of `count` endpoints. Of several at an address those go that
-    /// came last.
-    fn owe(&self, debts: &mut Vec<Debt<A>>, rank: Rank, address: &A, count: usize) {
-        let mut left = count;
-        let came = self.came.get(address).into_iter().flatten().rev();
-        let came = came.map(|came| (true, came.count));
-        for (is_recent, most) in came.chain([(false, usize::MAX)]) {
-            let count = left.min(most);
-            left -= count;
-            if count > 0 {
-                debts.push(Debt { rank, is_recent, address: address.clone(), count });
-            }
-        }
+    /// How many of those at an address were there before the window.
+    fn old_at(&self, address: &A, there: &Counts<A>) -> usize {
+        let came = self.came.get(address).into_iter().flatten().map(|came| came.count);
+        there.get(address).copied().unwrap_or_default().saturating_sub(came.sum())
+    }
+
+    /// What of `lost` came within the window. Of several at an address those go first that were there
+    /// before: a node has the new ones beside those that they replace.
+    fn recent(&self, lost: &Counts<A>, there: &Counts<A>) -> Counts<A> {
+        let came = lost.iter().filter(|(address, _)| self.came.contains_key(*address));
+        let recent = came.map(|(address, count)| {
+            (address.clone(), count.saturating_sub(self.old_at(address, there)))
+        });
+        recent.collect()
     }
 
     fn take_let_go(&mut self, address: &A, most: usize) -> usize {
@@ -449,7 +414,7 @@ impl<A: Ord + Clone> Account<A> {
         for (address, count) in shared(loss.kept.clone(), &lost) {
             self.let_go(address, count);
         }
-        let mut payers = Payers::of(&self.came, &lost);
+        let mut payers = Payers::of(&self.came, &self.recent(&lost, &loss.there));
         let mut debts = self.debts(loss, &lost);
         debts.sort_by_key(|debt| debt.rank);
         for debt in &mut debts {
@@ -514,8 +479,10 @@ impl<A: Ord + Clone> Account<A> {
         let waits = self.waves.keys().filter(|address| !lost.contains_key(*address));
         for address in lost.keys().chain(waits) {
             let all = lost.get(address).copied().unwrap_or_default();
-            let mut add = |rank: Rank, count: usize| self.owe(&mut debts, rank, address, count);
-            let mut left = all.saturating_sub(self.let_go_at(address));
+            let let_go = self.let_go_at(address);
+            let mut old = self.old_at(address, &loss.there).saturating_sub(let_go);
+            let mut add = |rank, count| owe(&mut debts, rank, address, count, &mut old);
+            let mut left = all.saturating_sub(let_go);
             let waves = || self.waves.get(address).into_iter().flatten();
             for Wave { count, fate } in waves().copied() {
                 match fate {
@@ -587,70 +554,6 @@ impl<A: Ord + Clone> Account<A> {
         }
         Some((held, is_awaiting, first?))
     }
-}
-
-// === impl Payers ===
-
-impl<A: Ord + Clone> Payers<A> {
-    /// What came, but for what goes itself: of several at an address those that came last.
-    fn of(came: &BTreeMap<A, Vec<Came>>, lost: &Counts<A>) -> Self {
-        let mut payers: BTreeMap<u64, Counts<A>> = BTreeMap::new();
-        for (address, all) in came {
-            let mut lost = lost.get(address).copied().unwrap_or_default();
-            for came in all.iter().rev() {
-                let goes = came.count.min(lost);
-                lost -= goes;
-                if came.count > goes {
-                    let of_reading = payers.entry(came.reading).or_default();
-                    of_reading.insert(address.clone(), came.count - goes);
-                }
-            }
-        }
-        Self { left: payers, spent: BTreeMap::new() }
-    }
-
-    /// Those that came with a reading or later pay for up to `count` endpoints. Returns for how many.
-    fn pay(&mut self, first: u64, count: usize) -> usize {
-        let mut due = count;
-        while due > 0
-            && let Some((&reading, payers)) = self.left.range_mut(first..).next()
-        {
-            let Some(mut payer) = payers.last_entry() else {
-                self.left.remove(&reading);
-                continue;
-            };
-            let paid = due.min(*payer.get());
-            due -= paid;
-            *self.spent.entry((reading, payer.key().clone())).or_default() += paid;
-            *payer.get_mut() -= paid;
-            if *payer.get() == 0 {
-                payer.remove();
-            }
-        }
-        count - due
-    }
-
-    /// Takes those that paid out of `came`.
-    fn settle(self, came: &mut BTreeMap<A, Vec<Came>>) {
-        for ((reading, address), paid) in self.spent {
-            let mut left = paid;
-            for came in came.get_mut(&address).into_iter().flatten() {
-                if came.reading == reading {
-                    let count = came.count.min(left);
-                    came.count -= count;
-                    left -= count;
-                }
-            }
-        }
-        retain(came, |came| came.count > 0);
-    }
-}
-
-fn retain<A: Ord, T>(lists: &mut BTreeMap<A, Vec<T>>, stays: impl Fn(&T) -> bool) {
-    lists.retain(|_, list| {
-        list.retain(&stays);
-        !list.is_empty()
-    });
 }
 
 fn note<A: Ord + Clone>(counts: &mut Counts<A>, address: &A, count: usize) {

@@ -428,7 +428,7 @@ fn is_double<B: Body>(object: &Object<B>, held: &Object<B>) -> bool {
     // What one source lists twice is two.
     let is_of_others = object.sources.iter().all(|source| !held.sources.contains(source));
     let is_known = new.iter().any(|origin| known.contains(origin));
-    (is_known || is_of_others) && object.body.is_where(&held.body)
+    (is_known || is_of_others) && object.body.place() == held.body.place()
 }
 
 // === impl GuardOptions ===

@@ -3,13 +3,13 @@
 //! Invariant: an endpoint counts where clients reach it, whichever object has it. So what a service
 //! has stays the same while it changes its shape or the names of its objects.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use imbl::ordmap::DiffItem;
 use imbl::ordset::DiffItem as SetDiffItem;
 
-use crate::counts::{Counts, add, total};
+use crate::counts::{Counts, total};
 use crate::mesh::{Body, Kind, Object, ObjectId, Tie};
 use crate::plan::Observed;
 use crate::text::Text;
@@ -124,15 +124,19 @@ fn of<'a, B>(by_tie: &'a ByTie<B>, tie: &Tie) -> impl Iterator<Item = &'a Arc<Ob
 }
 
 /// What clients reach by the objects of a service of the mesh. WorkloadEntries are reached by a
-/// ServiceEntry that selects them, or by one that is still to come.
+/// ServiceEntry that selects them, or by one that is still to come. Several by which traffic ends at one
+/// place, as of two sources that list the same instance, are one endpoint.
 pub(crate) fn reached<'a, B: Body + 'a>(
     objects: impl Iterator<Item = &'a Arc<Object<B>>>,
 ) -> Counts<B::Address> {
-    let (mut reached, mut workloads) = (Counts::new(), Counts::new());
+    let mut reached = Counts::new();
+    let mut workloads: BTreeMap<B::Address, Vec<&B>> = BTreeMap::new();
     let (mut has_entry, mut selects) = (false, false);
     for object in objects {
         if object.id.kind == Kind::WorkloadEntry {
-            add(&mut workloads, &object.body.counts());
+            for address in object.body.addresses() {
+                workloads.entry(address).or_default().push(&object.body);
+            }
             continue;
         }
         has_entry = true;
@@ -141,9 +145,18 @@ pub(crate) fn reached<'a, B: Body + 'a>(
         at_least(&mut reached, object.body.counts());
     }
     if selects || !has_entry {
-        at_least(&mut reached, workloads);
+        let counts = workloads.into_iter().map(|(address, all)| (address, places(&all)));
+        at_least(&mut reached, counts.collect());
     }
     reached
+}
+
+/// At how many places WorkloadEntries are.
+fn places<B: Body>(workloads: &[&B]) -> usize {
+    match workloads {
+        [_] => 1,
+        several => several.iter().map(|one| one.place()).collect::<BTreeSet<_>>().len(),
+    }
 }
 
 fn at_least<A: Ord>(counts: &mut Counts<A>, others: Counts<A>) {

@@ -30,6 +30,7 @@ pub mod moved;
 pub mod name;
 pub mod pairs;
 pub mod pattern;
+mod payers;
 pub mod plan;
 pub mod registry;
 pub mod sharing;

@@ -26,6 +26,8 @@ pub(crate) struct Loss<A> {
     pub(crate) comes: Counts<A>,
     /// What is still to be made, and may be refused.
     pub(crate) pending: Counts<A>,
+    /// What clients reach now.
+    pub(crate) there: Counts<A>,
 }
 
 /// How far a step is.
@@ -170,7 +172,7 @@ fn loss<'a, B: Body>(
     subtract(&mut pending, &now);
     let comes = shared(comes, &pending);
     subtract(&mut pending, &comes);
-    Some(Loss { under_way, failed, due, later, kept: Counts::new(), comes, pending })
+    Some(Loss { under_way, failed, due, later, kept: Counts::new(), comes, pending, there: now })
 }
 
 impl<A: Ord + Clone> Loss<A> {

@@ -139,6 +139,11 @@ pub trait Body: PartialEq + Sized {
     /// Where an endpoint is. It stays the same whatever is said of the endpoint besides.
     type Address: Clone + fmt::Debug + Ord + 'static;
 
+    /// Where traffic to a WorkloadEntry ends.
+    type Place<'a>: Ord
+    where
+        Self: 'a;
+
     /// Where its endpoints are; several may be at one address.
     fn addresses(&self) -> impl Iterator<Item = Self::Address>;
 
@@ -168,8 +173,8 @@ pub trait Body: PartialEq + Sized {
     /// where it cannot say where it listens for them.
     fn dialed_at(&self, own: &Self, theirs: &Self) -> Option<Self>;
 
-    /// Whether traffic to both ends at the same place.
-    fn is_where(&self, other: &Self) -> bool;
+    /// Where traffic to it ends; `None` for a ServiceEntry.
+    fn place(&self) -> Option<Self::Place<'_>>;
 
     /// The same, which those have too that feed `other`.
     fn with_origins_of(&self, other: &Self) -> Self;

@@ -27,6 +27,7 @@ pub(crate) struct TestBody {
 
 impl Body for TestBody {
     type Address = usize;
+    type Place<'a> = ();
 
     fn addresses(&self) -> impl Iterator<Item = usize> {
         0..self.endpoints
@@ -68,8 +69,8 @@ impl Body for TestBody {
         None
     }
 
-    fn is_where(&self, _other: &Self) -> bool {
-        false
+    fn place(&self) -> Option<()> {
+        None
     }
 
     fn with_origins_of(&self, _other: &Self) -> Self {

@@ -269,6 +269,7 @@ impl Body {
 
 impl mesh::Body for Body {
     type Address = EndpointAddress;
+    type Place<'a> = place::Place<'a>;
 
     fn addresses(&self) -> impl Iterator<Item = EndpointAddress> {
         let endpoints = match &self.spec {
@@ -311,15 +312,10 @@ impl mesh::Body for Body {
             .then(|| Self { spec: Spec::WorkloadEntry(entry), ..self.clone() })
     }
 
-    fn is_where(&self, other: &Self) -> bool {
-        let (Spec::WorkloadEntry(one), Spec::WorkloadEntry(other)) = (&self.spec, &other.spec)
-        else {
-            return false;
-        };
-        let ports = |entry: &WorkloadEntry| -> BTreeSet<u32> {
-            entry.ports.iter().map(|(_, at)| *at).collect()
-        };
-        one.address == other.address && one.network == other.network && ports(one) == ports(other)
+    fn place(&self) -> Option<place::Place<'_>> {
+        let Spec::WorkloadEntry(entry) = &self.spec else { return None };
+        let ports = entry.ports.iter().map(|(_, at)| *at).collect();
+        Some((&entry.address, &entry.network, ports))
     }
 
     fn with_origins_of(&self, other: &Self) -> Self {
