@@ -9,7 +9,7 @@ use std::sync::Arc;
 use landfall_core::mesh::{Body as _, Object};
 use landfall_core::pairs::Pairs;
 use landfall_core::plan::Observed;
-use landfall_core::registry::SourceName;
+use landfall_core::registry::{SourceName, SourceState};
 use landfall_core::sharing::SharingMode;
 use landfall_mesh::api::{Body, EndpointAddress, ORIGINS_ANNOTATION};
 use landfall_mesh::render::Shape;
@@ -194,6 +194,30 @@ fn the_first_source_takes_a_host_whether_or_not_the_others_have_spoken() {
     let mut restarted = daemon(SharingMode::First, Shape::Inline, before.held);
     round(&mut restarted, &[Some(listing("a=1")), None]);
     assert_eq!(held(&restarted), "a=1", "whatever the other lists");
+}
+
+#[test]
+fn a_host_waits_for_the_first_word_of_a_source_that_would_take_it_at_once() {
+    for shape in SHAPES {
+        let old = || Some(listing(&numbers("a", 1..101)));
+        let mut world = daemon(SharingMode::First, shape, Observed::default());
+        for _ in 0..2 {
+            round(&mut world, &[None, old()]);
+            assert_eq!((at(&world, "a").len(), held_for(&world)), (0, ["first_listing"].into()));
+        }
+        round(&mut world, &[Some(listing(&numbers("a", 201..301))), old()]);
+        let reached: Vec<String> = at(&world, "a").into_keys().collect();
+        assert!(reached.len() == 100 && reached.contains(&"10.0.0.250".to_owned()), "{reached:?}");
+        // One that cannot be read keeps nobody waiting.
+        let mut world = daemon(SharingMode::First, shape, Observed::default());
+        let unreadable = SourceState { snapshot: None, ..in_doubt(listing("")) };
+        round(&mut world, &[Some(unreadable), old()]);
+        assert_eq!(at(&world, "a").len(), 100, "{shape:?}");
+        // Nor does one that has not spoken since a restart.
+        let mut world = daemon(SharingMode::First, shape, world.held);
+        round(&mut world, &[None, Some(listing(&numbers("a", 1..111)))]);
+        assert_eq!(at(&world, "a").len(), 110, "{shape:?}");
+    }
 }
 
 #[test]

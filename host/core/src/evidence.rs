@@ -15,7 +15,9 @@ use crate::text::{OneLine, Text};
 /// How far a configured source can be trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trust {
-    /// No complete listing in this process's life yet.
+    /// Nothing was heard of it in this process's life yet.
+    Unheard,
+    /// It failed, and delivered no complete listing in this process's life yet.
     Silent,
     /// Its listing may be out of date, or lack what could not be read since it began.
     Doubtful,
@@ -52,6 +54,14 @@ pub enum Lack {
     Answer(Text),
 }
 
+impl Trust {
+    /// Whether the source delivered a complete listing in this process's life.
+    #[must_use]
+    pub const fn has_listed(self) -> bool {
+        matches!(self, Self::Doubtful | Self::Current)
+    }
+}
+
 /// Services of the mesh that one source has alone, by what is listed now, and that another may have
 /// of which that is not known, and what for they wait. Nothing of the one is put beside what is
 /// there of the other.
@@ -79,6 +89,14 @@ pub(crate) fn standing<B: Body>(steps: &[Step<B>], evidence: &Evidence) -> BTree
         }
     }
     standing
+}
+
+/// A source that takes a service of the mesh over as soon as it lists it, and was not heard yet: what
+/// another one would publish until then would have to go again.
+pub(crate) fn expected(tie: &Tie, evidence: &Evidence) -> Option<Lack> {
+    let above = evidence.ranks.get(tie)?.above.iter();
+    let mut unheard = above.filter(|source| evidence.sources.get(*source) == Some(&Trust::Unheard));
+    unheard.next().map(|source| Lack::FirstListing(source.clone()))
 }
 
 /// Whether a step gives a service of the mesh that one source has alone from another to it: what the
@@ -188,7 +206,7 @@ fn is_of(service: &str, source: &SourceName) -> bool {
 /// What a source lacks to prove that something is gone.
 fn unsure(source: &SourceName, trust: Trust) -> Option<Lack> {
     match trust {
-        Trust::Silent => Some(Lack::FirstListing(source.clone())),
+        Trust::Unheard | Trust::Silent => Some(Lack::FirstListing(source.clone())),
         Trust::Doubtful => Some(Lack::EndOfDoubt(source.clone())),
         Trust::Current => None,
     }

@@ -17,7 +17,7 @@ use crate::budget::{Budget, Scale};
 use crate::circles::Circles;
 use crate::counts::{Counts, add};
 pub use crate::evidence::{Evidence, Lack, Trust};
-use crate::evidence::{Proof, is_handed_over, standing};
+use crate::evidence::{Proof, expected, is_handed_over, standing};
 pub use crate::held::{Held, HeldFor};
 use crate::holdings::Holdings;
 use crate::losses::Doings;
@@ -205,7 +205,10 @@ fn proven<B: Body>(
     let mut unproven: BTreeMap<Tie, Unproven<B>> = BTreeMap::new();
     for step in steps {
         let unanswered = || evidence.unanswered.get(&step.loser()).map(Text::clone);
-        let whole = standing.get(&step.tie()).cloned().or_else(|| unanswered().map(Lack::Answer));
+        let is_new = || options.places.holdings().of(&step.tie()).next().is_none();
+        let whole = standing.get(&step.tie()).cloned();
+        let whole = whole.or_else(|| unanswered().map(Lack::Answer));
+        let whole = whole.or_else(|| expected(&step.tie(), evidence).filter(|_| is_new()));
         if let Some(lack) = whole {
             guarded.hold_whole(&step, HeldFor::Evidence(lack));
             continue;

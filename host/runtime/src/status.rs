@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use landfall_core::guard::Trust;
 use landfall_core::registry::{SourceName, SourceState};
 use landfall_core::text::{OneLine, Text};
 use landfall_core::time::Time;
@@ -63,7 +62,7 @@ impl Status {
         let mut report = Vec::new();
         let evidence = line.evidence();
         for (name, trust) in evidence.sources {
-            if trust == Trust::Silent {
+            if !trust.has_listed() {
                 unready.push(format!("source {name} has not delivered a complete listing yet"));
             }
         }

@@ -14,7 +14,6 @@ use std::time::Duration;
 
 use anyhow::Context;
 use landfall_core::finding::{Finding, FindingCode};
-use landfall_core::guard::Trust;
 use landfall_core::mesh::ObjectId;
 use landfall_core::time::Time;
 use landfall_mesh::sink::{Applied, Outcome};
@@ -230,7 +229,7 @@ impl Daemon {
         self.tell_faults(&round.faults);
         let evidence = self.line.evidence();
         let is_decided = self.policies.iter().all(|slot| slot.revision.is_some())
-            && evidence.sources.values().all(|trust| *trust != Trust::Silent);
+            && evidence.sources.values().all(|trust| trust.has_listed());
         let desired = self.line.desired();
         let mut wake = round.wake;
         for (sink, line) in &mut self.sinks {

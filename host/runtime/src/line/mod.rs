@@ -555,7 +555,8 @@ impl Line {
     #[must_use]
     pub fn evidence(&self) -> Evidence {
         let trust = |source: &SourceLine| match (source.has_spoken, &source.doubt) {
-            (false, _) => Trust::Silent,
+            (false, None) => Trust::Unheard,
+            (false, Some(_)) => Trust::Silent,
             (true, Some(_)) => Trust::Doubtful,
             (true, None) => Trust::Current,
         };
