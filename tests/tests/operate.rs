@@ -229,5 +229,10 @@ fn what_is_refused_is_said_until_it_is_mended() {
     });
     scene.configure("{service}.mesh", &[FILE], policies);
     until_ready("configuration that is mended", &|said| !said.contains("refused"));
+    let configuration = fs::read(scene.path("landfall.yaml")).unwrap();
+    fs::remove_file(scene.path("landfall.yaml")).unwrap();
+    until_ready("missing configuration", &|said| said.contains("No such file"));
+    fs::write(scene.path("landfall.yaml"), configuration).unwrap();
+    until_ready("configuration that is back", &|said| !said.contains("refused"));
     assert!(running.stop().unwrap().success());
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
+use landfall_core::guard::Held;
 use landfall_core::registry::{SourceName, SourceState};
 use landfall_core::text::{OneLine, Text};
 use landfall_core::time::Time;
@@ -48,6 +49,35 @@ pub(crate) struct PolicyState<'a> {
     pub(crate) refused: Option<&'a str>,
 }
 
+/// Messages of several lines, each a sentence or a part of a list.
+fn on_one_line(message: &str) -> String {
+    let lines: Vec<String> = message.lines().map(|line| OneLine(line.trim()).to_string()).collect();
+    lines.join(" ")
+}
+
+/// Enough to see what it is about; the count is a metric.
+const SHOWN_MAX: usize = 20;
+
+/// What is held, a line for each reason.
+fn told_held(held: &[Held], now: Time) -> Vec<String> {
+    let mut reasons: BTreeMap<(&str, String), Vec<&Held>> = BTreeMap::new();
+    for one in held {
+        reasons.entry((one.verb, one.why.to_string())).or_default().push(one);
+    }
+    let told = reasons.into_iter().map(|((verb, why), alike)| {
+        let until = alike.iter().filter_map(|held| held.why.until()).max();
+        let left = until.map(|until| format!("; for {} s at most", until.since(now).as_secs()));
+        let others = match alike.len() - 1 {
+            0 => String::new(),
+            1 => " and another one".to_owned(),
+            more => format!(" and {more} others"),
+        };
+        let id = alike.first().map(|held| held.id.to_string()).unwrap_or_default();
+        format!("{verb} of {id}{others} held: {why}{}", left.unwrap_or_default())
+    });
+    told.collect()
+}
+
 impl Status {
     /// Takes the state after a round.
     pub(crate) fn update(
@@ -74,7 +104,7 @@ impl Status {
         if let Some(why) = settings.configuration_refused {
             report.push(format!(
                 "the configuration was refused and the last one stays: {}",
-                OneLine(why)
+                on_one_line(why)
             ));
         }
         for (name, policy) in &settings.policies {
@@ -84,7 +114,7 @@ impl Status {
             if let Some(why) = policy.refused {
                 report.push(format!(
                     "policy {name}: what is offered for it was refused: {}",
-                    OneLine(why)
+                    on_one_line(why)
                 ));
             }
         }
@@ -111,19 +141,8 @@ impl Status {
                     condition.message
                 ));
             }
-            // Enough to see what it is about; the count is a metric.
-            const SHOWN_MAX: usize = 20;
-            for held in state.held().iter().take(SHOWN_MAX) {
-                let left = held.why.until().map(|until| until.since(now).as_secs());
-                let left = left.map(|secs| format!("; for {secs} s at most")).unwrap_or_default();
-                report.push(format!(
-                    "sink {}: {} of {} held: {}{left}",
-                    sink.name(),
-                    held.verb,
-                    held.id,
-                    held.why
-                ));
-            }
+            let held = told_held(state.held(), now).into_iter().take(SHOWN_MAX);
+            report.extend(held.map(|held| format!("sink {}: {held}", sink.name())));
             if state.failed_count() > 0 {
                 report.push(format!(
                     "sink {}: the last step for {} objects failed and is tried again; the log says \
@@ -189,5 +208,50 @@ impl Status {
     #[must_use]
     pub(crate) fn report(&self) -> Vec<String> {
         self.inner.lock().map(|inner| inner.report.clone()).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use landfall_core::guard::HeldFor;
+    use landfall_core::mesh::{Kind, ObjectId};
+
+    use super::*;
+
+    #[test]
+    fn what_is_held_for_one_reason_is_one_line() {
+        let now = Time::from_millis(1_000_000);
+        let budget = |secs| HeldFor::Budget {
+            removals: 80,
+            total: 100,
+            until: now.plus(Duration::from_secs(secs)),
+        };
+        let held = |name: &str, why: HeldFor| Held {
+            id: ObjectId {
+                kind: Kind::WorkloadEntry,
+                namespace: Text::from("mesh"),
+                name: Text::from(name),
+            },
+            verb: "delete",
+            why,
+        };
+        let successor = held("d", HeldFor::Successor { until: now });
+        let all = [held("a", budget(20)), held("b", budget(30)), held("c", budget(10)), successor];
+        assert_eq!(
+            told_held(&all, now),
+            [
+                "delete of WorkloadEntry mesh/a and 2 others held: 80 of 100 endpoints would go at \
+                 once, more than the guard allows; for 30 s at most",
+                "delete of WorkloadEntry mesh/d held: its endpoints moved to another host, which \
+                 the sink does not have yet; for 0 s at most",
+            ]
+        );
+    }
+
+    #[test]
+    fn messages_of_several_lines_are_one() {
+        assert_eq!(on_one_line("a:\n  * b\n  * c\u{7}\n"), r"a: * b * c\u{7}");
     }
 }

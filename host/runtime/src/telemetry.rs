@@ -104,14 +104,6 @@ pub(crate) struct PolicyReadable<'a> {
     pub(crate) policy: &'a Text,
 }
 
-/// The configuration file cannot be read any more; what was read stays at work.
-pub(crate) struct ConfigurationGone<'a> {
-    /// The file.
-    pub(crate) path: &'a Path,
-    /// Why.
-    pub(crate) error: &'a std::io::Error,
-}
-
 /// Somebody asked by SIGHUP to take the configuration file up.
 pub(crate) struct ReloadAsked<'a> {
     /// The file.
@@ -296,17 +288,6 @@ impl PolicyReadable<'_> {
     /// Logs it.
     pub(crate) fn emit(&self) {
         info!(policy = %self.policy, "Policy can be read again; it is what was tried last.");
-    }
-}
-
-impl ConfigurationGone<'_> {
-    /// Logs it.
-    pub(crate) fn emit(&self) {
-        warn!(
-            path = %self.path.display(),
-            error = %self.error,
-            "Configuration file cannot be read; what was read before stays at work."
-        );
     }
 }
 

@@ -4,6 +4,8 @@
 //! Then everything that is listed is decided by the new rules, and only then anything is replaced.
 
 use std::collections::BTreeMap;
+use std::fs::{self, Metadata};
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,7 +22,9 @@ use tokio_util::task::AbortOnDropHandle;
 use super::Daemon;
 use crate::candidate::Candidate;
 use crate::clock;
-use crate::config::{self, CONFIG_BYTES_MAX, Configuration, PolicyConfig, SinkConfig, SinkKind};
+use crate::config::{
+    self, CONFIG_BYTES_MAX, ConfigError, Configuration, PolicyConfig, SinkConfig, SinkKind,
+};
 use crate::event::Event;
 use crate::line::{Rehearsed, RulesRefused};
 use crate::once::line_options;
@@ -28,8 +32,7 @@ use crate::pause::grown;
 use crate::prepared::{Prepared, prepare};
 use crate::slots::PolicySlot;
 use crate::telemetry::{
-    ConfigurationGone, ConfigurationRefused, ConfigurationTaken, ConfigurationUnchanged,
-    ReloadAsked,
+    ConfigurationRefused, ConfigurationTaken, ConfigurationUnchanged, ReloadAsked,
 };
 
 /// How often the configuration file is looked at.
@@ -75,7 +78,7 @@ impl Daemon {
         let number = self.reloading.number + 1;
         let Reloading { refusals, refused, .. } = std::mem::take(&mut self.reloading);
         self.reloading = Reloading { number, refusals, refused, ..Reloading::default() };
-        let config = match config::load(&self.path) {
+        let config = match load_anew(&self.path) {
             Ok(config) if config == self.config => {
                 self.reloading.refused = None;
                 return ConfigurationUnchanged { path: &self.path }.emit();
@@ -198,12 +201,23 @@ struct Look {
     bytes: Vec<u8>,
 }
 
-async fn look(path: &Path) -> std::io::Result<Look> {
-    let metadata = tokio::fs::metadata(path).await?;
-    // Opening a pipe waits for somebody to write into it.
-    if !metadata.is_file() {
-        return Err(std::io::Error::other("it is not a regular file"));
+/// Opening a pipe waits for somebody to write into it.
+fn check_regular(metadata: &Metadata) -> io::Result<()> {
+    match metadata.is_file() {
+        true => Ok(()),
+        false => Err(io::Error::other("it is not a regular file")),
     }
+}
+
+fn load_anew(path: &Path) -> Result<Configuration, ConfigError> {
+    let checked = fs::metadata(path).and_then(|metadata| check_regular(&metadata));
+    checked.map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    config::load(path)
+}
+
+async fn look(path: &Path) -> io::Result<Look> {
+    let metadata = tokio::fs::metadata(path).await?;
+    check_regular(&metadata)?;
     let mut bytes = Vec::new();
     let file = tokio::fs::File::open(path).await?;
     file.take(CONFIG_BYTES_MAX + 1).read_to_end(&mut bytes).await?;
@@ -224,27 +238,25 @@ pub(super) async fn heed_hangup(
             () = stop.cancelled() => return,
         }
         ReloadAsked { path: &path }.emit();
-        match look(&path).await {
-            Ok(_) => {
-                if events.send(Event::Configuration).await.is_err() {
-                    return;
-                }
-            }
-            Err(error) => ConfigurationGone { path: &path, error: &error }.emit(),
+        if events.send(Event::Configuration).await.is_err() {
+            return;
         }
     }
 }
 
-/// Tells when the configuration file changes, and once in the beginning: it may have changed since
-/// it was loaded. A file that was put in the place of another is whole. One that is written in place
-/// may be half of itself, and half of a configuration may be legal, so it must rest first.
+/// Tells when the configuration file changes, is gone or is back, and once in the beginning: it may
+/// have changed since it was loaded. A file that was put in the place of another is whole. One that is
+/// written in place may be half of itself, and half of a configuration may be legal, so it must rest
+/// first; and so must one that is gone, for its place may be taken by another.
 pub(super) async fn watch(path: PathBuf, events: mpsc::Sender<Event>, stop: CancellationToken) {
     let mut told: Option<Look> = None;
     let mut last: Option<Look> = None;
     let mut rested = 0;
+    let mut missed = 0;
     loop {
         match look(&path).await {
             Ok(now) => {
+                missed = 0;
                 rested = if last.as_ref() == Some(&now) { rested + 1 } else { 0 };
                 let replaced = told.as_ref().is_none_or(|told| told.inode != now.inode);
                 let differs = told.as_ref().is_none_or(|told| told.bytes != now.bytes);
@@ -256,9 +268,15 @@ pub(super) async fn watch(path: PathBuf, events: mpsc::Sender<Event>, stop: Canc
                 }
                 last = Some(now);
             }
-            Err(error) if last.is_some() => {
-                ConfigurationGone { path: &path, error: &error }.emit();
-                last = None;
+            Err(_) if told.is_some() => {
+                missed += 1;
+                if missed == RESTED_LOOKS {
+                    // Loading it says why.
+                    if events.send(Event::Configuration).await.is_err() {
+                        return;
+                    }
+                    (told, last) = (None, None);
+                }
             }
             Err(_) => {}
         }
