@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use landfall_core::defaults::Defaults;
-use landfall_core::mesh::{Kind, Object, ObjectId, Tie};
+use landfall_core::mesh::{Kind, Object, ObjectId};
 use landfall_core::pairs::Pairs;
 use landfall_core::pattern::Selector;
 use landfall_core::plan::{Mode, Observed, Step};
@@ -23,6 +23,7 @@ use landfall_mesh::api::{
     Body, EndpointAddress, Endpoints, Resolution, ServiceEntry, Spec, WorkloadEntry,
 };
 use landfall_mesh::render::{RenderOptions, Shape};
+use landfall_mesh::sink::Stuck;
 use landfall_policy_host::{
     Candidate, EngineSettings, Limits, Link, PolicyEngine, Revision, Rules,
 };
@@ -212,17 +213,14 @@ pub fn round(world: &mut World, offers: &Offers) -> Vec<Step<Body>> {
 
 /// The same, and the sink refuses some steps, and with them those that must follow them.
 pub fn refusing(world: &mut World, offers: &Offers, refused: impl Fn(&Step<Body>) -> bool) {
-    let mut undone: Vec<(Tie, Kind)> = Vec::new();
+    let mut stuck = Stuck::default();
     for step in due(world, offers) {
-        let follows = |(tie, kind): &(Tie, Kind)| step.must_follow(*kind) && *tie == step.loser();
-        let waits = undone.iter().any(follows);
+        let waits = stuck.obstacle(&step).is_some();
         if !waits && !refused(&step) {
             world.apply(&step);
             continue;
         }
-        if step.leads() {
-            undone.push((step.tie(), step.id().kind));
-        }
+        stuck.note_failed(&step);
         match waits {
             true => world.sink.waited(step.id()),
             false => _ = world.sink.failed(step.id(), "refused", world.now),

@@ -7,11 +7,11 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use landfall_core::guard::BUDGET_WINDOW;
-use landfall_core::mesh::{Kind, Tie};
 use landfall_core::plan::{Observed, Step};
 use landfall_core::sharing::SharingMode;
 use landfall_mesh::api::{Body, Endpoints, ServiceEntry};
 use landfall_mesh::render::Shape;
+use landfall_mesh::sink::Stuck;
 use landfall_tests::line::{OPEN, World};
 use landfall_tests::two_sources::{
     Offers, daemon, due, in_doubt, listing, options, reached, settle,
@@ -53,7 +53,7 @@ enum End {
 #[derive(Debug, Default)]
 struct Batch {
     steps: VecDeque<Step<Body>>,
-    failed: BTreeSet<(Kind, Tie)>,
+    stuck: Stuck,
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -100,9 +100,7 @@ fn execute(
     stay: &BTreeSet<String>,
 ) -> Result<Batch, TestCaseError> {
     while let Some(step) = batch.steps.pop_front() {
-        let (kind, tie) = (step.id().kind, step.tie());
-        let mut failed = batch.failed.iter();
-        let waits = failed.any(|(kind, of)| *of == tie && step.must_follow(*kind));
+        let waits = batch.stuck.obstacle(&step).is_some();
         match ends.next().unwrap_or(End::Done) {
             End::Later if !waits => {
                 batch.steps.push_front(step);
@@ -119,9 +117,7 @@ fn execute(
                     true => world.sink.waited(step.id()),
                     false => _ = world.sink.failed(step.id(), "refused", world.now),
                 }
-                if step.leads() {
-                    batch.failed.insert((kind, tie));
-                }
+                batch.stuck.note_failed(&step);
             }
         }
     }

@@ -61,7 +61,7 @@ pub struct Condition {
 /// The steps that failed, by kind of object and mesh service, so that those which must follow
 /// them wait; see [`Step::must_follow`](plan::Step::must_follow).
 #[derive(Debug, Default)]
-pub(crate) struct Stuck {
+pub struct Stuck {
     failed: BTreeSet<(Kind, Tie)>,
 }
 
@@ -69,14 +69,15 @@ pub(crate) struct Stuck {
 
 impl Stuck {
     /// Takes up that `step` failed.
-    pub(crate) fn note_failed(&mut self, step: &Step) {
+    pub fn note_failed(&mut self, step: &Step) {
         if step.leads() {
             self.failed.insert((step.id().kind, step.tie()));
         }
     }
 
     /// Why `step` must wait, if so.
-    pub(crate) fn obstacle(&self, step: &Step) -> Option<Outcome> {
+    #[must_use]
+    pub fn obstacle(&self, step: &Step) -> Option<Outcome> {
         let tie = step.loser();
         let waits = [Kind::ServiceEntry, Kind::WorkloadEntry]
             .into_iter()
