@@ -11,8 +11,8 @@ use landfall_core::sharing::SharingMode;
 use landfall_mesh::api::Body;
 use landfall_mesh::render::Shape;
 use landfall_tests::two_sources::{
-    Offers, SHAPES, at, first, held_for, in_doubt, is_create, limit_steps, listing, numbers,
-    options, refusing, restarted, round, settle, settled, wait,
+    SHAPES, at, first, held_for, in_doubt, is_create, limit_steps, listing, numbers, options,
+    refusing, restarted, round, settle, settled, wait,
 };
 
 #[test]
@@ -96,63 +96,6 @@ fn what_is_replaced_is_not_held_however_long_the_sink_takes() {
         wait(&mut world, 20);
     }
     assert_eq!(world.endpoints(), 100);
-}
-
-/// A hundred instances of one generation on ten nodes, of which the first `count` are of the next one,
-/// and beside them as many more of it.
-fn deployed(generation: usize, count: usize, more: usize) -> Offers {
-    let instance = |n: usize, generation: usize| {
-        format!("{}.{generation}-{n}@http:{}", n % 10 + 1, 20_000 + generation * 100 + n)
-    };
-    let news = (0..count + more).map(|n| instance(n, generation + 1));
-    let olds = (count..100).map(|n| instance(n, generation));
-    first(&format!("a={}", news.chain(olds).collect::<Vec<_>>().join(",")))
-}
-
-#[test]
-fn what_is_replaced_on_the_same_nodes_is_not_held() {
-    for shape in SHAPES {
-        let mut world = settled(shape, "", "");
-        settle(&mut world, &deployed(0, 0, 0));
-        assert_eq!(world.endpoints(), 100);
-        // Each generation is new for less than a minute when the next one comes.
-        for generation in 0..4 {
-            for count in (0..100).step_by(10) {
-                for offers in [deployed(generation, count, 10), deployed(generation, count + 10, 0)]
-                {
-                    round(&mut world, &offers);
-                    round(&mut world, &offers);
-                    assert!(world.sink.held().is_empty(), "{shape:?} {generation} {count}");
-                    wait(&mut world, 4);
-                }
-                assert_eq!(world.endpoints(), 100);
-            }
-        }
-        // All of them at once.
-        for _ in 0..4 {
-            round(&mut world, &deployed(4, 100, 0));
-        }
-        assert_eq!((world.endpoints(), world.sink.held().len()), (100, 0), "{shape:?}");
-    }
-}
-
-#[test]
-fn what_came_to_nodes_makes_up_for_none_that_came_there_before_it() {
-    for shape in SHAPES {
-        let mut world = settled(shape, "", "");
-        limit_steps(&mut world, 32);
-        for _ in 0..8 {
-            round(&mut world, &deployed(0, 0, 0));
-        }
-        assert_eq!(world.endpoints(), 100);
-        let half: Vec<String> =
-            (0..50).map(|n| format!("{}.0-{n}@http:{}", n % 10 + 1, 20_000 + n)).collect();
-        for _ in 0..8 {
-            wait(&mut world, 2);
-            round(&mut world, &first(&format!("a={}", half.join(","))));
-        }
-        assert_eq!(world.endpoints(), 100, "{shape:?}");
-    }
 }
 
 #[test]

@@ -2,19 +2,18 @@
 //!
 //! Invariant: what counts is what clients reach, as the sink has it. Endpoints are told apart, not
 //! counted: what comes to a service makes up for one that was there a minute before, and for none that
-//! came within the minute, for it may be of the same change. What waits, waits for its own time; what was let go is that until it is gone or is back. Nothing is
-//! concluded from it for others.
+//! came within the minute, for it may be of the same change. What waits, waits for its own time; what
+//! was let go is that until it is gone or is back. Nothing is concluded from it for others.
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::counts::{Counts, add, shared, subtract, total};
 use crate::holdings::{self, Holdings};
 use crate::losses::Loss;
-use crate::mesh::{Body, Tie};
-use crate::payers::{Came, Debt, Payers, Rank, owe, retain};
+use crate::mesh::{Body, Spot, Tie};
+use crate::payers::{Came, Debt, Payers, Rank};
 use crate::plan::Step;
+use crate::spots::{Spots, add, shared, subtract};
 use crate::time::Time;
 
 /// How much may go at once.
@@ -42,34 +41,27 @@ pub(crate) struct Budget<A> {
 /// What came to and went from one service of the mesh, and what is to go.
 #[derive(Clone, Debug)]
 struct Account<A> {
-    /// Endpoints that came within the window and are there in nobody's place yet, in order.
-    came: BTreeMap<A, Vec<Came>>,
+    /// Endpoints that came within the window and are there in nobody's place yet.
+    came: BTreeMap<Spot<A>, Came>,
     /// Endpoints that went within the window with none in their place, and when.
-    gone: BTreeMap<A, Vec<(Time, usize)>>,
+    gone: BTreeMap<Spot<A>, Time>,
     /// Endpoints that are to go, as far as they do not simply go.
-    waves: BTreeMap<A, Vec<Wave>>,
+    fates: BTreeMap<Spot<A>, Fate>,
     /// Those that are to go, and those that wait for other reasons.
-    outstanding: Counts<A>,
+    outstanding: Spots<A>,
     /// When the first of what came and went did: before its window ends nothing is to be forgotten.
     oldest: Option<Time>,
 }
 
-/// Endpoints at one address that are to go since the same moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Wave {
-    count: usize,
-    fate: Fate,
-}
-
-/// What becomes of endpoints that are to go.
+/// What becomes of an endpoint that is to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
-    /// Their time is over, or an operator said so, or clients reach them elsewhere, or others came in
-    /// their place.
+    /// Its time is over, or an operator said so, or clients reach it elsewhere, or another one came in
+    /// its place.
     LetGo,
-    /// Others are to come in their place, and are not there since then.
-    Awaiting(Time),
-    /// They wait since then.
+    /// Others are to come in its place and are not there since then, which was after this reading.
+    Awaiting(Time, u64),
+    /// It waits since then.
     Held(Time),
 }
 
@@ -77,7 +69,7 @@ enum Fate {
 #[derive(Clone, Debug)]
 pub(crate) struct Over<A> {
     /// Endpoints that wait.
-    pub(crate) held: Counts<A>,
+    pub(crate) held: Spots<A>,
     /// Whether all of them wait only for those that are to come in their place.
     pub(crate) is_awaiting: bool,
     /// Endpoints that would go, with those that went within the window.
@@ -103,9 +95,9 @@ struct Unpaid<A> {
     /// By steps under way.
     going: usize,
     /// By steps that are due, and were not judged before.
-    fresh: Counts<A>,
+    fresh: Spots<A>,
     /// The same, where others are to come in their place that are not there.
-    awaiting: Counts<A>,
+    awaiting: Spots<A>,
 }
 
 type Unpaids<'a, A> = BTreeMap<&'a Tie, Unpaid<A>>;
@@ -117,14 +109,11 @@ type Before<'a, A> = BTreeMap<&'a Tie, Account<A>>;
 
 impl<A: Ord + Clone> Over<A> {
     /// What waits of a step; `None` where nothing does. A step of an object without endpoints of its
-    /// own, as a ServiceEntry that selects them, waits for theirs.
-    pub(crate) fn hold<B: Body<Address = A>>(&mut self, step: &Step<B>) -> Option<Counts<A>> {
+    /// own, as a ServiceEntry that selects them, waits for theirs. Of several objects that have an
+    /// endpoint one is enough.
+    pub(crate) fn hold<B: Body<Address = A>>(&mut self, step: &Step<B>) -> Option<Spots<A>> {
         let held = shared(step.lost(), &self.held);
-        for (address, count) in &held {
-            if let Some(left) = self.held.get_mut(address) {
-                *left = left.saturating_sub(*count);
-            }
-        }
+        subtract(&mut self.held, &held);
         let is_bare = || step.from().is_some_and(|from| from.body.endpoint_count() == 0);
         let removes = matches!(step, Step::Empty { .. } | Step::Delete(_));
         (!held.is_empty() || removes && is_bare()).then_some(held)
@@ -138,16 +127,15 @@ impl<A: Ord + Clone> Budget<A> {
     pub(crate) fn observed<B: Body<Address = A>>(&mut self, holdings: &mut Holdings<B>) {
         self.readings += 1;
         for (tie, before) in holdings.take_before() {
-            let holdings::Before { reached: before, first, last } = before;
+            let holdings::Before { reached: mut went, first, last } = before;
             let mut came = holdings.reached(&tie);
-            let stays = shared(came.clone(), &before);
+            let stays = shared(came.clone(), &went);
             subtract(&mut came, &stays);
-            let mut went = before.clone();
             subtract(&mut went, &stays);
             if !came.is_empty() || !went.is_empty() {
                 let account = self.services.entry(tie).or_default();
-                account.came(came, self.readings, first);
-                account.went(&went, &before, self.readings, last);
+                account.came(came, Came { reading: self.readings, at: first });
+                account.went(went, self.readings, last);
             }
         }
     }
@@ -155,9 +143,9 @@ impl<A: Ord + Clone> Budget<A> {
     /// Lets go what is held now.
     pub(crate) fn release(&mut self) {
         let accounts = self.services.values_mut();
-        for wave in accounts.flat_map(|account| account.waves.values_mut()).flatten() {
-            wave.fate = Fate::LetGo;
-        }
+        accounts
+            .flat_map(|account| account.fates.values_mut())
+            .for_each(|fate| *fate = Fate::LetGo);
     }
 
     /// Takes up what would be lost, and says what of it waits. `besides` is what waits for other
@@ -165,7 +153,7 @@ impl<A: Ord + Clone> Budget<A> {
     pub(crate) fn judge(
         &mut self,
         losses: &BTreeMap<Tie, Loss<A>>,
-        besides: &BTreeMap<Tie, Counts<A>>,
+        besides: &BTreeMap<Tie, Spots<A>>,
         whole: &BTreeSet<Tie>,
         scale: Scale<'_>,
     ) -> BTreeMap<Tie, Over<A>> {
@@ -174,9 +162,10 @@ impl<A: Ord + Clone> Budget<A> {
         let known = |tie: &Tie| self.services.get(tie).cloned().unwrap_or_default();
         let before: Before<'_, A> = whole.iter().map(|tie| (tie, known(tie))).collect();
         let mut unpaid = self.unpaid(losses, whole);
-        let gone = self.services.values().flat_map(|account| account.gone.values()).flatten();
-        let gone: usize = gone.map(|(_, count)| count).sum();
-        let endpoints = endpoints + gone;
+        let gone: usize = self.services.values().map(|account| account.gone.len()).sum();
+        // What is let go has another one in its place, or would be gone by now.
+        let let_go = self.count(|fate| fate == Fate::LetGo);
+        let endpoints = endpoints.saturating_sub(let_go) + gone;
         let is_over = |removals: usize| {
             removals >= settings.removal_min
                 && removals * 100 > endpoints * usize::from(settings.removal_share_percent)
@@ -185,19 +174,20 @@ impl<A: Ord + Clone> Budget<A> {
             self.hold_whole(losses, before, &mut unpaid);
         }
         let going: usize = unpaid.values().map(|unpaid| unpaid.going).sum();
-        let fresh: usize = unpaid.values().map(|unpaid| total(&unpaid.fresh)).sum();
+        let fresh: usize = unpaid.values().map(|unpaid| unpaid.fresh.len()).sum();
         let (at_once, with_awaiting) = self.at_once(&unpaid, gone, now);
         let awaits = is_over(with_awaiting);
         let holds = is_over(at_once);
         for (tie, unpaid) in unpaid {
             let Some(account) = self.services.get_mut(tie) else { continue };
             if awaits {
-                account.wait_all(unpaid.awaiting, Fate::Awaiting(now));
+                let fate = Fate::Awaiting(now, self.readings);
+                account.fates.extend(unpaid.awaiting.into_iter().map(|spot| (spot, fate)));
             } else {
-                account.drop_waves(|fate| matches!(fate, Fate::Awaiting(_)));
+                account.fates.retain(|_, fate| !matches!(fate, Fate::Awaiting(..)));
             }
             if holds {
-                account.wait_all(unpaid.fresh, Fate::Held(now));
+                account.fates.extend(unpaid.fresh.into_iter().map(|spot| (spot, Fate::Held(now))));
             }
         }
         let passing = if holds { 0 } else { fresh };
@@ -205,7 +195,7 @@ impl<A: Ord + Clone> Budget<A> {
         let removals = held + passing + gone + going;
         if !is_over(removals) {
             for account in self.services.values_mut() {
-                account.drop_waves(|fate| matches!(fate, Fate::Held(_)));
+                account.fates.retain(|_, fate| !matches!(fate, Fate::Held(_)));
             }
         }
         let accounts = self.services.iter_mut();
@@ -220,12 +210,12 @@ impl<A: Ord + Clone> Budget<A> {
     fn take_up(
         &mut self,
         losses: &BTreeMap<Tie, Loss<A>>,
-        besides: &BTreeMap<Tie, Counts<A>>,
+        besides: &BTreeMap<Tie, Spots<A>>,
         now: Time,
     ) {
-        for (tie, counts) in besides {
+        for (tie, spots) in besides {
             let account = self.services.entry(tie.clone()).or_default();
-            account.outstanding.clone_from(counts);
+            account.outstanding.clone_from(spots);
         }
         self.services.retain(|tie, account| {
             account.forget_old(now);
@@ -277,19 +267,18 @@ impl<A: Ord + Clone> Budget<A> {
     /// How many would go at once, and how many with those that wait for others.
     fn at_once(&self, unpaid: &Unpaids<'_, A>, gone: usize, now: Time) -> (usize, usize) {
         let going: usize = unpaid.values().map(|unpaid| unpaid.going).sum();
-        let fresh: usize = unpaid.values().map(|unpaid| total(&unpaid.fresh)).sum();
-        let awaiting: usize = unpaid.values().map(|unpaid| total(&unpaid.awaiting)).sum();
+        let fresh: usize = unpaid.values().map(|unpaid| unpaid.fresh.len()).sum();
+        let awaiting: usize = unpaid.values().map(|unpaid| unpaid.awaiting.len()).sum();
         // What has waited for long is not "at once" with what comes now.
         let is_recent = |fate| matches!(fate, Fate::Held(at) if now.since(at) < BUDGET_WINDOW);
         let at_once = fresh + self.count(is_recent) + gone + going;
-        let awaiting = awaiting + self.count(|fate| matches!(fate, Fate::Awaiting(_)));
+        let awaiting = awaiting + self.count(|fate| matches!(fate, Fate::Awaiting(..)));
         (at_once, at_once + awaiting)
     }
 
     fn count(&self, is_meant: impl Fn(Fate) -> bool) -> usize {
-        let accounts = self.services.values();
-        let waves = accounts.flat_map(|account| account.waves.values()).flatten();
-        waves.filter(|wave| is_meant(wave.fate)).map(|wave| wave.count).sum()
+        let fates = self.services.values().flat_map(|account| account.fates.values());
+        fates.filter(|fate| is_meant(**fate)).count()
     }
 }
 
@@ -297,84 +286,40 @@ impl<A: Ord + Clone> Budget<A> {
 
 impl<A: Ord + Clone> Account<A> {
     fn is_empty(&self) -> bool {
-        self.came.is_empty() && self.gone.is_empty() && self.waves.is_empty()
+        self.came.is_empty() && self.gone.is_empty() && self.fates.is_empty()
     }
 
     /// Endpoints came. Those that went before are back, and make up for nobody else.
-    fn came(&mut self, came: Counts<A>, reading: u64, now: Time) {
-        for (address, mut count) in came {
-            for (_, gone) in self.gone.get_mut(&address).into_iter().flatten().rev() {
-                let back = count.min(*gone);
-                *gone -= back;
-                count -= back;
-            }
-            if count > 0 {
-                self.oldest = self.oldest.or(Some(now));
-                self.came.entry(address).or_default().push(Came { reading, at: now, count });
+    fn came(&mut self, spots: Spots<A>, came: Came) {
+        for spot in spots {
+            if self.gone.remove(&spot).is_none() {
+                self.oldest = self.oldest.or(Some(came.at));
+                self.came.insert(spot, came);
             }
         }
-        retain(&mut self.gone, |(_, count)| *count > 0);
     }
 
-    /// Endpoints went of those that were there before.
-    fn went(&mut self, went: &Counts<A>, before: &Counts<A>, reading: u64, now: Time) {
+    /// Endpoints went.
+    fn went(&mut self, spots: Spots<A>, reading: u64, now: Time) {
         let mut debts = Vec::new();
-        let recent = self.recent(went, before);
-        for (address, count) in went {
-            let let_go = self.take_let_go(address, *count);
-            let mut old = self.old_at(address, before).saturating_sub(let_go);
-            owe(&mut debts, Rank::UnderWay, address, count - let_go, &mut old);
+        for spot in spots {
+            let is_recent = self.came.remove(&spot).is_some();
+            if self.fates.remove(&spot) != Some(Fate::LetGo) {
+                debts.push(Debt { rank: Rank::UnderWay, is_recent, spot });
+            }
         }
         // Others can do with any.
         debts.sort_by_key(|debt| !debt.is_recent);
-        let mut payers = Payers::of(&self.came, &recent);
-        for debt in debts {
-            // What came within the window is replaced by what comes with the same step alone: who came
-            // before or after it may be of the same change.
-            let from = if debt.is_recent { reading } else { 0 };
-            let unpaid = debt.count - payers.pay(from, debt.count);
-            if unpaid > 0 {
-                self.oldest = self.oldest.or(Some(now));
-                self.gone.entry(debt.address).or_default().push((now, unpaid));
-            }
+        let payers = Payers::of(&self.came, &Spots::new());
+        // What came within the window is replaced by what comes with the same step alone: who came
+        // before or after it may be of the same change.
+        let (_, spent) =
+            payers.pay(&mut debts, |debt| Some(if debt.is_recent { reading } else { 0 }));
+        self.came.retain(|spot, _| !spent.contains(spot));
+        if !debts.is_empty() {
+            self.oldest = self.oldest.or(Some(now));
         }
-        for (address, count) in &recent {
-            let mut left = *count;
-            for came in self.came.get_mut(address).into_iter().flatten().rev() {
-                let goes = came.count.min(left);
-                came.count -= goes;
-                left -= goes;
-            }
-        }
-        payers.settle(&mut self.came);
-    }
-
-    /// How many of those at an address were there before the window.
-    fn old_at(&self, address: &A, there: &Counts<A>) -> usize {
-        let came = self.came.get(address).into_iter().flatten().map(|came| came.count);
-        there.get(address).copied().unwrap_or_default().saturating_sub(came.sum())
-    }
-
-    /// What of `lost` came within the window. Of several at an address those go first that were there
-    /// before: a node has the new ones beside those that they replace.
-    fn recent(&self, lost: &Counts<A>, there: &Counts<A>) -> Counts<A> {
-        let came = lost.iter().filter(|(address, _)| self.came.contains_key(*address));
-        let recent = came.map(|(address, count)| {
-            (address.clone(), count.saturating_sub(self.old_at(address, there)))
-        });
-        recent.collect()
-    }
-
-    fn take_let_go(&mut self, address: &A, most: usize) -> usize {
-        let mut left = most;
-        for wave in self.waves.get_mut(address).into_iter().flatten() {
-            if wave.fate == Fate::LetGo {
-                let gone = wave.count.min(left);
-                wave.count -= gone;
-                left -= gone;
-            }
-        }
-        most - left
+        self.gone.extend(debts.into_iter().map(|debt| (debt.spot, now)));
     }
 
     /// Forgets what went before the window, and what came then.
@@ -383,24 +328,16 @@ impl<A: Ord + Clone> Account<A> {
         if !self.oldest.is_some_and(is_old) {
             return;
         }
-        retain(&mut self.gone, |(at, _)| !is_old(*at));
-        retain(&mut self.came, |came| !is_old(came.at));
-        let came = self.came.values().flatten().map(|came| came.at);
-        self.oldest = came.chain(self.gone.values().flatten().map(|(at, _)| *at)).min();
-    }
-
-    fn let_go_at(&self, address: &A) -> usize {
-        let waves = self.waves.get(address).into_iter().flatten();
-        waves.filter(|wave| wave.fate == Fate::LetGo).map(|wave| wave.count).sum()
+        self.gone.retain(|_, at| !is_old(*at));
+        self.came.retain(|_, came| !is_old(came.at));
+        let came = self.came.values().map(|came| came.at);
+        self.oldest = came.chain(self.gone.values().copied()).min();
     }
 
     /// Takes back what was judged of endpoints that are not to go any more.
     fn shrink(&mut self) {
         let outstanding = &self.outstanding;
-        self.waves.retain(|address, waves| {
-            shrink(waves, outstanding.get(address).copied().unwrap_or_default());
-            !waves.is_empty()
-        });
+        self.fates.retain(|spot, _| outstanding.contains(spot));
     }
 
     /// Brings what was judged in line with what would be lost now, and returns what of that is new and
@@ -411,172 +348,109 @@ impl<A: Ord + Clone> Account<A> {
         add(&mut self.outstanding, &lost);
         add(&mut self.outstanding, &loss.later);
         self.shrink();
-        for (address, count) in shared(loss.kept.clone(), &lost) {
-            self.let_go(address, count);
-        }
-        let mut payers = Payers::of(&self.came, &self.recent(&lost, &loss.there));
-        let mut debts = self.debts(loss, &lost);
+        let kept = shared(loss.kept.clone(), &lost);
+        self.fates.extend(kept.into_iter().map(|spot| (spot, Fate::LetGo)));
+        let mut debts = self.debts(loss);
         debts.sort_by_key(|debt| debt.rank);
-        for debt in &mut debts {
-            if debt.is_recent {
-                continue;
-            }
-            let paid = payers.pay(0, debt.count);
-            debt.count -= paid;
-            // Others are there in their place for good, however long they take to go.
-            let known = self.let_go_at(&debt.address);
-            self.let_go(debt.address.clone(), known + paid);
-        }
-        payers.settle(&mut self.came);
         // What is back is no longer gone, and makes up for nothing else.
-        let others = |counts: &Counts<A>| -> usize {
-            let others = counts.iter().filter(|(address, _)| !self.gone.contains_key(*address));
-            others.map(|(_, count)| count).sum()
+        let others = |spots: &Spots<A>| -> Spots<A> {
+            spots.iter().filter(|spot| !self.gone.contains_key(*spot)).cloned().collect()
         };
-        let mut pending = others(&loss.pending);
-        let mut comes = others(&loss.comes);
-        let waits = |debt: &Debt<A>| debt.rank > Rank::Fresh && debt.count > 0;
-        if is_held || is_whole && debts.iter().any(waits) {
-            // What brings others in their place is held, too.
-            comes = 0;
+        let (comes, mut pending) = (others(&loss.comes), others(&loss.pending).len());
+        if is_whole {
+            self.pay_by_came(&mut debts, &lost, pending);
         }
-        for debt in &mut debts {
-            let paid = debt.count.min(comes);
-            comes -= paid;
-            debt.count -= paid;
+        let waits = debts.iter().any(|debt| debt.rank > Rank::Fresh);
+        // What brings others in their place may be held, too.
+        if !(is_held || is_whole && waits) {
+            Payers::these(comes).pay(&mut debts, |_| Some(0));
+        }
+        if !is_whole {
+            self.pay_by_came(&mut debts, &lost, pending);
         }
         // What waits for others waits on, as far as these are still to come.
         debts.sort_by_key(|debt| matches!(debt.rank, Rank::Fresh));
-        self.drop_waves(|fate| !matches!(fate, Fate::LetGo));
-        let mut unpaid = Unpaid { going: 0, fresh: Counts::new(), awaiting: Counts::new() };
-        for Debt { rank, address, count, .. } in debts {
-            let awaits = match rank {
-                Rank::Failed | Rank::Held(_) => 0,
-                Rank::UnderWay | Rank::Fresh | Rank::Awaiting(_) => count.min(pending),
-            };
-            pending -= awaits;
-            let rest = count - awaits;
+        self.fates.retain(|_, fate| *fate == Fate::LetGo);
+        let mut unpaid = Unpaid { going: 0, fresh: Spots::new(), awaiting: Spots::new() };
+        for Debt { rank, spot, .. } in debts {
+            let may_await = !matches!(rank, Rank::Failed | Rank::Held(_));
+            let awaits = may_await && pending > 0;
+            pending -= usize::from(awaits);
             match rank {
-                Rank::UnderWay => unpaid.going += count,
+                Rank::UnderWay => unpaid.going += 1,
                 Rank::Failed => {}
-                Rank::Fresh => {
-                    note(&mut unpaid.awaiting, &address, awaits);
-                    note(&mut unpaid.fresh, &address, rest);
+                Rank::Awaiting(since, reading) if awaits => {
+                    self.fates.insert(spot, Fate::Awaiting(since, reading));
                 }
-                Rank::Awaiting(since) => {
-                    self.wait(&address, awaits, Fate::Awaiting(since));
-                    note(&mut unpaid.fresh, &address, rest);
-                }
-                Rank::Held(since) => self.wait(&address, rest, Fate::Held(since)),
+                Rank::Fresh if awaits => _ = unpaid.awaiting.insert(spot),
+                Rank::Fresh | Rank::Awaiting(..) => _ = unpaid.fresh.insert(spot),
+                Rank::Held(since) => _ = self.fates.insert(spot, Fate::Held(since)),
             }
         }
         unpaid
     }
 
+    /// Lets go what others came in place of. That is left for what `pending` others, which are still to
+    /// come, will not do for.
+    fn pay_by_came(&mut self, debts: &mut Vec<Debt<A>>, lost: &Spots<A>, pending: usize) {
+        let payers = Payers::of(&self.came, lost);
+        let fresh = debts.iter().filter(|debt| debt.rank == Rank::Fresh);
+        let awaiting: Spots<A> = fresh.take(pending).map(|debt| debt.spot.clone()).collect();
+        let (paid, spent) = payers.pay(debts, |debt| match debt.rank {
+            Rank::Fresh if awaiting.contains(&debt.spot) => None,
+            // Those that it waits for came after it began to.
+            Rank::Awaiting(_, reading) if debt.is_recent => Some(reading + 1),
+            _ => (!debt.is_recent).then_some(0),
+        });
+        self.came.retain(|spot, _| !spent.contains(spot));
+        // Others are there in their place for good, however long they take to go.
+        self.fates.extend(paid.into_iter().map(|spot| (spot, Fate::LetGo)));
+    }
+
     /// What would be lost, but for what is let go.
-    fn debts(&self, loss: &Loss<A>, lost: &Counts<A>) -> Vec<Debt<A>> {
-        let mut debts = Vec::new();
-        let waits = self.waves.keys().filter(|address| !lost.contains_key(*address));
-        for address in lost.keys().chain(waits) {
-            let all = lost.get(address).copied().unwrap_or_default();
-            let let_go = self.let_go_at(address);
-            let mut old = self.old_at(address, &loss.there).saturating_sub(let_go);
-            let mut add = |rank, count| owe(&mut debts, rank, address, count, &mut old);
-            let mut left = all.saturating_sub(let_go);
-            let waves = || self.waves.get(address).into_iter().flatten();
-            for Wave { count, fate } in waves().copied() {
-                match fate {
-                    Fate::Held(since) => add(Rank::Held(since), count),
-                    Fate::Awaiting(since) => add(Rank::Awaiting(since), count),
-                    Fate::LetGo => continue,
+    fn debts(&self, loss: &Loss<A>) -> Vec<Debt<A>> {
+        let mut ranks: BTreeMap<&Spot<A>, Rank> = BTreeMap::new();
+        let by_stage = [
+            (&loss.under_way, Rank::UnderWay),
+            (&loss.failed, Rank::Failed),
+            (&loss.due, Rank::Fresh),
+        ];
+        for (spots, rank) in by_stage {
+            ranks.extend(spots.iter().map(|spot| (spot, rank)));
+        }
+        for (spot, fate) in &self.fates {
+            match *fate {
+                Fate::LetGo => _ = ranks.remove(spot),
+                Fate::Awaiting(since, reading) => {
+                    ranks.insert(spot, Rank::Awaiting(since, reading));
                 }
-                left = left.saturating_sub(count);
+                Fate::Held(since) => _ = ranks.insert(spot, Rank::Held(since)),
             }
-            let mut take = |counts: &Counts<A>| {
-                let count = counts.get(address).copied().unwrap_or_default().min(left);
-                left -= count;
-                count
-            };
-            add(Rank::Fresh, take(&loss.due));
-            add(Rank::Failed, take(&loss.failed));
-            add(Rank::UnderWay, take(&loss.under_way));
         }
-        debts
-    }
-
-    /// Lets go so many of those at an address, whatever else there is.
-    fn let_go(&mut self, address: A, count: usize) {
-        let waves = self.waves.entry(address).or_default();
-        let known = waves.iter().filter(|wave| wave.fate == Fate::LetGo).map(|wave| wave.count);
-        let more = count.saturating_sub(known.sum());
-        let mut left = more;
-        for wave in waves.iter_mut().filter(|wave| wave.fate != Fate::LetGo) {
-            let taken = wave.count.min(left);
-            wave.count -= taken;
-            left -= taken;
-        }
-        waves.push(Wave { count: more, fate: Fate::LetGo });
-        waves.retain(|wave| wave.count > 0);
-    }
-
-    fn wait(&mut self, address: &A, count: usize, fate: Fate) {
-        if count > 0 {
-            self.waves.entry(address.clone()).or_default().push(Wave { count, fate });
-        }
-    }
-
-    fn wait_all(&mut self, counts: Counts<A>, fate: Fate) {
-        for (address, count) in counts {
-            self.wait(&address, count, fate);
-        }
-    }
-
-    fn drop_waves(&mut self, is_dropped: impl Fn(Fate) -> bool) {
-        retain(&mut self.waves, |wave| !is_dropped(wave.fate));
+        let debt = |(spot, rank): (&Spot<A>, Rank)| {
+            let is_recent = self.came.contains_key(spot);
+            Debt { rank, is_recent, spot: spot.clone() }
+        };
+        ranks.into_iter().map(debt).collect()
     }
 
     /// What waits, whether only for others, and when the first of it goes, after letting go whose time
     /// is over.
-    fn over(&mut self, hold: Duration, now: Time) -> Option<(Counts<A>, bool, Time)> {
-        let (mut held, mut is_awaiting, mut first) = (Counts::new(), true, None);
-        for (address, waves) in &mut self.waves {
-            for wave in waves {
-                let (Fate::Held(since) | Fate::Awaiting(since)) = wave.fate else { continue };
-                let until = since.plus(hold);
-                if until <= now {
-                    wave.fate = Fate::LetGo;
-                    continue;
-                }
-                is_awaiting &= matches!(wave.fate, Fate::Awaiting(_));
-                note(&mut held, address, wave.count);
-                first = first.into_iter().chain([until]).min();
+    fn over(&mut self, hold: Duration, now: Time) -> Option<(Spots<A>, bool, Time)> {
+        let (mut held, mut is_awaiting, mut first) = (Spots::new(), true, None);
+        for (spot, fate) in &mut self.fates {
+            let (Fate::Held(since) | Fate::Awaiting(since, _)) = *fate else { continue };
+            let until = since.plus(hold);
+            if until <= now {
+                *fate = Fate::LetGo;
+                continue;
             }
+            is_awaiting &= matches!(fate, Fate::Awaiting(..));
+            held.insert(spot.clone());
+            first = first.into_iter().chain([until]).min();
         }
         Some((held, is_awaiting, first?))
     }
-}
-
-fn note<A: Ord + Clone>(counts: &mut Counts<A>, address: &A, count: usize) {
-    if count > 0 {
-        *counts.entry(address.clone()).or_default() += count;
-    }
-}
-
-/// Takes from `waves` what is beyond `count`: first what was free to go, then what waits for the
-/// shortest time.
-fn shrink(waves: &mut Vec<Wave>, count: usize) {
-    let all: usize = waves.iter().map(|wave| wave.count).sum();
-    let mut surplus = all.saturating_sub(count);
-    waves.sort_by_key(|wave| match wave.fate {
-        Fate::LetGo => None,
-        Fate::Held(since) | Fate::Awaiting(since) => Some(Reverse(since)),
-    });
-    for wave in waves.iter_mut() {
-        let gone = wave.count.min(surplus);
-        surplus -= gone;
-        wave.count -= gone;
-    }
-    waves.retain(|wave| wave.count > 0);
 }
 
 impl<A> Default for Budget<A> {
@@ -587,7 +461,7 @@ impl<A> Default for Budget<A> {
 
 impl<A> Default for Account<A> {
     fn default() -> Self {
-        let (came, gone, waves, outstanding) = Default::default();
-        Self { came, gone, waves, outstanding, oldest: None }
+        let (came, gone, fates, outstanding) = Default::default();
+        Self { came, gone, fates, outstanding, oldest: None }
     }
 }

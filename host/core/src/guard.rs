@@ -15,16 +15,16 @@ use std::time::Duration;
 pub use crate::budget::{BUDGET_WINDOW, GuardSettings};
 use crate::budget::{Budget, Scale};
 use crate::circles::Circles;
-use crate::counts::{Counts, add};
 pub use crate::evidence::{Evidence, Lack, Trust};
 use crate::evidence::{Proof, expected, is_handed_over, standing};
 pub use crate::held::{Held, HeldFor};
 use crate::holdings::Holdings;
 use crate::losses::Doings;
-use crate::mesh::{Body, Kind, Object, ObjectId, Stays, Tie};
+use crate::mesh::{Body, Kind, Object, ObjectId, Spot, Stays, Tie};
 use crate::moved::{Judged, Moved, Places, Stay};
 use crate::plan::{Entries, Step, in_order};
 use crate::registry::SourceName;
+use crate::spots::{Spots, add};
 use crate::text::Text;
 use crate::time::Time;
 
@@ -69,7 +69,7 @@ pub struct Guarded<B: Body> {
     /// When to ask again though nothing changes.
     pub wake: Option<Time>,
     /// Which endpoints of each service of the mesh wait.
-    waiting: BTreeMap<Tie, Counts<B::Address>>,
+    waiting: BTreeMap<Tie, Spots<B::Address>>,
     steps_max: usize,
 }
 
@@ -282,7 +282,7 @@ fn with_origins<B: Body>(held: &Arc<Object<B>>, double: &Object<B>) -> Option<St
 /// reach where they moved.
 fn within_budget<B: Body>(
     steps: Vec<Step<B>>,
-    kept: &BTreeMap<ObjectId, Counts<B::Address>>,
+    kept: &BTreeMap<ObjectId, Spots<B::Address>>,
     options: &GuardOptions<'_, B>,
     budget: &mut Budget<B::Address>,
     guarded: &mut Guarded<B>,
@@ -291,16 +291,13 @@ fn within_budget<B: Body>(
     let holdings = options.places.holdings();
     let losses = Doings { due: &steps, under_way, failed }.losses(&options.places, kept);
     let scale = Scale { endpoints: holdings.endpoints(), settings, now };
-    // Nothing of the one source is put beside what is there of the other.
-    let handed_over = steps.iter().filter(|step| is_handed_over(step, options.evidence));
-    let handed_over: BTreeSet<Tie> = handed_over.map(Step::loser).collect();
-    let selecting = steps.iter().filter(|step| is_selecting(step)).map(Step::loser);
-    let whole: BTreeSet<Tie> = selecting.chain(handed_over.iter().cloned()).collect();
+    let selecting = steps.iter().filter(|step| is_selecting(step));
+    let whole: BTreeSet<Tie> = selecting.map(Step::loser).collect();
     // What waits for a name or for other steps is not to go by that.
-    let besides = guarded.waiting.iter().map(|(tie, counts)| {
-        (tie.clone(), options.places.leaving(tie, options.entries.get(tie), counts))
+    let besides = guarded.waiting.iter().map(|(tie, spots)| {
+        (tie.clone(), options.places.leaving(tie, options.entries.get(tie), spots))
     });
-    let besides = besides.filter(|(_, counts)| !counts.is_empty()).collect();
+    let besides = besides.filter(|(_, spots)| !spots.is_empty()).collect();
     let mut over = budget.judge(&losses, &besides, &whole, scale);
     let mut passed = Vec::with_capacity(steps.len());
     for step in steps {
@@ -309,13 +306,7 @@ fn within_budget<B: Body>(
             continue;
         };
         let why = HeldFor::from(&*over);
-        if handed_over.contains(&step.loser()) {
-            // What waits for others waits for these, of which some are there already.
-            match &step {
-                Step::Create(_) if over.is_awaiting => passed.push(step),
-                _ => guarded.hold_whole(&step, why),
-            }
-        } else if is_selecting(&step) {
+        if is_selecting(&step) {
             guarded.hold_whole(&step, why);
             passed.extend(part(&step, &Stays::all()));
         } else if let Some(held) = over.hold(&step) {
@@ -367,7 +358,7 @@ fn without_gone<B: Body>(step: &Step<B>, places: &Places<'_, B>) -> Option<Step<
     if !wanted.is_subset(&has) {
         return None;
     }
-    let is_wanted = |address: &B::Address| wanted.contains(address);
+    let is_wanted = |spot: &Spot<B::Address>| wanted.contains(&spot.address);
     let stays = Stays { origin: &|_| true, endpoint: &is_wanted, claims: false };
     let body = from.body.without_endpoints()?.with_endpoints_of(&from.body, &stays)?;
     let to = Object {
@@ -380,15 +371,10 @@ fn without_gone<B: Body>(step: &Step<B>, places: &Places<'_, B>) -> Option<Step<
 }
 
 /// What of a step is not held, where these endpoints are.
-fn part_beside<B: Body>(step: &Step<B>, held: Counts<B::Address>) -> Option<Step<B>> {
+fn part_beside<B: Body>(step: &Step<B>, held: Spots<B::Address>) -> Option<Step<B>> {
     let left = RefCell::new(held);
-    let is_held = |address: &B::Address| match left.borrow_mut().get_mut(address) {
-        Some(count) if *count > 0 => {
-            *count -= 1;
-            true
-        }
-        Some(_) | None => false,
-    };
+    // Where several of its endpoints are one, one of them is enough.
+    let is_held = |spot: &Spot<B::Address>| left.borrow_mut().remove(spot);
     part(step, &Stays { origin: &|_| true, endpoint: &is_held, claims: false })
 }
 
@@ -431,7 +417,7 @@ fn is_double<B: Body>(object: &Object<B>, held: &Object<B>) -> bool {
     // What one source lists twice is two.
     let is_of_others = object.sources.iter().all(|source| !held.sources.contains(source));
     let is_known = new.iter().any(|origin| known.contains(origin));
-    (is_known || is_of_others) && object.body.place() == held.body.place()
+    (is_known || is_of_others) && object.body.spots().eq(held.body.spots())
 }
 
 // === impl GuardOptions ===
@@ -528,7 +514,7 @@ impl<B: Body> Guarded<B> {
                 }
             };
             let Some((inline, why)) = service else { return true };
-            let waits = step.lost().keys().any(|address| inline.contains(address));
+            let waits = step.lost().iter().any(|spot| inline.contains(&spot.address));
             if let Some(why) = why.as_ref().filter(|_| waits) {
                 self.hold_whole(step, why.clone());
             }

@@ -1,17 +1,17 @@
 //! What a sink holds, by services of the mesh, and what clients reach by it.
 //!
-//! Invariant: an endpoint counts where clients reach it, whichever object has it. So what a service
+//! Invariant: an endpoint counts once where clients reach it, whichever objects have it. So what a service
 //! has stays the same while it changes its shape or the names of its objects.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use imbl::ordmap::DiffItem;
 use imbl::ordset::DiffItem as SetDiffItem;
 
-use crate::counts::{Counts, total};
 use crate::mesh::{Body, Kind, Object, ObjectId, Tie};
 use crate::plan::Observed;
+use crate::spots::Spots;
 use crate::text::Text;
 use crate::time::Time;
 
@@ -33,7 +33,7 @@ pub struct Holdings<B: Body> {
 /// What clients reached before a reading.
 #[derive(Debug)]
 pub(crate) struct Before<A> {
-    pub(crate) reached: Counts<A>,
+    pub(crate) reached: Spots<A>,
     /// When the first difference was seen, and the last one.
     pub(crate) first: Time,
     pub(crate) last: Time,
@@ -83,7 +83,7 @@ impl<B: Body> Holdings<B> {
     pub(crate) fn take_before(&mut self) -> BTreeMap<Tie, Before<B::Address>> {
         let before = std::mem::take(&mut self.before);
         for (tie, Before { reached, .. }) in &before {
-            self.endpoints = self.endpoints + total(&self.reached(tie)) - total(reached);
+            self.endpoints = self.endpoints + self.reached(tie).len() - reached.len();
         }
         if std::mem::replace(&mut self.is_known, true) { before } else { BTreeMap::new() }
     }
@@ -100,7 +100,7 @@ impl<B: Body> Holdings<B> {
     }
 
     /// What clients reach at a service of the mesh.
-    pub(crate) fn reached(&self, tie: &Tie) -> Counts<B::Address> {
+    pub(crate) fn reached(&self, tie: &Tie) -> Spots<B::Address> {
         reached(self.of(tie))
     }
 
@@ -124,46 +124,26 @@ fn of<'a, B>(by_tie: &'a ByTie<B>, tie: &Tie) -> impl Iterator<Item = &'a Arc<Ob
 }
 
 /// What clients reach by the objects of a service of the mesh. WorkloadEntries are reached by a
-/// ServiceEntry that selects them, or by one that is still to come. Several by which traffic ends at one
-/// place, as of two sources that list the same instance, are one endpoint.
+/// ServiceEntry that selects them, or by one that is still to come.
 pub(crate) fn reached<'a, B: Body + 'a>(
     objects: impl Iterator<Item = &'a Arc<Object<B>>>,
-) -> Counts<B::Address> {
-    let mut reached = Counts::new();
-    let mut workloads: BTreeMap<B::Address, Vec<&B>> = BTreeMap::new();
+) -> Spots<B::Address> {
+    let (mut reached, mut workloads) = (Spots::new(), Spots::new());
     let (mut has_entry, mut selects) = (false, false);
     for object in objects {
         if object.id.kind == Kind::WorkloadEntry {
-            for address in object.body.addresses() {
-                workloads.entry(address).or_default().push(&object.body);
-            }
+            workloads.extend(object.body.spots());
             continue;
         }
         has_entry = true;
         selects |= object.body.selects();
         // Two ServiceEntries of a service, as while it gets another name, lead to the same.
-        at_least(&mut reached, object.body.counts());
+        reached.extend(object.body.spots());
     }
     if selects || !has_entry {
-        let counts = workloads.into_iter().map(|(address, all)| (address, places(&all)));
-        at_least(&mut reached, counts.collect());
+        reached.append(&mut workloads);
     }
     reached
-}
-
-/// At how many places WorkloadEntries are.
-fn places<B: Body>(workloads: &[&B]) -> usize {
-    match workloads {
-        [_] => 1,
-        several => several.iter().map(|one| one.place()).collect::<BTreeSet<_>>().len(),
-    }
-}
-
-fn at_least<A: Ord>(counts: &mut Counts<A>, others: Counts<A>) {
-    for (address, count) in others {
-        let known = counts.entry(address).or_default();
-        *known = count.max(*known);
-    }
 }
 
 impl<B: Body> Default for Holdings<B> {

@@ -12,7 +12,6 @@
 
 mod budget;
 mod circles;
-mod counts;
 pub mod decision;
 pub mod defaults;
 pub mod diff;
@@ -34,6 +33,7 @@ mod payers;
 pub mod plan;
 pub mod registry;
 pub mod sharing;
+mod spots;
 pub mod template;
 #[cfg(test)]
 mod testing;

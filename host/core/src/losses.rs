@@ -3,31 +3,29 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::counts::{Counts, add, shared, subtract};
 use crate::holdings::{Holdings, reached};
 use crate::mesh::{Body, Kind, Object, ObjectId, Tie};
 use crate::moved::Places;
 use crate::plan::Step;
+use crate::spots::{Spots, add, shared, subtract};
 
 /// What clients would reach no more at one service of the mesh, and what they would reach besides.
 #[derive(Debug)]
 pub(crate) struct Loss<A> {
     /// By steps under way.
-    pub(crate) under_way: Counts<A>,
+    pub(crate) under_way: Spots<A>,
     /// By steps that failed and wait to be tried again.
-    pub(crate) failed: Counts<A>,
+    pub(crate) failed: Spots<A>,
     /// By steps that are due.
-    pub(crate) due: Counts<A>,
+    pub(crate) due: Spots<A>,
     /// By steps that would follow those that were begun.
-    pub(crate) later: Counts<A>,
+    pub(crate) later: Spots<A>,
     /// What of these is let go whatever goes besides: clients reach it at another service.
-    pub(crate) kept: Counts<A>,
+    pub(crate) kept: Spots<A>,
     /// What comes with the very steps that take something away, or is there and only not reached.
-    pub(crate) comes: Counts<A>,
+    pub(crate) comes: Spots<A>,
     /// What is still to be made, and may be refused.
-    pub(crate) pending: Counts<A>,
-    /// What clients reach now.
-    pub(crate) there: Counts<A>,
+    pub(crate) pending: Spots<A>,
 }
 
 /// How far a step is.
@@ -69,7 +67,7 @@ impl<B: Body> Doings<'_, B> {
     pub(crate) fn losses(
         &self,
         places: &Places<'_, B>,
-        kept: &BTreeMap<ObjectId, Counts<B::Address>>,
+        kept: &BTreeMap<ObjectId, Spots<B::Address>>,
     ) -> BTreeMap<Tie, Loss<B::Address>> {
         let mut turns: BTreeMap<Tie, Turns<'_, B>> = BTreeMap::new();
         let under_way = self.under_way.iter().map(|step| (Stage::UnderWay, *step));
@@ -110,7 +108,7 @@ impl<B: Body> Doings<'_, B> {
 fn is_as_before<B: Body>(step: &Step<B>) -> bool {
     let Step::Update { from, to } = step else { return false };
     from.body.selects() == to.body.selects()
-        && from.body.addresses().eq(to.body.addresses())
+        && from.body.spots().eq(to.body.spots())
         && from.tie() == to.tie()
 }
 
@@ -134,19 +132,18 @@ fn loss<'a, B: Body>(
     };
     let by = |last: Stage| after(&|_, turn| (turn.stage <= last).then_some(turn.to));
     let now = reached(objects.iter().copied());
-    let missing = |counts: &Counts<B::Address>| {
+    let missing = |spots: &Spots<B::Address>| {
         let mut missing = now.clone();
-        subtract(&mut missing, counts);
+        subtract(&mut missing, spots);
         missing
     };
     let has = |stage: Stage| turns.values().any(|turn| turn.stage == stage);
-    let under_way =
-        if has(Stage::UnderWay) { missing(&by(Stage::UnderWay)) } else { Counts::new() };
+    let under_way = if has(Stage::UnderWay) { missing(&by(Stage::UnderWay)) } else { Spots::new() };
     let mut failed =
         if has(Stage::Failed) { missing(&by(Stage::Failed)) } else { under_way.clone() };
     let last = by(Stage::Due);
     let mut due = missing(&last);
-    let mut later = Counts::new();
+    let mut later = Spots::new();
     if has(Stage::UnderWay) || has(Stage::Failed) {
         later = missing(&after(&|_, turn| match turn.stage {
             Stage::UnderWay | Stage::Failed => Some(turn.wanted),
@@ -159,10 +156,7 @@ fn loss<'a, B: Body>(
     if has(Stage::UnderWay) || has(Stage::Failed) {
         // What was begun may never be done, and what is due by itself takes all the same.
         let alone = after(&|_, turn| (turn.stage == Stage::Due).then_some(turn.to));
-        for (address, count) in missing(&alone) {
-            let known = due.entry(address).or_default();
-            *known = count.max(*known);
-        }
+        due.extend(missing(&alone));
     }
     // A WorkloadEntry may be refused while others are deleted.
     let is_made = |id: &ObjectId| id.kind == Kind::WorkloadEntry && !there.contains(id);
@@ -172,18 +166,18 @@ fn loss<'a, B: Body>(
     subtract(&mut pending, &now);
     let comes = shared(comes, &pending);
     subtract(&mut pending, &comes);
-    Some(Loss { under_way, failed, due, later, kept: Counts::new(), comes, pending, there: now })
+    Some(Loss { under_way, failed, due, later, kept: Spots::new(), comes, pending })
 }
 
 impl<A: Ord + Clone> Loss<A> {
     pub(crate) fn takes_away(&self) -> bool {
         [&self.under_way, &self.failed, &self.due, &self.later]
             .iter()
-            .any(|counts| !counts.is_empty())
+            .any(|spots| !spots.is_empty())
     }
 
     /// All that clients would reach no more.
-    pub(crate) fn all(&self) -> Counts<A> {
+    pub(crate) fn all(&self) -> Spots<A> {
         let mut all = self.under_way.clone();
         add(&mut all, &self.failed);
         add(&mut all, &self.due);

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use crate::counts::subtract;
 use crate::finding::Finding;
 use crate::mapping::{Mapping, Port};
 use crate::name::{Hostname, Namespace};
@@ -136,16 +135,11 @@ pub struct Object<B> {
 
 /// What the pure steps ask of the body of an object.
 pub trait Body: PartialEq + Sized {
-    /// Where an endpoint is. It stays the same whatever is said of the endpoint besides.
+    /// The address of an endpoint.
     type Address: Clone + fmt::Debug + Ord + 'static;
 
-    /// Where traffic to a WorkloadEntry ends.
-    type Place<'a>: Ord
-    where
-        Self: 'a;
-
-    /// Where its endpoints are; several may be at one address.
-    fn addresses(&self) -> impl Iterator<Item = Self::Address>;
+    /// Where traffic to its endpoints ends, in their order; of several it may end at one spot.
+    fn spots(&self) -> impl Iterator<Item = Spot<Self::Address>>;
 
     /// The same without endpoints; `None` when it cannot be without, as a WorkloadEntry.
     fn without_endpoints(&self) -> Option<Self>;
@@ -173,40 +167,42 @@ pub trait Body: PartialEq + Sized {
     /// where it cannot say where it listens for them.
     fn dialed_at(&self, own: &Self, theirs: &Self) -> Option<Self>;
 
-    /// Where traffic to it ends; `None` for a ServiceEntry.
-    fn place(&self) -> Option<Self::Place<'_>>;
-
     /// The same, which those have too that feed `other`.
     fn with_origins_of(&self, other: &Self) -> Self;
 
+    /// The addresses of its endpoints, in their order.
+    fn addresses(&self) -> impl Iterator<Item = Self::Address> {
+        self.spots().map(|spot| spot.address)
+    }
+
     /// How many endpoints it holds.
     fn endpoint_count(&self) -> usize {
-        self.addresses().count()
+        self.spots().count()
     }
 
-    /// How many endpoints it has at each address.
-    fn counts(&self) -> BTreeMap<Self::Address, usize> {
-        let mut counts = BTreeMap::new();
-        for address in self.addresses() {
-            *counts.entry(address).or_default() += 1;
-        }
-        counts
+    /// Where traffic to its endpoints ends, each spot once.
+    fn reached(&self) -> BTreeSet<Spot<Self::Address>> {
+        self.spots().collect()
     }
+}
 
-    /// How many of its endpoints at each address are not in `other`.
-    fn missing_in(&self, other: &Self) -> BTreeMap<Self::Address, usize> {
-        let mut counts = self.counts();
-        subtract(&mut counts, &other.counts());
-        counts
-    }
+/// Where traffic to an endpoint ends. Instances on one node have its address, and ports of their own.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Spot<A> {
+    /// The address.
+    pub address: A,
+    /// The network that the address is of; empty where none is said.
+    pub network: Text,
+    /// The lowest port, which nobody else has there; 0 where none is known.
+    pub port: u32,
 }
 
 /// What of an older body stays, though a new one lacks it: what both parts pick.
 pub struct Stays<'a, A> {
     /// Picks services of registries as [`ServiceId`] prints them; `None` is one that is not known.
     pub origin: &'a dyn Fn(Option<&str>) -> bool,
-    /// Picks endpoints by their addresses; asked once for each that the new body lacks.
-    pub endpoint: &'a dyn Fn(&A) -> bool,
+    /// Picks endpoints; asked once for each that the new body lacks.
+    pub endpoint: &'a dyn Fn(&Spot<A>) -> bool,
     /// Whether services that are picked may have what the new body says that others have.
     pub claims: bool,
 }

@@ -18,10 +18,11 @@ use std::time::Duration;
 
 use imbl::OrdMap;
 
-use crate::counts::{Counts, add, shared, subtract, total};
 use crate::holdings::Holdings;
-use crate::mesh::{Body, Kind, Object, ObjectId, Tie};
+use crate::mesh::{Body, Kind, Object, ObjectId, Spot, Tie};
 use crate::plan::{Desired, Observed, Step};
+use crate::spots::{Spots, add, shared, subtract};
+use crate::text::Text;
 use crate::time::Time;
 
 /// What is known of objects whose endpoints moved, or may have.
@@ -63,6 +64,9 @@ pub struct Places<'a, B: Body> {
     before: RefCell<Before<B>>,
 }
 
+/// How many endpoints are at each address.
+type Counts<A> = BTreeMap<A, usize>;
+
 /// By the number of the finding.
 type Before<B> = BTreeMap<(usize, ObjectId), Counts<<B as Body>::Address>>;
 
@@ -72,7 +76,7 @@ struct Workloads<'a, B: Body> {
     /// Whether it holds one of them.
     has_any: bool,
     /// Those that it does not hold, by where they are.
-    missing: BTreeMap<B::Address, Vec<&'a ObjectId>>,
+    missing: BTreeMap<Spot<B::Address>, Vec<&'a ObjectId>>,
 }
 
 /// Objects by where their endpoints are, and by what feeds them. Many may be at one address, and many
@@ -93,7 +97,7 @@ pub(crate) struct Judged<A> {
     /// Services of the mesh of which nothing may be removed yet.
     pub(crate) waiting: BTreeMap<Tie, Waits>,
     /// Endpoints that steps take away and that the sink holds where they moved.
-    pub(crate) kept: BTreeMap<ObjectId, Counts<A>>,
+    pub(crate) kept: BTreeMap<ObjectId, Spots<A>>,
 }
 
 /// For what a moved object waits, and until when at most.
@@ -171,7 +175,7 @@ impl<B: Body> Moved<B> {
             let (rests_until, to) = match stage {
                 Stage::Inherited(found) | Stage::Resting(_, found) => {
                     let found = Arc::clone(found);
-                    if total(&places.wanted_elsewhere(from, &MovedTo::Any)) == 0 {
+                    if places.wanted_elsewhere(from, &MovedTo::Any).is_empty() {
                         // It lost its endpoints, or had none, as a ServiceEntry that selects them.
                         // What goes in part may have others that move yet.
                         if !matches!(step, Step::Update { .. }) || step.tie() != step.loser() {
@@ -187,12 +191,12 @@ impl<B: Body> Moved<B> {
                 }
                 Stage::Ended(since, places) => (*since, MovedTo::Services(places)),
             };
-            let wanted = total(&places.wanted_elsewhere(from, &to));
+            let wanted = places.wanted_elsewhere(from, &to).len();
             let there = places.there_elsewhere(from, &to);
             let held_until = rests_until.plus(stay.hold);
             if stay.now < rests_until {
                 judged.waiting.insert(step.loser(), Waits::Grace(rests_until));
-            } else if total(&there) < wanted && stay.now < held_until {
+            } else if there.len() < wanted && stay.now < held_until {
                 judged.waiting.insert(step.loser(), Waits::Successor(held_until));
             }
             judged.kept.insert(step.id().clone(), there);
@@ -257,12 +261,13 @@ impl<'a, B: Body> Places<'a, B> {
     /// A WorkloadEntry that the sink does not hold, nor is it in `created`, and that is to be where
     /// an endpoint is that `step` takes out of a ServiceEntry; any where none is there at all.
     pub(crate) fn blocked(&self, step: &Step<B>, created: &BTreeSet<ObjectId>) -> Option<ObjectId> {
-        let Workloads { has_any, missing } = self.workloads().get(&step.tie())?;
+        let of_service = self.workloads().get(&step.tie())?;
+        let Workloads { has_any, missing } = of_service;
         let lost = step.lost();
-        let at_places = lost.keys().filter_map(|address| missing.get(address)).flatten();
-        let mut blocked = at_places.filter(|id| !created.contains(**id));
+        let at_places = lost.iter().flat_map(|spot| of_service.missing_at(&spot.address));
+        let mut blocked = at_places.filter(|id| !created.contains(*id));
         let comes = || *has_any || missing.values().flatten().any(|id| created.contains(*id));
-        let any = || missing.values().flatten().next().filter(|_| !comes());
+        let any = || missing.values().flatten().copied().next().filter(|_| !comes());
         blocked.next().or_else(any).map(|id| ObjectId::clone(id))
     }
 
@@ -272,63 +277,60 @@ impl<'a, B: Body> Places<'a, B> {
         let Some(wanted) = self.wanted(&there.id) else { return false };
         let lost = step.lost();
         if !wanted.body.selects() {
-            let mut missing = shared(lost, &wanted.body.counts());
-            subtract(&mut missing, &there.body.counts());
+            let mut missing = shared(lost, &wanted.body.reached());
+            subtract(&mut missing, &there.body.reached());
             return missing.is_empty();
         }
-        let missing = self.workloads().get(&step.loser()).map(|of_service| &of_service.missing);
-        let is_missing = |address| missing.is_some_and(|missing| missing.contains_key(address));
-        there.body.selects() && !lost.keys().any(is_missing)
+        let of_service = self.workloads().get(&step.loser());
+        let mut missing = lost
+            .iter()
+            .flat_map(|spot| of_service.map(|of| of.missing_at(&spot.address)))
+            .flatten();
+        there.body.selects() && missing.next().is_none()
     }
 
     /// A WorkloadEntry that the sink does not hold, and without which what `step` deletes does not
-    /// go: it is to be at the same address. One that goes over to others `as_a_whole` goes when one
-    /// of these is there.
+    /// go: traffic to it is to end at the same spot. One that goes over to others `as_a_whole` goes when
+    /// one of these is there.
     pub(crate) fn missing(&self, step: &Step<B>, as_a_whole: bool) -> Option<ObjectId> {
         let from = step.from()?;
-        let of_service = self.workloads().get(&step.tie())?;
-        let at_address = || {
-            let mut addresses = from.body.addresses();
-            addresses.find_map(|address| of_service.missing.get(&address))
+        let Workloads { has_any, missing } = self.workloads().get(&step.tie())?;
+        let id = match as_a_whole {
+            true if *has_any => None,
+            true => missing.values().flatten().next(),
+            false => from.body.spots().find_map(|spot| missing.get(&spot)?.first()),
         };
-        let missing = match as_a_whole {
-            true if of_service.has_any => None,
-            true => of_service.missing.values().next(),
-            false => at_address(),
-        };
-        missing.and_then(|ids| ids.first()).map(|id| ObjectId::clone(id))
+        id.map(|id| ObjectId::clone(id))
     }
 
     /// Where WorkloadEntries of a service are to be, whether or not the sink holds them.
     pub(crate) fn in_workloads(&self, tie: &Tie) -> BTreeSet<B::Address> {
         let missing = self.workloads().get(tie).into_iter();
-        let missing = missing.flat_map(|of_service| of_service.missing.keys().cloned());
+        let missing = missing
+            .flat_map(|of_service| of_service.missing.keys().map(|spot| spot.address.clone()));
         let held = self.holdings.of(tie).filter(|of| of.id.kind == Kind::WorkloadEntry);
         let wanted = held.filter_map(|object| self.wanted(&object.id));
         missing.chain(wanted.flat_map(|object| object.body.addresses())).collect()
     }
 
-    /// What of `counts` is not to stay at a service, of which `entry` is to be the ServiceEntry.
+    /// What of `spots` is not to stay at a service, of which `entry` is to be the ServiceEntry.
     pub(crate) fn leaving(
         &self,
         tie: &Tie,
         entry: Option<&ObjectId>,
-        counts: &Counts<B::Address>,
-    ) -> Counts<B::Address> {
-        let mut stay = Counts::new();
+        spots: &Spots<B::Address>,
+    ) -> Spots<B::Address> {
+        let mut stay = Spots::new();
         let missing = self.workloads().get(tie).into_iter();
-        for (address, ids) in missing.flat_map(|of_service| &of_service.missing) {
-            *stay.entry(address.clone()).or_default() += ids.len();
-        }
+        let missing = missing.flat_map(|of_service| of_service.missing.values().flatten());
         let held = self.holdings.of(tie).filter(|of| of.id.kind == Kind::WorkloadEntry);
-        let wanted = held.filter_map(|object| self.wanted(&object.id));
-        let entry = entry.and_then(|id| self.wanted(id)).into_iter();
-        for object in wanted.chain(entry).filter(|object| object.tie() == *tie) {
-            add(&mut stay, &object.body.counts());
+        let ids = missing.copied().chain(held.map(|object| &object.id)).chain(entry);
+        for object in ids.filter_map(|id| self.wanted(id)).filter(|object| object.tie() == *tie) {
+            add(&mut stay, &object.body.reached());
         }
         let mut leaving = self.holdings.reached(tie);
         subtract(&mut leaving, &stay);
-        shared(counts.clone(), &leaving)
+        shared(spots.clone(), &leaving)
     }
 
     fn workloads(&self) -> &BTreeMap<Tie, Workloads<'a, B>> {
@@ -341,9 +343,8 @@ impl<'a, B: Body> Places<'a, B> {
                 if self.holdings.observed().ours.contains_key(&object.id) {
                     of_service.has_any = true;
                 } else {
-                    let addresses = object.body.addresses();
-                    for address in addresses {
-                        of_service.missing.entry(address).or_default().push(&object.id);
+                    for spot in object.body.spots() {
+                        of_service.missing.entry(spot).or_default().push(&object.id);
                     }
                 }
             }
@@ -352,7 +353,7 @@ impl<'a, B: Body> Places<'a, B> {
     }
 
     /// Which of an object's endpoints are wanted at another service of the mesh.
-    fn wanted_elsewhere(&self, object: &Object<B>, to: &MovedTo<'_, B>) -> Counts<B::Address> {
+    fn wanted_elsewhere(&self, object: &Object<B>, to: &MovedTo<'_, B>) -> Spots<B::Address> {
         let all = || self.desired.values().map(|object| &**object);
         let wanted = self.wanted.get_or_init(|| Index::of(all()));
         self.elsewhere(object, wanted, to)
@@ -360,7 +361,7 @@ impl<'a, B: Body> Places<'a, B> {
 
     /// Which of an object's endpoints are at another service of the mesh that is wanted, and of
     /// which the sink has the ServiceEntry.
-    fn there_elsewhere(&self, object: &Object<B>, to: &MovedTo<'_, B>) -> Counts<B::Address> {
+    fn there_elsewhere(&self, object: &Object<B>, to: &MovedTo<'_, B>) -> Spots<B::Address> {
         let there = self.there.get_or_init(|| {
             // What no ServiceEntry there selects nobody reaches.
             let held = || {
@@ -384,7 +385,7 @@ impl<'a, B: Body> Places<'a, B> {
         object: &Object<B>,
         places: &Index<'a, B>,
         to: &MovedTo<'_, B>,
-    ) -> Counts<B::Address> {
+    ) -> Spots<B::Address> {
         let tie = object.tie();
         let is_there = |other: &Object<B>| {
             let other_tie = other.tie();
@@ -395,8 +396,7 @@ impl<'a, B: Body> Places<'a, B> {
             is_there && other_tie != tie
         };
         let origins = object.body.origins().unwrap_or_default();
-        let mut there = object.body.counts();
-        there.retain(|address, count| {
+        let at_address = |address: &B::Address| -> usize {
             let others = places.like(address, &origins).into_iter();
             let others = others.filter(|(other, _)| is_there(other));
             let others = others.map(|(other, count)| match to {
@@ -405,8 +405,17 @@ impl<'a, B: Body> Places<'a, B> {
                 }
                 MovedTo::Any | MovedTo::Services(_) => count,
             });
-            *count = (*count).min(others.sum());
-            *count > 0
+            others.sum()
+        };
+        // A port may be another one there.
+        let mut left: Counts<B::Address> = BTreeMap::new();
+        let mut there = object.body.reached();
+        there.retain(|spot| {
+            let known = left.entry(spot.address.clone());
+            let left = known.or_insert_with_key(at_address);
+            let is_there = *left > 0;
+            *left = left.saturating_sub(1);
+            is_there
         });
         there
     }
@@ -416,8 +425,27 @@ impl<'a, B: Body> Places<'a, B> {
         let Some(object) = found.objects.get(id) else { return 0 };
         let mut before = self.before.borrow_mut();
         let key = (found.number, id.clone());
-        let counts = before.entry(key).or_insert_with(|| object.body.counts());
+        let counts = before.entry(key).or_insert_with(|| counts(&*object.body));
         counts.get(address).copied().unwrap_or_default()
+    }
+}
+
+fn counts<B: Body>(body: &B) -> Counts<B::Address> {
+    let mut counts = Counts::new();
+    for spot in body.reached() {
+        *counts.entry(spot.address).or_default() += 1;
+    }
+    counts
+}
+
+impl<'a, B: Body> Workloads<'a, B> {
+    /// Those that the sink does not hold at an address.
+    fn missing_at(&self, address: &B::Address) -> impl Iterator<Item = &'a ObjectId> {
+        let begin = Spot { address: address.clone(), network: Text::from(""), port: 0 };
+        let address = address.clone();
+        let at_address = self.missing.range(begin..);
+        let at_address = at_address.take_while(move |(spot, _)| spot.address == address);
+        at_address.flat_map(|(_, ids)| ids.iter().copied())
     }
 }
 
@@ -432,7 +460,7 @@ impl<'a, B: Body> Index<'a, B> {
                 index.fed.entry(*origin).or_default().push(&object.id);
             }
             index.origins.insert(&object.id, origins);
-            for (address, count) in object.body.counts() {
+            for (address, count) in counts(&*object.body) {
                 index.at.entry(address).or_default().insert(&object.id, (object, count));
             }
         }

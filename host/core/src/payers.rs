@@ -2,28 +2,29 @@
 
 use std::collections::BTreeMap;
 
-use crate::counts::Counts;
+use crate::mesh::Spot;
+use crate::spots::Spots;
+use crate::text::Text;
 use crate::time::Time;
 
-/// Endpoints at one address that came.
+/// When an endpoint came.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Came {
-    /// With which reading, and when, they came.
+    /// With which reading.
     pub(crate) reading: u64,
     pub(crate) at: Time,
-    pub(crate) count: usize,
 }
 
-/// Endpoints that others in their place are looked for.
+/// An endpoint in the place of which others are looked for.
+#[derive(Debug)]
 pub(crate) struct Debt<A> {
     pub(crate) rank: Rank,
-    /// Whether they came within the window.
+    /// Whether it came within the window.
     pub(crate) is_recent: bool,
-    pub(crate) address: A,
-    pub(crate) count: usize,
+    pub(crate) spot: Spot<A>,
 }
 
-/// Whom what came makes up for first.
+/// Whom others make up for first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Rank {
     /// It may be on its way out.
@@ -32,98 +33,93 @@ pub(crate) enum Rank {
     Failed,
     /// It was not judged before.
     Fresh,
-    /// It waits for others since then.
-    Awaiting(Time),
+    /// It waits for others since then, which come with later readings than this.
+    Awaiting(Time, u64),
     /// It waits since then.
     Held(Time),
 }
 
-/// How many came with which reading, and where, that may make up for others.
+/// Endpoints that may make up for others, by the reading with which they came.
+#[derive(Debug)]
 pub(crate) struct Payers<A> {
-    left: BTreeMap<u64, Counts<A>>,
-    /// Those that did.
-    spent: BTreeMap<(u64, A), usize>,
+    by_spot: BTreeMap<Spot<A>, u64>,
+    /// The same the other way round; none of them is empty.
+    by_reading: BTreeMap<u64, Spots<A>>,
 }
-
-// === impl Payers ===
 
 impl<A: Ord + Clone> Payers<A> {
-    /// What came, but for what goes itself: of several at an address those that came last.
-    pub(crate) fn of(came: &BTreeMap<A, Vec<Came>>, lost: &Counts<A>) -> Self {
-        let mut payers: BTreeMap<u64, Counts<A>> = BTreeMap::new();
-        for (address, all) in came {
-            let mut lost = lost.get(address).copied().unwrap_or_default();
-            for came in all.iter().rev() {
-                let goes = came.count.min(lost);
-                lost -= goes;
-                if came.count > goes {
-                    let of_reading = payers.entry(came.reading).or_default();
-                    of_reading.insert(address.clone(), came.count - goes);
-                }
-            }
-        }
-        Self { left: payers, spent: BTreeMap::new() }
+    /// What came, but for those that go themselves.
+    pub(crate) fn of(came: &BTreeMap<Spot<A>, Came>, lost: &Spots<A>) -> Self {
+        let came = came.iter().filter(|(spot, _)| !lost.contains(*spot));
+        came.map(|(spot, came)| (spot.clone(), came.reading)).collect()
     }
 
-    /// Those that came with a reading or later pay for up to `count` endpoints. Returns for how many.
-    pub(crate) fn pay(&mut self, first: u64, count: usize) -> usize {
-        let mut due = count;
-        while due > 0
-            && let Some((&reading, payers)) = self.left.range_mut(first..).next()
-        {
-            let Some(mut payer) = payers.last_entry() else {
-                self.left.remove(&reading);
-                continue;
-            };
-            let paid = due.min(*payer.get());
-            due -= paid;
-            *self.spent.entry((reading, payer.key().clone())).or_default() += paid;
-            *payer.get_mut() -= paid;
-            if *payer.get() == 0 {
-                payer.remove();
-            }
-        }
-        count - due
+    /// These alone, whenever they came.
+    pub(crate) fn these(spots: Spots<A>) -> Self {
+        spots.into_iter().map(|spot| (spot, 0)).collect()
     }
 
-    /// Takes those that paid out of `came`.
-    pub(crate) fn settle(self, came: &mut BTreeMap<A, Vec<Came>>) {
-        for ((reading, address), paid) in self.spent {
-            let mut left = paid;
-            for came in came.get_mut(&address).into_iter().flatten() {
-                if came.reading == reading {
-                    let count = came.count.min(left);
-                    came.count -= count;
-                    left -= count;
-                }
-            }
+    /// Takes out of `debts` those that others make up for, and returns them and the others. For each
+    /// debt `first` says with which reading these may have come at the earliest; `None` where nobody
+    /// will do. Those at its own address come first, which may be the same instance, and then those that
+    /// came last, which most likely came in its place.
+    pub(crate) fn pay(
+        mut self,
+        debts: &mut Vec<Debt<A>>,
+        first: impl Fn(&Debt<A>) -> Option<u64>,
+    ) -> (Spots<A>, Spots<A>) {
+        let (mut paid, mut spent) = (Spots::new(), Spots::new());
+        let takes: [fn(&mut Self, u64, &A) -> Option<Spot<A>>; 2] =
+            [Self::take_at, |payers, first, _| payers.take_last(first)];
+        for take in takes {
+            debts.retain(|debt| {
+                let payer =
+                    first(debt).and_then(|first| take(&mut self, first, &debt.spot.address));
+                let Some(payer) = payer else { return true };
+                spent.insert(payer);
+                paid.insert(debt.spot.clone());
+                false
+            });
         }
-        retain(came, |came| came.count > 0);
+        (paid, spent)
     }
-}
 
-/// Others are looked for in the place of `count` endpoints. So many as `old` says were there before the
-/// window.
-pub(crate) fn owe<A: Clone>(
-    debts: &mut Vec<Debt<A>>,
-    rank: Rank,
-    address: &A,
-    count: usize,
-    old: &mut usize,
-) {
-    let before = count.min(*old);
-    *old -= before;
-    for (is_recent, count) in [(false, before), (true, count - before)] {
-        if count > 0 {
-            debts.push(Debt { rank, is_recent, address: address.clone(), count });
+    fn take_at(&mut self, first: u64, address: &A) -> Option<Spot<A>> {
+        let begin = Spot { address: address.clone(), network: Text::from(""), port: 0 };
+        let of_address = self.by_spot.range(begin..);
+        let of_address = of_address.take_while(|(spot, _)| spot.address == *address);
+        let (spot, _) =
+            of_address.filter(|(_, reading)| **reading >= first).max_by_key(|(_, at)| **at)?;
+        let spot = spot.clone();
+        self.take(&spot);
+        Some(spot)
+    }
+
+    fn take_last(&mut self, first: u64) -> Option<Spot<A>> {
+        let (reading, spots) = self.by_reading.last_key_value()?;
+        let spot = spots.last().filter(|_| *reading >= first)?.clone();
+        self.take(&spot);
+        Some(spot)
+    }
+
+    fn take(&mut self, spot: &Spot<A>) {
+        let Some(reading) = self.by_spot.remove(spot) else { return };
+        if let Some(spots) = self.by_reading.get_mut(&reading) {
+            spots.remove(spot);
+            if spots.is_empty() {
+                self.by_reading.remove(&reading);
+            }
         }
     }
 }
 
-/// Keeps what stays, and the addresses that have any.
-pub(crate) fn retain<A: Ord, T>(lists: &mut BTreeMap<A, Vec<T>>, stays: impl Fn(&T) -> bool) {
-    lists.retain(|_, list| {
-        list.retain(&stays);
-        !list.is_empty()
-    });
+impl<A: Ord + Clone> FromIterator<(Spot<A>, u64)> for Payers<A> {
+    fn from_iter<I: IntoIterator<Item = (Spot<A>, u64)>>(came: I) -> Self {
+        let mut payers = Self { by_spot: BTreeMap::new(), by_reading: BTreeMap::new() };
+        for (spot, reading) in came {
+            payers.by_reading.entry(reading).or_default().insert(spot.clone());
+            payers.by_spot.insert(spot, reading);
+        }
+        payers
+    }
 }

@@ -2,13 +2,13 @@
 //!
 //! Invariant: total and deterministic. Planning again after applying gives no step.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use imbl::{OrdMap, OrdSet};
 
-use crate::mesh::{Body, Kind, Object, ObjectId, Tie};
+use crate::mesh::{Body, Kind, Object, ObjectId, Spot, Tie};
 use crate::time::Time;
 
 /// What a sink should hold.
@@ -250,7 +250,7 @@ impl<B: Body> Step<B> {
 
     /// The endpoints that go by it.
     #[must_use]
-    pub fn lost(&self) -> BTreeMap<B::Address, usize> {
+    pub fn lost(&self) -> BTreeSet<Spot<B::Address>> {
         missing(self.from(), self.to())
     }
 
@@ -343,13 +343,16 @@ impl<B: Body> Step<B> {
 fn missing<B: Body>(
     one: Option<&Arc<Object<B>>>,
     other: Option<&Arc<Object<B>>>,
-) -> BTreeMap<B::Address, usize> {
+) -> BTreeSet<Spot<B::Address>> {
     match (one, other) {
-        (None, _) => BTreeMap::new(),
+        (None, _) => BTreeSet::new(),
         // What another service of the mesh has under the name by then is not the same.
-        (Some(one), Some(other)) if one.tie() != other.tie() => one.body.counts(),
-        (Some(one), None) => one.body.counts(),
-        (Some(one), Some(other)) => one.body.missing_in(&other.body),
+        (Some(one), Some(other)) if one.tie() != other.tie() => one.body.reached(),
+        (Some(one), None) => one.body.reached(),
+        (Some(one), Some(other)) => {
+            let stays = other.body.reached();
+            one.body.spots().filter(|spot| !stays.contains(spot)).collect()
+        }
     }
 }
 

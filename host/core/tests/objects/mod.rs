@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use landfall_core::mesh::{Body, Kind, Object, ObjectId, Stays};
+use landfall_core::mesh::{Body, Kind, Object, ObjectId, Spot, Stays};
 use landfall_core::plan::{Desired, Entries, Mode, Observed, Plan, PlanOptions, Step, plan};
 use landfall_core::registry::SourceName;
 use landfall_core::text::Text;
@@ -25,12 +25,15 @@ pub(crate) struct TestBody {
     pub(crate) origins: Option<Vec<String>>,
 }
 
+fn spot(address: usize) -> Spot<usize> {
+    Spot { address, network: Text::from(""), port: 80 }
+}
+
 impl Body for TestBody {
     type Address = usize;
-    type Place<'a> = ();
 
-    fn addresses(&self) -> impl Iterator<Item = usize> {
-        0..self.endpoints
+    fn spots(&self) -> impl Iterator<Item = Spot<usize>> {
+        (0..self.endpoints).map(spot)
     }
 
     fn origins(&self) -> Option<Vec<&str>> {
@@ -56,7 +59,8 @@ impl Body for TestBody {
         let is_staying = origins.any(|origin| (stays.origin)(origin)) || (stays.origin)(None);
         // Endpoints are counted from one, so those that stay are beyond the others.
         let more = self.endpoints..older.endpoints;
-        let staying = more.filter(|address| is_staying && (stays.endpoint)(address)).count();
+        let staying =
+            more.filter(|address| is_staying && (stays.endpoint)(&spot(*address))).count();
         (self.content != older.content)
             .then(|| Self { endpoints: self.endpoints + staying, ..self.clone() })
     }
@@ -66,10 +70,6 @@ impl Body for TestBody {
     }
 
     fn dialed_at(&self, _own: &Self, _theirs: &Self) -> Option<Self> {
-        None
-    }
-
-    fn place(&self) -> Option<()> {
         None
     }
 

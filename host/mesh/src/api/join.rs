@@ -212,8 +212,7 @@ fn together<'a>(
 ) -> Vec<Lane<'a>> {
     let named: BTreeSet<Origin<'_>> = new.runs.iter().map(|run| run.origin).collect();
     let mut fresh = Fresh::of(new);
-    let successors: Vec<Vec<Option<usize>>> =
-        old.runs.iter().map(|run| fresh.successors(run, old)).collect();
+    let successors = fresh.successors(old);
     let mut lanes: Vec<Lane<'a>> = Vec::with_capacity(old.runs.len());
     let mut displaced = Vec::new();
     for (run, successors) in old.runs.iter().zip(successors) {
@@ -222,18 +221,20 @@ fn together<'a>(
             let may_have = origins(run, fed).filter(|origin| (stays.origin)(*origin));
             let mut may_have: Vec<Origin<'a>> = may_have.collect();
             let mut successor = successor;
-            if stays.claims
-                && let Some(at) = successor
+            let stays_here = || (stays.endpoint)(&old.spot(fed.endpoint));
+            let mut is_staying = false;
+            if let Some(at) = successor
                 && !may_have.is_empty()
                 && fresh.endpoints[at].place != old.place(fed.endpoint)
+                && (stays.claims || stays_here())
             {
                 // It may be another one at the same address.
                 fresh.endpoints[at].stage = Stage::Free;
-                successor = None;
+                (successor, is_staying) = (None, !stays.claims);
             }
             if let Some(at) = successor {
                 may_have.retain(|origin| stays.claims && !fresh.has(at, *origin));
-            } else if !(may_have.is_empty() || (stays.endpoint)(&fed.endpoint.address)) {
+            } else if !(may_have.is_empty() || is_staying || stays_here()) {
                 continue;
             }
             let is_owner_left = may_have.first() == Some(&run.origin);
@@ -358,21 +359,24 @@ impl<'a> Fresh<'a> {
         self.endpoints.push(FreshEndpoint { endpoint, place, origins, stage: Stage::Free });
     }
 
-    /// What each endpoint of an older run is by now, of those that one of the same services has:
-    /// first what ends at the same place, then what is at least at the same address.
-    fn successors(&mut self, run: &Run<'a>, of: &Side<'a, '_>) -> Vec<Option<usize>> {
+    /// What each endpoint of older runs is by now, of those that one of the same services has: first
+    /// what ends at the same place, then what is at least at the same address.
+    fn successors(&mut self, of: &Side<'a, '_>) -> Vec<Vec<Option<usize>>> {
         let all = &mut self.endpoints;
-        let mut successors: Vec<Option<usize>> = run
-            .endpoints
+        let by_place = &mut self.by_place;
+        let mut at_place = |run: &Run<'a>, fed: &Fed<'a>| {
+            let place = of.place(fed.endpoint);
+            let mut origins = origins(run, fed);
+            origins.find_map(|origin| taken(by_place.get_mut(&(origin, place.clone())), all))
+        };
+        let mut successors: Vec<Vec<Option<usize>>> = of
+            .runs
             .iter()
-            .map(|fed| {
-                let place = of.place(fed.endpoint);
-                origins(run, fed)
-                    .find_map(|origin| taken(self.by_place.get_mut(&(origin, place.clone())), all))
-            })
+            .map(|run| run.endpoints.iter().map(|fed| at_place(run, fed)).collect())
             .collect();
-        for (fed, successor) in run.endpoints.iter().zip(&mut successors) {
-            if successor.is_none() {
+        for (run, successors) in of.runs.iter().zip(&mut successors) {
+            let unknown = run.endpoints.iter().zip(successors).filter(|(_, known)| known.is_none());
+            for (fed, successor) in unknown {
                 *successor = origins(run, fed).find_map(|origin| {
                     taken(self.by_address.get_mut(&(origin, &fed.endpoint.address)), all)
                 });

@@ -19,7 +19,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use landfall_core::mapping::PORTS_MAX;
-use landfall_core::mesh::{self, Kind, Stays};
+use landfall_core::mesh::{self, Kind, Spot, Stays};
 use landfall_core::name::{self, Hostname};
 use landfall_core::pairs::Pairs;
 use landfall_core::text::Text;
@@ -269,15 +269,18 @@ impl Body {
 
 impl mesh::Body for Body {
     type Address = EndpointAddress;
-    type Place<'a> = place::Place<'a>;
 
-    fn addresses(&self) -> impl Iterator<Item = EndpointAddress> {
-        let endpoints = match &self.spec {
-            Spec::WorkloadEntry(entry) => std::slice::from_ref(entry),
-            Spec::ServiceEntry(ServiceEntry { endpoints: Endpoints::Inline(list), .. }) => list,
-            Spec::ServiceEntry(ServiceEntry { endpoints: Endpoints::Selected(_), .. }) => &[],
+    fn spots(&self) -> impl Iterator<Item = Spot<EndpointAddress>> {
+        let (endpoints, ports): (&[WorkloadEntry], &[ServicePort]) = match &self.spec {
+            Spec::WorkloadEntry(entry) => (std::slice::from_ref(entry), &[]),
+            Spec::ServiceEntry(ServiceEntry {
+                endpoints: Endpoints::Inline(list), ports, ..
+            }) => (list, ports),
+            Spec::ServiceEntry(ServiceEntry { endpoints: Endpoints::Selected(_), .. }) => {
+                (&[], &[])
+            }
         };
-        endpoints.iter().map(|endpoint| endpoint.address.clone())
+        endpoints.iter().map(|endpoint| place::spot(endpoint, ports))
     }
 
     fn origins(&self) -> Option<Vec<&str>> {
@@ -310,12 +313,6 @@ impl mesh::Body for Body {
         let entry = WorkloadEntry { ports: both.into_iter().collect(), ..entry.clone() };
         (entry.ports.len() <= PORTS_MAX)
             .then(|| Self { spec: Spec::WorkloadEntry(entry), ..self.clone() })
-    }
-
-    fn place(&self) -> Option<place::Place<'_>> {
-        let Spec::WorkloadEntry(entry) = &self.spec else { return None };
-        let ports = entry.ports.iter().map(|(_, at)| *at).collect();
-        Some((&entry.address, &entry.network, ports))
     }
 
     fn with_origins_of(&self, other: &Self) -> Self {

@@ -203,7 +203,8 @@ fn known_runs<'a>(body: &'a Body, list: &'a [WorkloadEntry]) -> Option<Vec<Run<'
 pub(super) fn lessened<'a>(body: &'a Body, other: &'a Body) -> BTreeSet<Option<&'a str>> {
     let (own, theirs) = (runs(body), runs(other));
     if own.iter().chain(&theirs).any(|run| run.origin.is_none()) {
-        let is_less = !body.missing_in(other).is_empty();
+        let theirs = other.reached();
+        let is_less = body.spots().any(|spot| !theirs.contains(&spot));
         let unnamed = match (body.origins(), other.origins()) {
             (Some(own), Some(theirs)) => {
                 let theirs: BTreeSet<&str> = theirs.collect();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use landfall_core::mesh::Spot;
 use landfall_core::text::Text;
 
 use super::origins::Run;
@@ -15,7 +16,8 @@ pub(super) type Place<'a> = (&'a EndpointAddress, &'a Text, BTreeSet<u32>);
 /// the other.
 pub(super) struct Side<'a, 'b> {
     pub(super) runs: &'b [Run<'a>],
-    ports: Vec<&'a ServicePort>,
+    common: Vec<&'a ServicePort>,
+    ports: &'a [ServicePort],
 }
 
 /// Two resources that are compared.
@@ -30,16 +32,32 @@ pub(super) fn sides<'a, 'b>(
     };
     let (own, theirs) = (ports(one.0), ports(other.0));
     (
-        Side { runs: one.1, ports: common(own, theirs) },
-        Side { runs: other.1, ports: common(theirs, own) },
+        Side { runs: one.1, common: common(own, theirs), ports: own },
+        Side { runs: other.1, common: common(theirs, own), ports: theirs },
     )
 }
 
 impl<'a> Side<'a, '_> {
     pub(super) fn place(&self, endpoint: &'a WorkloadEntry) -> Place<'a> {
-        let ports = self.ports.iter().map(|port| listens_at(endpoint, port)).collect();
+        let ports = self.common.iter().map(|port| listens_at(endpoint, port)).collect();
         (&endpoint.address, &endpoint.network, ports)
     }
+
+    pub(super) fn spot(&self, endpoint: &WorkloadEntry) -> Spot<EndpointAddress> {
+        spot(endpoint, self.ports)
+    }
+}
+
+/// Where traffic to `endpoint` ends. A WorkloadEntry says itself where it listens for the `ports` of its
+/// service; an inline endpoint as far as it is not where the service says.
+pub(super) fn spot(endpoint: &WorkloadEntry, ports: &[ServicePort]) -> Spot<EndpointAddress> {
+    let said = endpoint.ports.iter().map(|(_, at)| *at);
+    let port = match ports {
+        [] => said.min(),
+        ports => ports.iter().map(|port| listens_at(endpoint, port)).min(),
+    };
+    let WorkloadEntry { address, network, .. } = endpoint;
+    Spot { address: address.clone(), network: Text::clone(network), port: port.unwrap_or_default() }
 }
 
 /// Where `endpoint` listens for a port of its service.

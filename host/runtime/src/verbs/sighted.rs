@@ -107,7 +107,7 @@ impl Sighted {
 
 /// The addresses of `object`'s endpoints that `other` does not have, in their order.
 fn missing(object: Option<&MeshObject>, other: Option<&MeshObject>) -> Vec<String> {
-    let other: BTreeSet<_> = other.iter().flat_map(|other| other.body.addresses()).collect();
-    let own = object.iter().flat_map(|object| object.body.addresses());
-    own.filter(|address| !other.contains(address)).map(|address| address.to_string()).collect()
+    let other: BTreeSet<_> = other.iter().flat_map(|other| other.body.spots()).collect();
+    let own = object.iter().flat_map(|object| object.body.spots());
+    own.filter(|spot| !other.contains(spot)).map(|spot| spot.address.to_string()).collect()
 }
