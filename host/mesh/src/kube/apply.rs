@@ -31,6 +31,7 @@ use kube::core::Request;
 use landfall_core::mesh::{Kind, ObjectId};
 use landfall_core::name;
 use landfall_core::text::Interner;
+use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -306,8 +307,12 @@ impl KubeSink {
         };
         let request =
             Request::new(path).delete(&id.name, &params).map_err(kube::Error::BuildRequest)?;
-        // The answer is the object or a status; neither says more than that it was taken.
-        match self.send::<IgnoredAny>(request).await {
+        match self.send::<Deleted>(request).await {
+            Ok(Deleted { metadata: Some(Remains { deletion_timestamp: Some(_) }) }) => {
+                return Ok(Outcome::Conflict(
+                    "it is to be deleted, and finalizers of others keep it until then".to_owned(),
+                ));
+            }
             Ok(_) => (),
             // Gone already is what was wanted. Where the namespace or the CRD is gone, the object
             // went with it.
@@ -437,6 +442,18 @@ impl KubeSink {
             is_known
         });
     }
+}
+
+/// The answer to a deletion: a status, or the object that something keeps.
+#[derive(Deserialize)]
+struct Deleted {
+    metadata: Option<Remains>,
+}
+
+#[derive(Deserialize)]
+struct Remains {
+    #[serde(rename = "deletionTimestamp")]
+    deletion_timestamp: Option<IgnoredAny>,
 }
 
 /// How long to wait before the next attempt: `delay`, or as long as the server asks for. `None`

@@ -58,7 +58,8 @@ pub(super) struct Listing {
     /// The highest `resourceVersion` that list or watch delivered since the list began: all that
     /// happened up to it is known.
     delivered: u64,
-    /// The uids of what answers said is gone and the watch has not said so yet.
+    /// The uids of what answers said is gone since the last list began, and the watch has not said so
+    /// yet.
     ended: BTreeSet<Box<str>>,
 }
 
@@ -144,11 +145,10 @@ impl Listing {
         let Some(List { seen, written }) = self.list.take() else { return };
         self.delivered = 0;
         seen.iter().for_each(|sighting| self.deliver(sighting.version()));
-        // Of what ended while the list was under way, the watch will tell of what the list has.
-        let ended = std::mem::take(&mut self.ended);
-        let (late, seen): (Vec<_>, Vec<_>) =
-            seen.into_iter().partition(|sighting| ended.contains(&sighting.version().uid));
-        self.ended = late.iter().map(|sighting| sighting.version().uid.clone()).collect();
+        // What ended while the list was under way the watch may have to tell of yet.
+        let ended = &self.ended;
+        let seen = seen.into_iter().filter(|sighting| !ended.contains(&sighting.version().uid));
+        let seen: Vec<Sighting> = seen.collect();
         let here: BTreeSet<ObjectId> = seen.iter().map(|sighting| sighting.id().clone()).collect();
         let gone =
             |id: &&ObjectId| self.covers(id) && !here.contains(*id) && !written.contains(*id);

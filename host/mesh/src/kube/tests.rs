@@ -16,7 +16,7 @@ use super::store::{Listing, Observation, Version};
 use super::wire::{Sighting, sight};
 use super::{Connection, KubeOptions, KubeSink, connect};
 use crate::api::{Owner, ServiceEntryWire, Wire, WorkloadEntryWire};
-use crate::sink::Step;
+use crate::sink::{Applied, Step};
 use crate::validate::validate;
 
 /// An object as the API server has it, last written by `manager`.
@@ -228,6 +228,49 @@ async fn a_watch_that_is_behind_brings_nothing_back() {
     sink.take(0, News::Listed(ours("a", "uid-a", 5, "a.b")));
     sink.take(0, News::Complete);
     check(&sink.state.borrow(), &["a a.b"]);
+}
+
+#[tokio::test]
+async fn what_is_made_and_deleted_while_a_list_is_under_way_does_not_come_back() {
+    let deleted = json!({"kind": "Status", "metadata": {}, "status": "Success"});
+    let fake = Fake::start(Duration::ZERO, move |_, _| Says::json(200, &deleted)).await;
+    let owner = Owner::parse("home").unwrap();
+    let sink = KubeSink::new(fake::client(fake.port), KubeOptions::new(owner));
+    *sink.listings() = vec![Listing::new(Kind::ServiceEntry, None)];
+    // As of version 10.
+    sink.listings()[0].begin();
+    let made = wire("a", "uid-a", 12, "landfall", "a.b");
+    let Sighting::Ours(object, _) = seen(made.clone()) else { panic!("it is ours") };
+    let object = Arc::new(object);
+    sink.take_answer::<ServiceEntryWire>(&object, serde_json::from_value(made).unwrap());
+    sink.apply(&[Step::Delete(object)], &CancellationToken::new(), async |_| ()).await;
+    sink.take(0, News::Complete);
+    // The watch goes on from there.
+    sink.take(0, News::Changed(ours("a", "uid-a", 12, "a.b")));
+    check(&sink.state.borrow(), &[]);
+}
+
+#[tokio::test]
+async fn what_finalizers_keep_is_not_gone() {
+    let mut kept = wire("a", "uid-a", 11, "landfall", "a.b");
+    kept["metadata"]["deletionTimestamp"] = json!("2026-11-26T12:00:00Z");
+    let answer = kept.clone();
+    let fake = Fake::start(Duration::ZERO, move |_, _| Says::json(200, &answer)).await;
+    let owner = Owner::parse("home").unwrap();
+    let sink = KubeSink::new(fake::client(fake.port), KubeOptions::new(owner));
+    *sink.listings() = vec![Listing::new(Kind::ServiceEntry, None)];
+    sink.take(0, News::Complete);
+    sink.take(0, News::Changed(ours("a", "uid-a", 10, "a.b")));
+    let Sighting::Ours(object, _) = ours("a", "uid-a", 10, "a.b") else { panic!("it is ours") };
+    let mut codes = Vec::new();
+    let steps = [Step::Delete(Arc::new(object))];
+    let note = async |applied: Applied| codes.push(applied.outcome.code());
+    sink.apply(&steps, &CancellationToken::new(), note).await;
+    assert_eq!(codes, ["conflict"]);
+    sink.take(0, News::Changed(seen(kept)));
+    check(&sink.state.borrow(), &["a a.b"]);
+    sink.take(0, News::Gone(ours("a", "uid-a", 13, "a.b")));
+    check(&sink.state.borrow(), &[]);
 }
 
 #[test]
