@@ -145,6 +145,18 @@ fn a_hangup_has_the_configuration_read() {
 }
 
 #[test]
+fn a_source_that_goes_with_the_rules_is_not_published_by_the_new_ones() {
+    let scene = Scene::new();
+    let running = scene.start();
+    scene.until_published("orders.mesh", &running);
+    let other = FILE.replace("files", "other");
+    scene.configure("{service}.{source}.mesh", &[&other], "");
+    scene.until_published("orders.other.mesh", &running);
+    assert!(!running.log().contains("orders.files.mesh"), "{}", running.log());
+    assert!(running.stop().unwrap().success());
+}
+
+#[test]
 fn a_policy_is_said_to_be_refused_beside_what_stands() {
     let scene = Scene::new();
     scene.write("policy.wasm", "no component");

@@ -208,14 +208,16 @@ impl<B: Body> Step<B> {
 
     /// Steps of one phase may be applied at once, phases one after the other: endpoints of their
     /// own come before the service that selects them and go after it, so that a change between
-    /// the two shapes never leaves a service without endpoints.
+    /// the two shapes never leaves a service without endpoints. What serves clients goes before what
+    /// tidies up.
     #[must_use]
     pub fn phase(&self) -> u8 {
         match (self, self.id().kind) {
             (Self::Create(_) | Self::Update { .. } | Self::Empty { .. }, Kind::WorkloadEntry) => 0,
-            (Self::Create(_) | Self::Update { .. } | Self::Empty { .. }, Kind::ServiceEntry) => 1,
-            (Self::Delete(_), Kind::ServiceEntry) => 2,
-            (Self::Delete(_), Kind::WorkloadEntry) => 3,
+            (Self::Create(_) | Self::Update { .. }, Kind::ServiceEntry) => 1,
+            (Self::Empty { .. }, Kind::ServiceEntry) => 2,
+            (Self::Delete(_), Kind::ServiceEntry) => 3,
+            (Self::Delete(_), Kind::WorkloadEntry) => 4,
         }
     }
 

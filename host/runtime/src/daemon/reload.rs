@@ -152,8 +152,10 @@ impl Daemon {
         rehearsed: Rehearsed,
     ) -> Result<(), RulesRefused> {
         let now = clock::now();
-        let round = tokio::task::block_in_place(|| self.line.take_rules(rehearsed, now))?;
         let Prepared { config, policies: new, sinks } = prepared;
+        let removed = self.removed_sources(&config).cloned().collect();
+        let rehearsed = rehearsed.without(removed);
+        let round = tokio::task::block_in_place(|| self.line.take_rules(rehearsed, now))?;
         new.iter().for_each(|slot| self.listen(slot));
         let mut known: BTreeMap<Text, PolicySlot> = BTreeMap::new();
         for slot in std::mem::take(&mut self.policies).into_iter().chain(new) {
@@ -177,14 +179,23 @@ impl Daemon {
         Ok(())
     }
 
-    fn replace_sources(&mut self, config: &Configuration) {
+    /// The sources that run and that `config` does not have.
+    fn removed_sources<'a>(
+        &'a self,
+        config: &'a Configuration,
+    ) -> impl Iterator<Item = &'a SourceName> + 'a {
         let is_configured =
             |name: &SourceName| config.sources.iter().any(|source| source.name == *name);
-        for name in self.sources.keys().filter(|name| !is_configured(name)) {
+        self.sources.keys().filter(move |name| !is_configured(name))
+    }
+
+    fn replace_sources(&mut self, config: &Configuration) {
+        let removed: Vec<SourceName> = self.removed_sources(config).cloned().collect();
+        for name in &removed {
             self.line.remove_source(name);
             self.metrics.forget_source(name);
+            self.sources.remove(name);
         }
-        self.sources.retain(|name, _| is_configured(name));
         for source in &config.sources {
             if self.sources.get(&source.name).is_none_or(|known| known.config != *source) {
                 self.start_source(source.clone());

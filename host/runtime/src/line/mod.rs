@@ -292,7 +292,9 @@ impl Line {
     pub fn take_rules(&mut self, rehearsed: Rehearsed, now: Time) -> Result<Round, RulesRefused> {
         let waiting_before = std::mem::replace(&mut self.known.waiting, rehearsed.waiting.clone());
         let rules = Arc::clone(&rehearsed.rules);
-        let listed = self.listed();
+        let mut listed = self.listed();
+        let removed = listed.iter_mut().filter(|(id, _)| rehearsed.removed.contains(&id.source));
+        removed.for_each(|(_, service)| *service = None);
         let waiting = self.waiting_of(&listed);
         let redecided = self.known.decide(listed, &rules, Some(&rehearsed.decided));
         let draft = self.known.draft(redecided, &rules, Asked::All(Some(&rehearsed)));

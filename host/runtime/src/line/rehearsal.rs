@@ -11,7 +11,7 @@ use imbl::ordmap::DiffItem;
 use landfall_core::group::{MeshServices, Redecided, group};
 use landfall_core::mesh::{HostKey, MeshService};
 use landfall_core::pattern::Selector;
-use landfall_core::registry::{Service, ServiceId};
+use landfall_core::registry::{Service, ServiceId, SourceName};
 use landfall_core::sharing::Sharing;
 use landfall_core::text::Text;
 use landfall_policy_host::{Rules, Workers};
@@ -42,6 +42,8 @@ pub struct Rehearsed {
     touched: BTreeSet<HostKey>,
     /// What service policies said of them.
     answers: BTreeMap<HostKey, Answer>,
+    /// Sources of which the rules are to publish nothing, for they go with the rules before.
+    pub(super) removed: BTreeSet<SourceName>,
 }
 
 impl Rehearsal {
@@ -66,11 +68,19 @@ impl Rehearsal {
             services,
             touched,
             answers: answers.into_iter().collect(),
+            removed: BTreeSet::new(),
         })
     }
 }
 
 impl Rehearsed {
+    /// The same where these sources go with the rules before. What was published of them stays as long
+    /// as others may have it.
+    #[must_use]
+    pub fn without(self, removed: BTreeSet<SourceName>) -> Self {
+        Self { removed, ..self }
+    }
+
     /// The services of the mesh that `decided` make, which differs a little from what was rehearsed,
     /// and the hosts that differ from `services` as they are by now.
     pub(super) fn grouped(
