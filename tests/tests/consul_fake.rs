@@ -154,6 +154,23 @@ async fn indexes_that_went_back_unseen_are_noticed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_consul_that_is_empty_at_the_start_is_doubted_for_a_while() {
+    let consul = FakeConsul::start();
+    let settle = Duration::from_secs(3);
+    let mut running = start(ConsulSettings { settle, ..settings(&consul) });
+    for count in [0, 1] {
+        let what = format!("{count} services are listed in doubt");
+        let is_doubted = |state: &SourceState| {
+            state.snapshot.as_ref().is_some_and(|snapshot| snapshot.services.len() == count)
+                && state.doubt.as_ref().is_some_and(|doubt| doubt.code == "consul_empty")
+        };
+        running.until(&what, is_doubted).await;
+        consul.register(an_entry(0, 0));
+    }
+    until_services(&mut running, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_renewed_token_is_taken_up() {
     let consul = filled(3);
     consul.set_token(Some("first"));
@@ -316,6 +333,8 @@ async fn many_namespaces_share_the_connections() {
     let mut namespaces: Vec<&str> = names.iter().map(String::as_str).collect();
     namespaces.push("default");
     consul.set_namespaces(&namespaces);
+    // Without a service of its own it would be in doubt.
+    consul.register(an_entry(9000, 0));
     let put = |n: usize, service: usize| {
         let mut entry = an_entry(100 * n + service, 0);
         entry["Service"]["Namespace"] = json!(names[n]);
@@ -331,10 +350,10 @@ async fn many_namespaces_share_the_connections() {
         ..settings(&consul)
     };
     let mut running = start(settings);
-    until_services(&mut running, 100).await;
+    until_services(&mut running, 101).await;
     // Their long polls take turns.
     (0..20).for_each(|n| put(n, 7));
-    until_services(&mut running, 120).await;
+    until_services(&mut running, 121).await;
     assert!(consul.waiting_max() <= 8, "{}", consul.waiting_max());
 }
 

@@ -219,6 +219,8 @@ tls {{ https {{ ca_file = "{}" cert_file = "{}" key_file = "{}" verify_incoming 
     let url = format!("https://localhost:{https}");
     let settings = |tls: TlsFiles| ConsulSettings {
         tls,
+        // It has no services.
+        settle: Duration::from_secs(1),
         token_file: Some(folder.join("token")),
         ..ConsulSettings::new(vec![url.parse().unwrap()])
     };

@@ -138,6 +138,19 @@ pub enum ConsulError {
         /// For how long it may be missing.
         after: Duration,
     },
+    /// There was no service when the source began, and what there was before is not known.
+    #[error(
+        "failed to {attempt} in full: Consul listed none when Landfall started, as one does that \
+         lost its data. That is believed {} s after the start. If it is intended, wait; otherwise \
+         check what became of Consul's servers",
+        after.as_secs()
+    )]
+    Empty {
+        /// What was asked for.
+        attempt: String,
+        /// For how long what is missing may not have registered again yet.
+        after: Duration,
+    },
     /// Not even Consul's own servers are listed, which they always are. Who asks without a token
     /// is not told what access rules hide.
     #[error(
@@ -499,6 +512,7 @@ impl ConsulError {
             Self::Malformed { .. } => "consul_malformed",
             Self::Filtered { .. } => "consul_filtered",
             Self::Reset { .. } => "consul_reset",
+            Self::Empty { .. } => "consul_empty",
             Self::NothingListed { .. } => "consul_nothing_listed",
         }
     }
@@ -518,7 +532,8 @@ impl ConsulError {
             | Self::TooLarge { .. }
             | Self::Malformed { .. }
             | Self::Filtered { .. }
-            | Self::Reset { .. } => false,
+            | Self::Reset { .. }
+            | Self::Empty { .. } => false,
         }
     }
 }

@@ -52,7 +52,8 @@
 //! they lack may only not have registered again yet. So where a view goes back, or a service that
 //! lost instances, whether or not anybody was connected meanwhile, what is missing is kept for three
 //! minutes or until it is listed again, in doubt; what is new is listed. Whoever starts after the
-//! loss has no index to compare with, and believes what it sees.
+//! loss has no index to compare with: a first listing without any service counts as a loss too. One
+//! with some is believed.
 //!
 //! A read that fails is tried again by itself; the service stands as it was, in doubt. One that
 //! could not be read since the source began is missing in the first listing, and so is a datacenter,

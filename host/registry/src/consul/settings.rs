@@ -39,8 +39,8 @@ pub struct ConsulSettings {
     /// How often every service is read again although nothing said that it changed. At least
     /// [`RESYNC_MIN`] makes sense.
     pub resync: Duration,
-    /// How long what a Consul lacks that lost its data is kept: by then it has registered again if it
-    /// is there.
+    /// How long what a Consul lacks that lost its data is kept, and one that is empty at the start is
+    /// doubted: by then what is there has registered again.
     pub settle: Duration,
     /// The largest answer that is read, after decompression.
     pub body_bytes_max: usize,

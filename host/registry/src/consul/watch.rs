@@ -109,13 +109,14 @@ impl<'a> Watch<'a> {
             watch.roster_at = Some(Instant::now());
         } else {
             watch.roster_known = true;
-            watch.set_scopes(watch.settings.scopes(|_| Vec::new()));
+            watch.set_scopes(watch.settings.scopes(|_| Vec::new()), false);
         }
         watch
     }
 
-    /// Watches exactly `scopes` from now on.
-    fn set_scopes(&mut self, scopes: Vec<Scope>) {
+    /// Watches exactly `scopes` from now on. Those that are not watched yet came into being while the
+    /// source ran, if `came_since`.
+    fn set_scopes(&mut self, scopes: Vec<Scope>, came_since: bool) {
         let now = Instant::now();
         let gone: Vec<Scope> =
             self.scopes.keys().filter(|known| !scopes.contains(known)).cloned().collect();
@@ -129,9 +130,10 @@ impl<'a> Watch<'a> {
         }
         let in_flight = self.settings.connections_max / scopes.len().max(1);
         for scope in scopes {
-            let running = self.scopes.entry(scope).or_insert_with_key(|scope| Running {
-                watch: ScopeWatch::new(scope, in_flight, &self.settings, now),
-                epoch: Epoch::new(0),
+            let running = self.scopes.entry(scope).or_insert_with_key(|scope| {
+                let watch = ScopeWatch::new(scope, in_flight, &self.settings, now);
+                let watch = if came_since { watch.without_past() } else { watch };
+                Running { watch, epoch: Epoch::new(0) }
             });
             running.watch.set_in_flight(in_flight);
         }
@@ -228,6 +230,7 @@ impl<'a> Watch<'a> {
         });
         self.roster_at = Some(Instant::now() + pauses.fold(NAMESPACES_EVERY, Duration::max));
         self.roster_trouble = errors().next().map(Trouble::from);
+        let was_known = self.roster_known;
         self.roster_known |= self.roster_trouble.is_none();
         let scopes = self.settings.scopes(|place| {
             match roster.iter().find(|(known, _)| known == place) {
@@ -236,7 +239,7 @@ impl<'a> Watch<'a> {
                 _ => self.namespaces_of(place),
             }
         });
-        self.set_scopes(scopes);
+        self.set_scopes(scopes, was_known);
     }
 
     /// The namespaces of `place` that are watched.

@@ -63,6 +63,10 @@ pub(super) struct ScopeWatch {
     /// The index that each view had last.
     indexes: BTreeMap<ViewKind, u64>,
     past_lost_until: Option<Instant>,
+    /// Whether a first listing without services is a doubt.
+    doubts_empty: bool,
+    /// Whether the past counts as lost because the first listing had no services.
+    began_empty: bool,
     /// Services that keep instances which the registry lacks since then.
     kept: BTreeSet<Text>,
     /// Services that changed lately, the latest last; at most as many as there are long polls.
@@ -147,6 +151,8 @@ impl ScopeWatch {
             suspects: BTreeSet::new(),
             indexes: BTreeMap::new(),
             past_lost_until: None,
+            doubts_empty: true,
+            began_empty: false,
             kept: BTreeSet::new(),
             hot: VecDeque::new(),
             sweep: Sweep::new(Cause::Change),
@@ -171,6 +177,12 @@ impl ScopeWatch {
             changes: BTreeMap::new(),
             wake_at: None,
         }
+    }
+
+    /// The same, for a scope that came into being while others were watched: it has no past that it
+    /// could have lost.
+    pub(super) fn without_past(self) -> Self {
+        Self { doubts_empty: false, ..self }
     }
 
     /// From now on at most `in_flight` requests are under way.

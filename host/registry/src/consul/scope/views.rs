@@ -135,6 +135,7 @@ impl ScopeWatch {
         let view = self.views[at].shown.take().unwrap_or_default();
         let names = view.keys().filter(|name| is_listed_name(name)).count();
         if self.width == Width::Unknown {
+            self.began_with(names, now);
             self.choose_width(names, view);
             return;
         }
