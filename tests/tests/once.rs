@@ -56,6 +56,24 @@ async fn a_plan_from_a_part_of_a_registry_says_so() {
     assert!(text.starts_with("---\n") && text.contains("10.0.0.2"), "{text}");
 }
 
+#[test]
+fn a_broken_file_of_a_folder_is_told_by_a_plan_and_refused_by_a_snapshot() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+    fs::create_dir(folder.path().join("registry")).unwrap();
+    let pay = "services: [{name: pay, instances: [{address: 10.0.0.1, port: 80}]}]\n";
+    write("registry/pay.yaml", pay);
+    write("registry/cart.yaml", "services: [\n");
+    let sources = "sources: [{name: dc1, file: {path: registry}}]\n";
+    write("landfall.yaml", &format!("{sources}sinks: [{{files: {{path: out}}}}]\n"));
+    let run = |args: &[&str]| Program::new(LANDFALL, folder.path()).run(args).unwrap();
+    let plan = printed(&run(&["plan"]));
+    assert!(plan.starts_with("note: source dc1 is in doubt"), "{plan}");
+    assert!(plan.contains("cart.yaml:1:11: ") && plan.contains("pay"), "{plan}");
+    let output = run(&["snapshot"]);
+    assert_eq!((output.status.code(), &*output.stdout), (Some(1), &b""[..]), "{output:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_part_of_a_registry_is_not_recorded_as_all_of_it() {
     let scene = Scene::new();

@@ -203,13 +203,32 @@ fn what_keeps_a_source_from_beginning_is_said() {
     let consul = "{name: dc1, consul: {url: \"http://127.0.0.1:1\", tokenFile: token}}";
     scene.configure("{service}.mesh", &[FILE, whole, consul], "");
     let running = scene.start();
-    // Neither keeps another one waiting.
+    // Neither keeps another one waiting, and one file of a folder no other.
     scene.until_published("pay.mesh", &running);
+    scene.until_published("orders.mesh", &running);
     until_said(&running, "source=files code=\"file_syntax\"");
     assert!(running.log().contains("broken.yaml"), "{}", running.log());
     until_said(&running, "token: it is not a regular file");
-    assert!(!scene.path("out/mesh/serviceentry-orders.mesh.yaml").exists(), "it is not complete");
     assert!(running.stop().unwrap().success());
+}
+
+#[test]
+fn a_broken_file_at_the_start_has_nothing_removed_and_no_other_file_wait() {
+    let scene = Scene::new();
+    scene.write("registry/pay.yaml", &ORDERS.replace("orders", "pay"));
+    let first = scene.start();
+    ["orders.mesh", "pay.mesh"].iter().for_each(|host| scene.until_published(host, &first));
+    assert!(first.stop().unwrap().success());
+    scene.write("registry/pay.yaml", "services:\n  - name: [\n");
+    let second = scene.start();
+    until_said(&second, "source=files code=\"file_syntax\"");
+    scene.write("registry/orders.yaml", &ORDERS.replace("orders", "cart"));
+    scene.until_published("cart.mesh", &second);
+    for host in ["orders.mesh", "pay.mesh"] {
+        let file = scene.path(&format!("out/mesh/serviceentry-{host}.yaml"));
+        assert!(file.exists(), "{host}: {}", second.log());
+    }
+    assert!(second.stop().unwrap().success());
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use landfall_core::finding::{Finding, FindingCode};
@@ -158,17 +159,18 @@ fn identifier(wire: &wire::Instance) -> String {
     }
 }
 
-/// Joins the listings of files, in their order, sharing with `previous` what did not change.
+/// Joins the listings of files, in the order of their names, sharing with `previous` what did not change.
 pub(super) fn join(
-    files: &[(String, Arc<Listing>)],
+    files: &BTreeMap<PathBuf, Arc<Listing>>,
     previous: Option<&Snapshot>,
 ) -> (Snapshot, Vec<Finding>) {
     let mut findings = Vec::new();
     let mut joined: BTreeMap<ServiceKey, Arc<Service>> = BTreeMap::new();
     for (file, listing) in files {
+        let name = file.display().to_string();
         findings.extend(listing.findings.iter().cloned());
         for service in listing.services.values() {
-            insert(&mut joined, Arc::clone(service), file, &mut findings);
+            insert(&mut joined, Arc::clone(service), &name, &mut findings);
         }
     }
     // Begins with what is known and alters only what differs, so that the two maps share the rest.

@@ -2,9 +2,11 @@
 //!
 //! The way of a change: the operating system tells that something in the folder changed; once no
 //! file is being written any more, all files are read, of which only those with other contents
-//! are parsed; if they were the same before and after the reading and all of them are listings,
-//! the joined listing is published. Otherwise the last one stands and the doubt says which file,
-//! line and column. A slow poll stands behind the notifications, which some file systems lack.
+//! are parsed; if they were the same before and after the reading, the joined listing is published.
+//! Of a file that is no listing or cannot be read stands what it last listed, and the doubt says
+//! which file, line and column; the others go on. One that could not be read since the source
+//! began is missing in the listing, in doubt. A slow poll stands behind the notifications, which
+//! some file systems lack.
 //!
 //! A file that was cut at the end of a line is a smaller listing, and nothing in it says so. So a
 //! file is read only when nobody writes it: as the operating system tells, or, where it did not
@@ -32,7 +34,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use self::aside::aside;
 pub use self::read::{FILES_MAX, FileError};
-use self::read::{Files, Stamp};
+use self::read::{Files, Reading, Stamp};
 use self::watch::Watch;
 pub use self::wire::BYTES_MAX;
 pub use self::write::write;
@@ -68,21 +70,13 @@ pub struct File {
     settings: FileSettings,
 }
 
-/// Reads what is at `path` once.
-///
-/// # Errors
-/// What is there is not a complete listing.
-pub fn read(path: &std::path::Path) -> Result<(Snapshot, Vec<Finding>), FileError> {
-    Files::default().read(path, None).map(|(_, snapshot, findings)| (snapshot, findings))
-}
-
 /// Reads one listing from `text`; `name` stands for the file in messages.
 ///
 /// # Errors
 /// `text` is not a listing.
 pub fn parse(name: &str, text: &str) -> Result<(Snapshot, Vec<Finding>), FileError> {
     let listing = read::parse(name.as_ref(), text)?;
-    Ok(convert::join(&[(name.to_owned(), listing.into())], None))
+    Ok(convert::join(&[(name.into(), listing.into())].into(), None))
 }
 
 // === impl FileSettings ===
@@ -149,7 +143,7 @@ impl File {
                 return if watch.tells_all() { Noticed::Told } else { Noticed::Found };
             }
             stamp = self.look().await;
-            if stamp != state.stamp {
+            if stamp != state.stamp || state.retries {
                 return Noticed::Found;
             }
             if state.is_good() {
@@ -226,7 +220,7 @@ impl File {
             (State::default(), Err(Trouble { code: "file_read", message }))
         });
         match read {
-            Ok((snapshot, findings)) => {
+            Ok(reading) => {
                 if let Some(stamp) = &state.stamp
                     && (settled.is_some_and(|settled| settled != *stamp)
                         || watch.is_being_written(stamp).await)
@@ -240,8 +234,7 @@ impl File {
                     return (state, false);
                 }
                 state.waited_for_gone = false;
-                state.snapshot = Some(snapshot.clone());
-                out.complete(snapshot, findings);
+                state.publish(reading, out);
             }
             Err(trouble) => {
                 out.metrics().count_error(trouble.code);
@@ -269,37 +262,49 @@ struct State {
     stamp: Option<Stamp>,
     snapshot: Option<Snapshot>,
     failed: bool,
+    /// Whether to read again though the stamp stays.
+    retries: bool,
     /// Whether a file that is gone was waited for.
     waited_for_gone: bool,
 }
-
-type Loaded = Result<(Snapshot, Vec<Finding>), Trouble>;
 
 impl State {
     fn is_good(&self) -> bool {
         !self.failed && self.stamp.is_some()
     }
 
-    fn read(mut self, path: PathBuf) -> (Self, Loaded) {
-        // Before the reading: what changes during it is to be seen with the next look.
-        let stamp = Stamp::take(&path).ok();
+    fn read(mut self, path: PathBuf) -> (Self, Result<Reading, Trouble>) {
         match self.files.read(&path, self.snapshot.as_ref()) {
-            Ok((stamp, snapshot, findings)) => {
-                self.stamp = Some(stamp);
-                self.failed = false;
-                (self, Ok((snapshot, findings)))
+            Ok(reading) => {
+                self.stamp = Some(reading.stamp.clone());
+                self.failed = !reading.failures.is_empty();
+                self.retries = reading.is_worth_retrying();
+                (self, Ok(reading))
             }
             Err(error) => {
-                let trouble = Trouble::from(&error);
-                // A file that is no listing is worth another attempt once it differs; anything
-                // else with the next look.
-                self.stamp = match error {
-                    FileError::Syntax { .. } => stamp,
-                    _ => None,
-                };
+                // Worth another attempt with the next look that finds files.
+                self.stamp = None;
                 self.failed = true;
-                (self, Err(trouble))
+                (self, Err(Trouble::from(&error)))
             }
+        }
+    }
+
+    /// Tells what was read, in doubt where files could not be. Where none ever could there is
+    /// nothing to tell but that.
+    fn publish(&mut self, reading: Reading, out: &Publisher) {
+        let trouble = reading.trouble();
+        if let Some(trouble) = &trouble {
+            out.metrics().count_error(trouble.code);
+        }
+        if !reading.is_vain() {
+            self.files.accept(&reading);
+            self.snapshot = Some(reading.snapshot.clone());
+        }
+        match trouble {
+            None => out.complete(reading.snapshot, reading.findings),
+            Some(trouble) if reading.is_vain() => out.doubt(trouble),
+            Some(trouble) => out.complete_in_doubt(reading.snapshot, reading.findings, trouble),
         }
     }
 }

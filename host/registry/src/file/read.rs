@@ -1,4 +1,7 @@
 //! Reads one file, or all files of a folder, as one listing.
+//!
+//! Invariant: of a file that cannot be read stands what was last accepted of it. What was read and
+//! then not accepted, for somebody was writing, counts for nothing.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -93,7 +96,7 @@ pub enum FileError {
 
 /// Which files there are, and what tells that they changed. Not their contents.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Stamp(Vec<(PathBuf, FileStamp)>);
+pub(super) struct Stamp(Vec<(PathBuf, Option<FileStamp>)>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct FileStamp {
@@ -105,10 +108,30 @@ struct FileStamp {
     identity: Identity,
 }
 
-/// The files as last read, so that only those that changed are parsed again.
+/// The files as last read, so that only those that changed are parsed again, and as last accepted.
 #[derive(Debug, Default)]
 pub(super) struct Files {
-    parsed: BTreeMap<PathBuf, (u64, Arc<Listing>)>,
+    parsed: BTreeMap<PathBuf, Parsed>,
+    accepted: BTreeMap<PathBuf, Arc<Listing>>,
+}
+
+/// One file.
+#[derive(Clone, Debug)]
+struct Parsed {
+    /// Of its text; `None` when it could not be read.
+    hash: Option<u64>,
+    listing: Result<Arc<Listing>, Arc<FileError>>,
+}
+
+/// What all files list at one moment.
+#[derive(Debug)]
+pub(super) struct Reading {
+    pub(super) stamp: Stamp,
+    pub(super) snapshot: Snapshot,
+    pub(super) findings: Vec<Finding>,
+    /// Why files could not be read, in the order of their names.
+    pub(super) failures: Vec<Arc<FileError>>,
+    listings: BTreeMap<PathBuf, Arc<Listing>>,
 }
 
 // === impl FileError ===
@@ -138,29 +161,18 @@ impl From<&FileError> for Trouble {
 // === impl Stamp ===
 
 impl Stamp {
-    /// The stamp of all files at `path` as they are now.
+    /// The stamp of all files at `path` as they are now. One that cannot be looked at, or is no
+    /// file, has none: the reading will tell why.
     pub(super) fn take(path: &Path) -> Result<Self, FileError> {
-        let mut stamps = Vec::new();
-        for file in list(path)? {
-            // A file may go between listing and looking: the reading will tell.
-            let meta = match fs::metadata(&file) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    return Err(FileError::Missing { path: file });
-                }
-                meta => meta.map_err(|source| FileError::Read { path: file.clone(), source })?,
-            };
-            if !meta.is_file() {
-                return Err(FileError::NotRegular { path: file });
-            }
-            let stamp = FileStamp {
-                target: fs::canonicalize(&file).unwrap_or_else(|_| file.clone()),
-                modified: meta.modified().ok(),
-                len: meta.len(),
-                identity: identity(&meta),
-            };
-            stamps.push((file, stamp));
-        }
-        Ok(Self(stamps))
+        let stamped = |file: PathBuf| {
+            let stamp = FileStamp::take(&file);
+            (file, stamp)
+        };
+        Ok(Self(list(path)?.into_iter().map(stamped).collect()))
+    }
+
+    fn files(&self) -> impl Iterator<Item = &Path> {
+        self.0.iter().map(|(path, _)| path.as_path())
     }
 
     /// Whether a file is not there that was there `before`.
@@ -171,7 +183,19 @@ impl Stamp {
 
     /// The files themselves, links followed.
     pub(super) fn targets(&self) -> impl Iterator<Item = &Path> {
-        self.0.iter().map(|(_, stamp)| stamp.target.as_path())
+        self.0.iter().filter_map(|(_, stamp)| Some(stamp.as_ref()?.target.as_path()))
+    }
+}
+
+impl FileStamp {
+    fn take(file: &Path) -> Option<Self> {
+        let meta = fs::metadata(file).ok().filter(fs::Metadata::is_file)?;
+        Some(Self {
+            target: fs::canonicalize(file).unwrap_or_else(|_| file.to_owned()),
+            modified: meta.modified().ok(),
+            len: meta.len(),
+            identity: identity(&meta),
+        })
     }
 }
 
@@ -180,45 +204,101 @@ impl Stamp {
 impl Files {
     /// Reads everything at `path`. What was read is one moment: the files were the same before
     /// and after.
+    ///
+    /// # Errors
+    /// It is not known which files there are, or they are too large together. That one of them
+    /// cannot be read is part of the reading.
     pub(super) fn read(
         &mut self,
         path: &Path,
         previous: Option<&Snapshot>,
-    ) -> Result<(Stamp, Snapshot, Vec<Finding>), FileError> {
+    ) -> Result<Reading, FileError> {
         for _ in 0..READS_MAX {
             let before = Stamp::take(path)?;
-            let mut bytes_left = BYTES_MAX;
-            let mut listings = Vec::with_capacity(before.0.len());
-            let mut parsed = BTreeMap::new();
-            for (file, _) in &before.0 {
-                let text = read_text(file, bytes_left)?.ok_or_else(|| FileError::TooLarge {
-                    path: path.to_owned(),
-                    what: "more than 256 MiB",
-                })?;
-                bytes_left = bytes_left.saturating_sub(text.len() as u64);
-                let (hash, listing) = self.listing(file, &text)?;
-                listings.push((file.display().to_string(), Arc::clone(&listing)));
-                parsed.insert(file.clone(), (hash, listing));
-            }
+            let parsed = self.read_each(path, &before)?;
             if Stamp::take(path)? == before {
                 self.parsed = parsed;
-                let (snapshot, findings) = convert::join(&listings, previous);
-                return Ok((before, snapshot, findings));
+                return Ok(self.reading(before, previous));
             }
         }
         Err(FileError::Unsettled { path: path.to_owned() })
     }
 
-    fn listing(&self, path: &Path, text: &str) -> Result<(u64, Arc<Listing>), FileError> {
+    /// From now on what `reading` has of each file stands while that cannot be read.
+    pub(super) fn accept(&mut self, reading: &Reading) {
+        self.accepted.clone_from(&reading.listings);
+    }
+
+    fn read_each(
+        &self,
+        path: &Path,
+        stamp: &Stamp,
+    ) -> Result<BTreeMap<PathBuf, Parsed>, FileError> {
+        let mut bytes_left = BYTES_MAX;
+        let mut parsed = BTreeMap::new();
+        for file in stamp.files() {
+            let one = match read_text(file, bytes_left) {
+                Ok(Some(text)) => {
+                    bytes_left = bytes_left.saturating_sub(text.len() as u64);
+                    self.parsed_once(file, &text)
+                }
+                // Which of them is too many cannot be told.
+                Ok(None) => {
+                    let (path, what) = (path.to_owned(), "more than 256 MiB");
+                    return Err(FileError::TooLarge { path, what });
+                }
+                Err(error) => Parsed { hash: None, listing: Err(Arc::new(error)) },
+            };
+            parsed.insert(file.to_owned(), one);
+        }
+        Ok(parsed)
+    }
+
+    fn parsed_once(&self, file: &Path, text: &str) -> Parsed {
         let mut hasher = DefaultHasher::new();
         text.hash(&mut hasher);
-        let hash = hasher.finish();
-        if let Some((known, listing)) = self.parsed.get(path)
-            && *known == hash
-        {
-            return Ok((hash, Arc::clone(listing)));
+        let hash = Some(hasher.finish());
+        match self.parsed.get(file).filter(|known| known.hash == hash) {
+            Some(known) => known.clone(),
+            None => Parsed { hash, listing: parse(file, text).map(Arc::new).map_err(Arc::new) },
         }
-        Ok((hash, Arc::new(parse(path, text)?)))
+    }
+
+    /// Puts together what was just read, and what was accepted of what could not be.
+    fn reading(&self, stamp: Stamp, previous: Option<&Snapshot>) -> Reading {
+        let (mut listings, mut failures) = (BTreeMap::new(), Vec::new());
+        for (file, parsed) in &self.parsed {
+            let listing = match &parsed.listing {
+                Ok(listing) => Some(listing),
+                Err(error) => {
+                    failures.push(Arc::clone(error));
+                    self.accepted.get(file)
+                }
+            };
+            listings.extend(listing.map(|listing| (file.clone(), Arc::clone(listing))));
+        }
+        let (snapshot, findings) = convert::join(&listings, previous);
+        Reading { stamp, snapshot, findings, failures, listings }
+    }
+}
+
+// === impl Reading ===
+
+impl Reading {
+    /// Whether nothing is known of any file.
+    pub(super) fn is_vain(&self) -> bool {
+        self.listings.is_empty()
+    }
+
+    /// What is wrong with the first file that could not be read, and with how many more.
+    pub(super) fn trouble(&self) -> Option<Trouble> {
+        let first = self.failures.first()?;
+        Some(Trouble::from(&**first).with_more(self.failures.len() - 1, "files"))
+    }
+
+    /// Whether a file may become readable without its stamp telling.
+    pub(super) fn is_worth_retrying(&self) -> bool {
+        self.failures.iter().any(|error| matches!(**error, FileError::Read { .. }))
     }
 }
 
@@ -294,6 +374,10 @@ fn read_text(path: &Path, bytes_max: u64) -> Result<Option<String>, FileError> {
         },
         _ => FileError::Read { path: path.to_owned(), source },
     };
+    // Opening a pipe might never end.
+    if !fs::metadata(path).map_err(failed)?.is_file() {
+        return Err(FileError::NotRegular { path: path.to_owned() });
+    }
     let file = fs::File::open(path).map_err(failed)?;
     let len = file.metadata().map_err(failed)?.len();
     let mut text = String::with_capacity(usize::try_from(len.min(bytes_max)).unwrap_or(0));

@@ -132,8 +132,12 @@ async fn a_folder_of_files() {
     fs::write(path.join(".3.yaml"), "no listing").unwrap();
     fs::write(path.join("readme.txt"), "no listing").unwrap();
     watched.until(&["a", "b"], None).await;
-    // The first file breaks: the other's changes wait with it.
+    // The first file breaks, and stands as it was. The other goes on.
     fs::write(path.join("1.yaml"), "services: [").unwrap();
+    watched.until(&["a", "b"], Some("file_syntax")).await;
+    fs::write(path.join("2.json"), r#"{"services": [{"name": "b"}, {"name": "d"}]}"#).unwrap();
+    watched.until(&["a", "b", "d"], Some("file_syntax")).await;
+    fs::write(path.join("2.json"), r#"{"services": [{"name": "b"}]}"#).unwrap();
     watched.until(&["a", "b"], Some("file_syntax")).await;
     fs::write(path.join("1.yaml"), listing(&["a", "c"])).unwrap();
     watched.until(&["a", "b", "c"], None).await;
@@ -141,6 +145,82 @@ async fn a_folder_of_files() {
     watched.until(&["a", "c"], None).await;
     fs::remove_file(path.join("1.yaml")).unwrap();
     watched.until(&["a", "c"], Some("file_none")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_are_broken_at_the_start_keep_no_other_silent() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+    write("a.yaml", "services: [");
+    write("b.yaml", "servces: []");
+    let mut watched = Watched::start(folder.path(), NO_POLL);
+    let doubted = watched.state.wait_for(|state| state.doubt.is_some());
+    assert_eq!(doubted.await.unwrap().snapshot, None, "nothing of it is known");
+    write("c.yaml", &listing(&["c"]));
+    watched.until(&["c"], Some("file_syntax")).await;
+    let message = watched.state.borrow().doubt.clone().unwrap().message;
+    assert!(message.contains("a.yaml:1:11: unclosed bracket"), "{message}");
+    assert!(message.ends_with("(1 more files are in doubt)"), "{message}");
+    write("a.yaml", &listing(&["a"]));
+    watched.until(&["a", "c"], Some("file_syntax")).await;
+    let message = watched.state.borrow().doubt.clone().unwrap().message;
+    assert!(message.contains("b.yaml:1:1: unknown key `servces`"), "{message}");
+    write("b.yaml", &listing(&["b"]));
+    watched.until(&["a", "b", "c"], None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_goes_while_another_is_broken_is_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+    for name in ["a", "b", "c"] {
+        write(&format!("{name}.yaml"), &listing(&[name]));
+    }
+    let mut watched = Watched::start(folder.path(), NO_POLL);
+    watched.until(&["a", "b", "c"], None).await;
+    write("b.yaml", "");
+    watched.until(&["a", "b", "c"], Some("file_syntax")).await;
+    fs::remove_file(folder.path().join("a.yaml")).unwrap();
+    watched.until(&["b", "c"], Some("file_syntax")).await;
+    // And so is the broken one, which ends the doubt.
+    fs::remove_file(folder.path().join("b.yaml")).unwrap();
+    watched.until(&["c"], None).await;
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_that_leads_nowhere_harms_no_other_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    fs::write(at("a.yaml"), listing(&["a"])).unwrap();
+    std::os::unix::fs::symlink("elsewhere/b.yaml", at("b.yaml")).unwrap();
+    let mut watched = Watched::start(folder.path(), Duration::from_millis(50));
+    watched.until(&["a"], Some("file_missing")).await;
+    fs::create_dir(at("elsewhere")).unwrap();
+    fs::write(at("elsewhere/b.yaml"), listing(&["b"])).unwrap();
+    watched.until(&["a", "b"], None).await;
+}
+
+#[tokio::test]
+async fn what_was_read_and_not_published_does_not_stand_for_a_broken_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("r.yaml");
+    let (out, state) = Publisher::new(SourceName::parse("file").unwrap(), || Time::from_millis(1));
+    let source = File::new(FileSettings::new(&path));
+    let refused = Watch::refused(&path);
+    let listed = || state.borrow().snapshot.as_ref().map(|snapshot| snapshot.services.len());
+    fs::write(&path, listing(&["a", "b"])).unwrap();
+    let settled = source.settle(&refused, Noticed::Found, &out).await;
+    let (read, _) = source.load(State::default(), settled.clone(), &refused, &out).await;
+    // A part that somebody wrote and went on to break: it was not at rest.
+    fs::write(&path, listing(&["a"])).unwrap();
+    let (read, was_at_rest) = source.load(read, settled, &refused, &out).await;
+    assert_eq!((was_at_rest, listed()), (false, Some(2)));
+    fs::write(&path, "services: [").unwrap();
+    let settled = source.settle(&refused, Noticed::Found, &out).await;
+    let (_, was_at_rest) = source.load(read, settled, &refused, &out).await;
+    assert_eq!((was_at_rest, listed()), (true, Some(2)));
+    assert_eq!(state.borrow().doubt.as_ref().map(|doubt| doubt.code), Some("file_syntax"));
 }
 
 #[cfg(unix)]
@@ -332,5 +412,4 @@ async fn a_pipe_is_not_waited_for() {
     watched.until(&["a"], Some("file_not_regular")).await;
     fs::remove_file(&pipe).unwrap();
     watched.until(&["a"], None).await;
-    assert_eq!(super::super::read(&folder.path().join("a.yaml")).unwrap().0.services.len(), 1);
 }
