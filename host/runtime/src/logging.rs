@@ -7,9 +7,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::args::LogFormat;
 
-/// Modules of the Kubernetes client and of the AWS SDK that log the errors which they return.
-const QUIET: &str = "kube_runtime::watcher=off,kube_client::client::builder=off,\
-                     aws_config::imds=off,aws_config::profile::credentials=off";
+/// Modules of the Kubernetes client, and all crates of the AWS SDK, that log the errors which they
+/// return. A filter takes a target by how it begins.
+const QUIET: &str = "kube_runtime::watcher=off,kube_client::client::builder=off,aws_=off";
 
 /// Starts logging.
 ///
@@ -73,6 +73,9 @@ mod tests {
             tracing::warn!(target: "kube_runtime::watcher", "watch list error with 403");
             tracing::error!(target: "kube_client::client::builder", "failed with status 403");
             tracing::warn!(target: "aws_config::imds::region", "failed with status 403");
+            tracing::warn!(target: "aws_config::meta::credentials", "none gave any: 403");
+            tracing::warn!(target: "aws_sdk_sts::operation", "failed with status 403");
+            tracing::warn!(target: "aws_smithy_runtime::client::identity", "not resolved: 403");
             tracing::warn!(target: "kube_client::client::tls", "Server cert bypassed");
             tracing::warn!("ours");
         });
@@ -86,6 +89,8 @@ mod tests {
         assert!(!said.contains("403"), "{said}");
         let asked = logged("info,kube_runtime::watcher=warn,kube_client::client::builder=error");
         assert_eq!(asked.matches("403").count(), 2, "{asked}");
+        let asked = logged("info,aws_smithy_runtime=warn");
+        assert_eq!(asked.matches("403").count(), 1, "{asked}");
         assert_eq!(logged("off"), "");
         assert!(filtering("a=b=c").is_err());
     }
