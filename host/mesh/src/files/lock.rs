@@ -21,6 +21,7 @@ static HELD: Mutex<BTreeMap<PathBuf, Weak<File>>> = Mutex::new(BTreeMap::new());
 pub(super) struct Lock {
     path: PathBuf,
     file: Arc<File>,
+    is_new: bool,
 }
 
 impl Lock {
@@ -34,7 +35,7 @@ impl Lock {
         let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
         held.retain(|_, file| file.strong_count() > 0);
         if let Some(file) = held.get(&path).and_then(Weak::upgrade) {
-            let lock = Self { path: path.clone(), file };
+            let lock = Self { path: path.clone(), file, is_new: false };
             if lock.is_there() {
                 return Ok(Some(lock));
             }
@@ -51,7 +52,7 @@ impl Lock {
             Ok(()) => {
                 let file = Arc::new(file);
                 held.insert(path.clone(), Arc::downgrade(&file));
-                Ok(Some(Self { path, file }))
+                Ok(Some(Self { path, file, is_new: true }))
             }
             Err(TryLockError::WouldBlock) => Err(FilesError::Locked {
                 folder: folder.to_owned(),
@@ -60,6 +61,12 @@ impl Lock {
             }),
             Err(TryLockError::Error(_)) => Ok(None),
         }
+    }
+
+    /// Whether no other sink of this process had it when it was taken, so that nobody at all was
+    /// writing for the owner.
+    pub(super) fn is_new(&self) -> bool {
+        self.is_new
     }
 
     /// Whether its file is still where others look for it.

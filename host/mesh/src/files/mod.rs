@@ -141,16 +141,39 @@ impl FilesSink {
             .map_err(|source| FilesError::Make { path: self.path.clone(), source })
     }
 
-    /// Keeps every other process from writing for the same owner, from now on. For who is about to
-    /// write; looking needs nothing of it.
+    /// Keeps every other process from writing for the same owner, from now on, and removes what an
+    /// earlier one left that ended in the middle of writing a file. For who is about to write; looking
+    /// needs nothing of it.
     ///
     /// # Errors
     /// Another process is there already.
     pub fn hold(&mut self) -> Result<(), FilesError> {
         if !self.lock.as_ref().is_some_and(Lock::is_there) {
             self.lock = Lock::take(&self.path, &self.owner)?;
+            if self.lock.as_ref().is_some_and(Lock::is_new) {
+                self.remove_own_leftovers();
+            }
         }
         Ok(())
+    }
+
+    /// Removes temporary files of this owner. Nobody misses one, since istiod reads no such file, and
+    /// one that cannot be removed is no harm.
+    fn remove_own_leftovers(&self) {
+        let temporary = disk::below(&self.path).map(|below| below.temporary).unwrap_or_default();
+        for path in temporary {
+            if self.is_place(&disk::of_temporary(&path)) && self.is_begun_by_us(&path) {
+                drop(fs::remove_file(path));
+            }
+        }
+    }
+
+    /// Whether what is at `path` begins as our files do, or ends before that could be told. Were it
+    /// another owner's, who is about to write it, that one would write it once more.
+    fn is_begun_by_us(&self, path: &Path) -> bool {
+        let Ok(Some(text)) = disk::read(path) else { return false };
+        let header = self.header();
+        text.starts_with(&header) || header.starts_with(&text)
     }
 
     /// Reads what is there, as far as it changed since it was read before. Files of others that

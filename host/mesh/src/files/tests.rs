@@ -293,6 +293,40 @@ fn only_applying_removes_leftovers_and_only_old_ones_of_ours() {
 }
 
 #[test]
+fn who_takes_the_lock_removes_what_an_earlier_run_left_half_written() {
+    let folder = tempfile::tempdir().unwrap();
+    sync(&mut sink(folder.path()), &desired(1, 1));
+    let (path, text) = texts(folder.path()).remove(0);
+    let left = |name: &str, text: &str| {
+        let path = path.with_file_name(name);
+        fs::write(&path, text).unwrap();
+        path
+    };
+    let whole = left("serviceentry-a.yaml.landfall-tmp", &text);
+    let cut = left("workloadentry-b.yaml.landfall-tmp", &text[..20]);
+    let empty = left("serviceentry-c.yaml.landfall-tmp", "");
+    let others = [
+        left("serviceentry-d.yaml.landfall-tmp", &text.replacen("owner home", "owner away", 1)),
+        left("notes.yaml.landfall-tmp", &text),
+        left("serviceentry-e.landfall-tmp", &text),
+        left("serviceentry-f.yaml", &text),
+    ];
+    let all = [&whole, &cut, &empty].into_iter().chain(&others);
+    // Who only looks removes nothing.
+    sink(folder.path()).observe().unwrap();
+    assert!(all.clone().all(|path| path.exists()));
+    let mut holder = sink(folder.path());
+    holder.hold().unwrap();
+    let there: Vec<_> = all.filter(|path| path.exists()).collect();
+    assert_eq!(there, others.iter().collect::<Vec<_>>());
+    // What another sink of this process has begun is no leftover.
+    let begun = left("serviceentry-a.yaml.landfall-tmp", &text);
+    sink(folder.path()).hold().unwrap();
+    holder.hold().unwrap();
+    assert!(begun.exists());
+}
+
+#[test]
 fn the_folder_is_made_before_anything_is_in_it() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("deep/er");
