@@ -5,9 +5,10 @@
 #![allow(clippy::disallowed_methods, reason = "what a daemon says is waited for")]
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use landfall_tests::binary::{Program, Running};
@@ -136,7 +137,7 @@ fn a_hangup_has_the_configuration_read() {
     assert_eq!(running.ended().unwrap(), None);
     // What is no file is not waited for.
     fs::remove_file(scene.path("landfall.yaml")).unwrap();
-    let pipe = std::process::Command::new("mkfifo").arg(scene.path("landfall.yaml")).status();
+    let pipe = Command::new("mkfifo").arg(scene.path("landfall.yaml")).status();
     assert!(pipe.unwrap().success());
     running.signal("HUP").unwrap();
     until(&running, "second request", || running.log().matches("Asked by SIGHUP").count() == 2);
@@ -154,6 +155,32 @@ fn a_source_that_goes_with_the_rules_is_not_published_by_the_new_ones() {
     scene.until_published("orders.other.mesh", &running);
     assert!(!running.log().contains("orders.files.mesh"), "{}", running.log());
     assert!(running.stop().unwrap().success());
+}
+
+#[test]
+fn who_reads_the_log_no_more_keeps_nobody_from_stopping() {
+    let scene = Scene::new();
+    let mut command = Command::new(LANDFALL);
+    command.current_dir(scene.folder.path()).args(["run", "-c", "landfall.yaml"]);
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let mut first = String::new();
+    // Its end closes the pipe.
+    BufReader::new(child.stderr.take().unwrap()).read_line(&mut first).unwrap();
+    let began = Instant::now();
+    let published = scene.path("out/mesh/serviceentry-orders.mesh.yaml");
+    let mut ended = None;
+    let mut is_asked = false;
+    while ended.is_none() && began.elapsed() < WAIT_MAX {
+        if published.exists() && !is_asked {
+            let kill = format!("kill -TERM {}", child.id());
+            is_asked = Command::new("sh").args(["-c", &kill]).status().unwrap().success();
+        }
+        std::thread::sleep(POLL);
+        ended = child.try_wait().unwrap();
+    }
+    child.kill().unwrap();
+    assert!(ended.is_some_and(|status| status.success()), "{ended:?}");
 }
 
 #[test]
@@ -196,7 +223,7 @@ fn two_daemons_do_not_fight_over_a_folder() {
 fn what_keeps_a_source_from_beginning_is_said() {
     let scene = Scene::new();
     scene.write("registry/broken.yaml", "services:\n  - name: [\n");
-    let pipe = std::process::Command::new("mkfifo").arg(scene.path("token")).status();
+    let pipe = Command::new("mkfifo").arg(scene.path("token")).status();
     assert!(pipe.unwrap().success());
     scene.write("whole.yaml", &ORDERS.replace("orders", "pay"));
     let whole = "{name: whole, file: {path: whole.yaml}}";
