@@ -268,7 +268,7 @@ impl<'a, B: Body> Places<'a, B> {
         let mut blocked = at_places.filter(|id| !created.contains(*id));
         let comes = || *has_any || missing.values().flatten().any(|id| created.contains(*id));
         let any = || missing.values().flatten().copied().next().filter(|_| !comes());
-        blocked.next().or_else(any).map(|id| ObjectId::clone(id))
+        blocked.next().or_else(any).cloned()
     }
 
     /// Whether the service has by the object `there` what `step` takes from it, as far as that is

@@ -69,12 +69,13 @@ impl<A: Ord + Clone> Payers<A> {
         first: impl Fn(&Debt<A>) -> Option<u64>,
     ) -> (Spots<A>, Spots<A>) {
         let (mut paid, mut spent) = (Spots::new(), Spots::new());
-        let takes: [fn(&mut Self, u64, &A) -> Option<Spot<A>>; 2] =
-            [Self::take_at, |payers, first, _| payers.take_last(first)];
-        for take in takes {
+        for at_own_address in [true, false] {
             debts.retain(|debt| {
-                let payer =
-                    first(debt).and_then(|first| take(&mut self, first, &debt.spot.address));
+                let Some(first) = first(debt) else { return true };
+                let payer = match at_own_address {
+                    true => self.take_at(first, &debt.spot.address),
+                    false => self.take_last(first),
+                };
                 let Some(payer) = payer else { return true };
                 spent.insert(payer);
                 paid.insert(debt.spot.clone());

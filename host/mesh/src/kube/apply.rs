@@ -31,8 +31,6 @@ use kube::core::Request;
 use landfall_core::mesh::{Kind, ObjectId};
 use landfall_core::name;
 use landfall_core::text::Interner;
-use serde::Deserialize;
-use serde::de::IgnoredAny;
 use serde_json::Value;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -307,8 +305,9 @@ impl KubeSink {
         };
         let request =
             Request::new(path).delete(&id.name, &params).map_err(kube::Error::BuildRequest)?;
-        match self.send::<Deleted>(request).await {
-            Ok(Deleted { metadata: Some(Remains { deletion_timestamp: Some(_) }) }) => {
+        // A status, or the object that something keeps.
+        match self.send::<Value>(request).await {
+            Ok(answer) if !answer["metadata"]["deletionTimestamp"].is_null() => {
                 return Ok(Outcome::Conflict(
                     "it is to be deleted, and finalizers of others keep it until then".to_owned(),
                 ));
@@ -442,18 +441,6 @@ impl KubeSink {
             is_known
         });
     }
-}
-
-/// The answer to a deletion: a status, or the object that something keeps.
-#[derive(Deserialize)]
-struct Deleted {
-    metadata: Option<Remains>,
-}
-
-#[derive(Deserialize)]
-struct Remains {
-    #[serde(rename = "deletionTimestamp")]
-    deletion_timestamp: Option<IgnoredAny>,
 }
 
 /// How long to wait before the next attempt: `delay`, or as long as the server asks for. `None`
