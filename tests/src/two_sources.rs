@@ -50,9 +50,9 @@ pub fn sources() -> [SourceName; 2] {
     ["new", "old"].map(|name| SourceName::parse(name).unwrap())
 }
 
-/// A listing as `service=1,2@http:9090+admin:9100 other=n3,4.b`: each number makes an address, one
-/// behind an `n` a name; what follows a dot tells those at one address apart. `http:8080` where no port
-/// is named.
+/// A listing as `service=1,2@http:9090+admin:9100 other=n3,4.b,5>6`: each number makes an address, one
+/// behind an `n` a name; what follows a dot tells those at one address apart, and a number behind `>`
+/// is where the instance is by now. `http:8080` where no port is named.
 #[must_use]
 pub fn listing(text: &str) -> SourceState {
     let mut snapshot = Snapshot::default();
@@ -71,7 +71,8 @@ fn instance(text: &str) -> Instance {
     let address = match name.strip_prefix('n') {
         Some(_) => format!("{name}.example.com"),
         None => {
-            let number = name.split('.').next().unwrap();
+            let place = name.split('>').next_back().unwrap();
+            let number = place.split('.').next().unwrap();
             let number: u16 = number.parse().unwrap();
             format!("10.0.{}.{}", number / 256, number % 256)
         }
@@ -81,7 +82,10 @@ fn instance(text: &str) -> Instance {
         let (name, number) = (Text::from(name), number.parse().unwrap());
         InstancePort { name, number, protocol: Text::from("http") }
     };
-    Instance { ports: ports.split('+').map(port).collect(), ..Instance::new(name, address) }
+    Instance {
+        ports: ports.split('+').map(port).collect(),
+        ..Instance::new(name.split('>').next().unwrap(), address)
+    }
 }
 
 /// The same listing of a source that is in doubt of it.

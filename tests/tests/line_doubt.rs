@@ -271,6 +271,20 @@ fn objects_that_have_each_others_names_change_places() {
 }
 
 #[test]
+fn an_instance_that_is_listed_elsewhere_is_reached_there_though_its_source_is_in_doubt() {
+    for shape in SHAPES {
+        let mut world = settled(shape, "a=1,2,3", "");
+        for _ in 0..2 {
+            round(&mut world, &[Some(in_doubt(listing("a=1>101,2"))), Some(listing(""))]);
+        }
+        let addresses: Vec<String> = at(&world, "a").into_keys().collect();
+        for there in ["10.0.0.101", "10.0.0.2", "10.0.0.3"] {
+            assert!(addresses.contains(&there.to_owned()), "{shape:?}: {addresses:?}");
+        }
+    }
+}
+
+#[test]
 fn instances_on_one_node_are_several() {
     for shape in SHAPES {
         let world = settled(shape, "", "a=2");

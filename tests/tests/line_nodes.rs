@@ -10,7 +10,7 @@ use landfall_core::mesh::Body as _;
 use landfall_core::sharing::SharingMode;
 use landfall_tests::line::World;
 use landfall_tests::two_sources::{
-    Offers, SHAPES, first, held_for, limit_steps, listing, numbers, options, refusing, round,
+    Offers, SHAPES, at, first, held_for, limit_steps, listing, numbers, options, refusing, round,
     settle, settled, wait,
 };
 use proptest::prelude::*;
@@ -27,7 +27,7 @@ fn on_nodes(id: &str, nodes: Range<usize>, ports: &[u32]) -> String {
 /// On how many nodes clients reach each port by what the sink holds.
 fn reached(world: &World) -> BTreeMap<u32, usize> {
     let spots = world.held.ours.values().flat_map(|object| object.body.spots());
-    let spots: BTreeSet<_> = spots.map(|spot| (spot.port, spot.address)).collect();
+    let spots: BTreeSet<_> = spots.map(|spot| (spot.ports[0], spot.address)).collect();
     let mut reached = BTreeMap::new();
     for (port, _) in spots {
         *reached.entry(port).or_default() += 1;
@@ -122,6 +122,24 @@ fn what_another_source_still_has_stands_for_none_that_is_held() {
                 assert_eq!(reached(&world), all, "{shape:?} {left}");
                 wait(&mut world, 5);
             }
+        }
+    }
+}
+
+#[test]
+fn who_goes_elsewhere_makes_up_for_itself_alone() {
+    for shape in SHAPES {
+        for moved in [1, 5] {
+            let mut world = settled(shape, &numbers("a", 1..41), "");
+            let elsewhere = (1..=moved).map(|n| format!("{n}>{}", n + 100));
+            let left: Vec<String> =
+                elsewhere.chain((moved + 1..21).map(|n| n.to_string())).collect();
+            for _ in 0..12 {
+                round(&mut world, &first(&format!("a={}", left.join(","))));
+                wait(&mut world, 2);
+            }
+            assert_eq!(reached(&world)[&8080], 40, "{shape:?}: {moved} moved, 20 are held");
+            assert!(at(&world, "a").contains_key("10.0.0.101"), "{shape:?} {moved}");
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::losses::Loss;
 use crate::mesh::{Body, Spot, Tie};
 use crate::payers::{Came, Debt, Payers, Rank};
 use crate::plan::Step;
-use crate::spots::{Spots, add, shared, subtract};
+use crate::spots::{Spots, add, shared, subtract, successors};
 use crate::time::Time;
 
 /// How much may go at once.
@@ -134,6 +134,11 @@ impl<A: Ord + Clone> Budget<A> {
             subtract(&mut went, &stays);
             if !came.is_empty() || !went.is_empty() {
                 let account = self.services.entry(tie).or_default();
+                for (old, new) in successors(&went, &came) {
+                    came.remove(&new);
+                    went.remove(&old);
+                    account.moved(&old, new);
+                }
                 account.came(came, Came { reading: self.readings, at: first });
                 account.went(went, self.readings, last);
             }
@@ -287,6 +292,17 @@ impl<A: Ord + Clone> Budget<A> {
 impl<A: Ord + Clone> Account<A> {
     fn is_empty(&self) -> bool {
         self.came.is_empty() && self.gone.is_empty() && self.fates.is_empty()
+    }
+
+    /// An instance has other ports: whatever is known of it goes on.
+    fn moved(&mut self, old: &Spot<A>, new: Spot<A>) {
+        if let Some(came) = self.came.remove(old) {
+            self.came.insert(new.clone(), came);
+        }
+        if let Some(fate) = self.fates.remove(old) {
+            self.outstanding.insert(new.clone());
+            self.fates.insert(new, fate);
+        }
     }
 
     /// Endpoints came. Those that went before are back, and make up for nobody else.

@@ -158,15 +158,39 @@ fn loss<'a, B: Body>(
         let alone = after(&|_, turn| (turn.stage == Stage::Due).then_some(turn.to));
         due.extend(missing(&alone));
     }
+    // A WorkloadEntry that is somewhere else by the step makes up for itself alone: held, it would do
+    // so for another one again and again.
+    let mut elsewhere = Spots::new();
+    for turn in turns.values().filter(|turn| turn.stage == Stage::Due) {
+        if let Some((lost, comes)) = turn.to.and_then(|to| replaced(&objects, to)) {
+            subtract(&mut due, &lost);
+            elsewhere.extend(comes);
+        }
+    }
     // A WorkloadEntry may be refused while others are deleted.
     let is_made = |id: &ObjectId| id.kind == Kind::WorkloadEntry && !there.contains(id);
     let mut comes = after(&|id, turn| (!is_made(id)).then_some(turn.to));
     subtract(&mut comes, &now);
+    subtract(&mut comes, &elsewhere);
     let mut pending = last;
     subtract(&mut pending, &now);
+    subtract(&mut pending, &elsewhere);
     let comes = shared(comes, &pending);
     subtract(&mut pending, &comes);
     Some(Loss { under_way, failed, due, later, kept: Spots::new(), comes, pending })
+}
+
+/// Where the WorkloadEntry `to` was and is not any more, and where it is instead.
+fn replaced<B: Body>(
+    objects: &[&Arc<Object<B>>],
+    to: &Object<B>,
+) -> Option<(Spots<B::Address>, Spots<B::Address>)> {
+    if to.id.kind != Kind::WorkloadEntry {
+        return None;
+    }
+    let at = objects.binary_search_by(|object| object.id.cmp(&to.id)).ok()?;
+    let (was, is) = (objects[at].body.reached(), to.body.reached());
+    Some(was.difference(&is).cloned().zip(is.difference(&was).cloned()).unzip())
 }
 
 impl<A: Ord + Clone> Loss<A> {

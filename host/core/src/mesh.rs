@@ -193,8 +193,9 @@ pub struct Spot<A> {
     pub address: A,
     /// The network that the address is of; empty where none is said.
     pub network: Text,
-    /// The lowest port, which nobody else has there; 0 where none is known.
-    pub port: u32,
+    /// The ports that tell it apart, in order. Instances at one address have none in common, but one
+    /// instance may have some more or less of its own later.
+    pub ports: Box<[u32]>,
 }
 
 /// What of an older body stays, though a new one lacks it: what both parts pick.
@@ -209,6 +210,24 @@ pub struct Stays<'a, A> {
 
 /// What ties the objects of one mesh service together: a namespace, and a name in it.
 pub type Tie = (Text, Text);
+
+// === impl Spot ===
+
+impl<A> Spot<A> {
+    /// Comes before all at `address`.
+    pub(crate) fn first_at(address: A) -> Self {
+        Self { address, network: Text::from(""), ports: Box::default() }
+    }
+}
+
+impl<A: PartialEq> Spot<A> {
+    /// Whether both are of one instance.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.address == other.address
+            && self.network == other.network
+            && (self.ports == other.ports || self.ports.iter().any(|p| other.ports.contains(p)))
+    }
+}
 
 // === impl Stays ===
 

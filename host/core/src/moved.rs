@@ -22,7 +22,6 @@ use crate::holdings::Holdings;
 use crate::mesh::{Body, Kind, Object, ObjectId, Spot, Tie};
 use crate::plan::{Desired, Observed, Step};
 use crate::spots::{Spots, add, shared, subtract};
-use crate::text::Text;
 use crate::time::Time;
 
 /// What is known of objects whose endpoints moved, or may have.
@@ -75,8 +74,8 @@ type Before<B> = BTreeMap<(usize, ObjectId), Counts<<B as Body>::Address>>;
 struct Workloads<'a, B: Body> {
     /// Whether it holds one of them.
     has_any: bool,
-    /// Those that it does not hold, by where they are.
-    missing: BTreeMap<Spot<B::Address>, Vec<&'a ObjectId>>,
+    /// Those that it does not hold, by where they are: at each port, or at none.
+    missing: BTreeMap<(B::Address, u32), Vec<&'a ObjectId>>,
 }
 
 /// Objects by where their endpoints are, and by what feeds them. Many may be at one address, and many
@@ -298,7 +297,10 @@ impl<'a, B: Body> Places<'a, B> {
         let id = match as_a_whole {
             true if *has_any => None,
             true => missing.values().flatten().next(),
-            false => from.body.spots().find_map(|spot| missing.get(&spot)?.first()),
+            false => from.body.spots().find_map(|spot| {
+                let mut ports = ports(&spot);
+                ports.find_map(|port| missing.get(&(spot.address.clone(), port))?.first())
+            }),
         };
         id.map(|id| ObjectId::clone(id))
     }
@@ -307,7 +309,7 @@ impl<'a, B: Body> Places<'a, B> {
     pub(crate) fn in_workloads(&self, tie: &Tie) -> BTreeSet<B::Address> {
         let missing = self.workloads().get(tie).into_iter();
         let missing = missing
-            .flat_map(|of_service| of_service.missing.keys().map(|spot| spot.address.clone()));
+            .flat_map(|of_service| of_service.missing.keys().map(|(address, _)| address.clone()));
         let held = self.holdings.of(tie).filter(|of| of.id.kind == Kind::WorkloadEntry);
         let wanted = held.filter_map(|object| self.wanted(&object.id));
         missing.chain(wanted.flat_map(|object| object.body.addresses())).collect()
@@ -344,7 +346,10 @@ impl<'a, B: Body> Places<'a, B> {
                     of_service.has_any = true;
                 } else {
                     for spot in object.body.spots() {
-                        of_service.missing.entry(spot).or_default().push(&object.id);
+                        for port in ports(&spot) {
+                            let at = (spot.address.clone(), port);
+                            of_service.missing.entry(at).or_default().push(&object.id);
+                        }
                     }
                 }
             }
@@ -438,13 +443,17 @@ fn counts<B: Body>(body: &B) -> Counts<B::Address> {
     counts
 }
 
+fn ports<A>(spot: &Spot<A>) -> impl Iterator<Item = u32> + '_ {
+    let none = spot.ports.is_empty().then_some(0);
+    spot.ports.iter().copied().chain(none)
+}
+
 impl<'a, B: Body> Workloads<'a, B> {
     /// Those that the sink does not hold at an address.
     fn missing_at(&self, address: &B::Address) -> impl Iterator<Item = &'a ObjectId> {
-        let begin = Spot { address: address.clone(), network: Text::from(""), port: 0 };
         let address = address.clone();
-        let at_address = self.missing.range(begin..);
-        let at_address = at_address.take_while(move |(spot, _)| spot.address == address);
+        let at_address = self.missing.range((address.clone(), 0)..);
+        let at_address = at_address.take_while(move |((at, _), _)| *at == address);
         at_address.flat_map(|(_, ids)| ids.iter().copied())
     }
 }

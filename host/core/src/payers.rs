@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use crate::mesh::Spot;
 use crate::spots::Spots;
-use crate::text::Text;
 use crate::time::Time;
 
 /// When an endpoint came.
@@ -61,19 +60,19 @@ impl<A: Ord + Clone> Payers<A> {
 
     /// Takes out of `debts` those that others make up for, and returns them and the others. For each
     /// debt `first` says with which reading these may have come at the earliest; `None` where nobody
-    /// will do. Those at its own address come first, which may be the same instance, and then those that
-    /// came last, which most likely came in its place.
+    /// will do. What is of the same instance comes first, and then what came last, which most likely
+    /// came in its place.
     pub(crate) fn pay(
         mut self,
         debts: &mut Vec<Debt<A>>,
         first: impl Fn(&Debt<A>) -> Option<u64>,
     ) -> (Spots<A>, Spots<A>) {
         let (mut paid, mut spent) = (Spots::new(), Spots::new());
-        for at_own_address in [true, false] {
+        for is_same in [true, false] {
             debts.retain(|debt| {
                 let Some(first) = first(debt) else { return true };
-                let payer = match at_own_address {
-                    true => self.take_at(first, &debt.spot.address),
+                let payer = match is_same {
+                    true => self.take_same(first, &debt.spot),
                     false => self.take_last(first),
                 };
                 let Some(payer) = payer else { return true };
@@ -85,15 +84,14 @@ impl<A: Ord + Clone> Payers<A> {
         (paid, spent)
     }
 
-    fn take_at(&mut self, first: u64, address: &A) -> Option<Spot<A>> {
-        let begin = Spot { address: address.clone(), network: Text::from(""), port: 0 };
-        let of_address = self.by_spot.range(begin..);
-        let of_address = of_address.take_while(|(spot, _)| spot.address == *address);
-        let (spot, _) =
-            of_address.filter(|(_, reading)| **reading >= first).max_by_key(|(_, at)| **at)?;
-        let spot = spot.clone();
-        self.take(&spot);
-        Some(spot)
+    fn take_same(&mut self, first: u64, spot: &Spot<A>) -> Option<Spot<A>> {
+        let of_address = self.by_spot.range(Spot::first_at(spot.address.clone())..);
+        let mut of_address = of_address.take_while(|(other, _)| other.address == spot.address);
+        let (same, _) =
+            of_address.find(|(other, reading)| **reading >= first && other.is_same(spot))?;
+        let same = same.clone();
+        self.take(&same);
+        Some(same)
     }
 
     fn take_last(&mut self, first: u64) -> Option<Spot<A>> {

@@ -22,6 +22,25 @@ pub(crate) fn subtract<A: Ord>(spots: &mut Spots<A>, others: &Spots<A>) {
     }
 }
 
+/// What of `old` is of the same instances as what of `new`, each once.
+pub(crate) fn successors<A: Ord + Clone>(
+    old: &Spots<A>,
+    new: &Spots<A>,
+) -> Vec<(Spot<A>, Spot<A>)> {
+    let mut left = new.clone();
+    let pairs = old.iter().filter_map(|old| Some((old.clone(), take_same(&mut left, old)?)));
+    pairs.collect()
+}
+
+/// Takes out one that is of the same instance.
+pub(crate) fn take_same<A: Ord + Clone>(spots: &mut Spots<A>, spot: &Spot<A>) -> Option<Spot<A>> {
+    let mut at_address = spots
+        .range(Spot::first_at(spot.address.clone())..)
+        .take_while(|other| other.address == spot.address);
+    let same = at_address.find(|other| other.is_same(spot))?.clone();
+    spots.take(&same)
+}
+
 /// What of `spots` is among `others` too.
 pub(crate) fn shared<A: Ord>(mut spots: Spots<A>, others: &Spots<A>) -> Spots<A> {
     spots.retain(|spot| others.contains(spot));

@@ -26,7 +26,7 @@ pub(crate) struct TestBody {
 }
 
 fn spot(address: usize) -> Spot<usize> {
-    Spot { address, network: Text::from(""), port: 80 }
+    Spot { address, network: Text::from(""), ports: [80].into() }
 }
 
 impl Body for TestBody {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use landfall_core::mesh::Body as _;
+use landfall_core::mesh::{Body as _, Kind};
 use landfall_core::pairs::Pairs;
 use landfall_core::registry::ServiceId;
 use landfall_core::text::Text;
@@ -222,6 +222,10 @@ pub(super) fn lessened<'a>(body: &'a Body, other: &'a Body) -> BTreeSet<Option<&
     let named: BTreeSet<Origin<'_>> = theirs.iter().map(|run| run.origin).collect();
     let unnamed = own.iter().map(|run| run.origin).filter(|origin| !named.contains(origin));
     let mut lessened: BTreeSet<Origin<'a>> = unnamed.collect();
+    if body.kind() == Kind::WorkloadEntry {
+        // One instance, which those have who list it, wherever it is by now.
+        return lessened;
+    }
     for (origin, endpoint) in own.iter().flat_map(Run::of_each) {
         match left.get_mut(&(origin, one.place(endpoint))) {
             Some(count) if *count > 0 => *count -= 1,

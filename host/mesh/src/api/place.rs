@@ -48,16 +48,16 @@ impl<'a> Side<'a, '_> {
     }
 }
 
-/// Where traffic to `endpoint` ends. A WorkloadEntry says itself where it listens for the `ports` of its
-/// service; an inline endpoint as far as it is not where the service says.
+/// Where traffic to `endpoint` ends: at the ports that it says, for it is not known of the others
+/// whether it listens there. One that says none is where its service says.
 pub(super) fn spot(endpoint: &WorkloadEntry, ports: &[ServicePort]) -> Spot<EndpointAddress> {
-    let said = endpoint.ports.iter().map(|(_, at)| *at);
-    let port = match ports {
-        [] => said.min(),
-        ports => ports.iter().map(|port| listens_at(endpoint, port)).min(),
+    let ports: BTreeSet<u32> = match &*endpoint.ports {
+        [] => ports.iter().map(target).collect(),
+        said => said.iter().map(|(_, at)| *at).collect(),
     };
     let WorkloadEntry { address, network, .. } = endpoint;
-    Spot { address: address.clone(), network: Text::clone(network), port: port.unwrap_or_default() }
+    let (address, network) = (address.clone(), Text::clone(network));
+    Spot { address, network, ports: ports.into_iter().collect() }
 }
 
 /// Where `endpoint` listens for a port of its service.
