@@ -7,7 +7,7 @@ use crate::holdings::{Holdings, reached};
 use crate::mesh::{Body, Kind, Object, ObjectId, Tie};
 use crate::moved::Places;
 use crate::plan::Step;
-use crate::spots::{Spots, add, shared, subtract};
+use crate::spots::{Spots, Successor, add, shared, subtract};
 
 /// What clients would reach no more at one service of the mesh, and what they would reach besides.
 #[derive(Debug)]
@@ -162,9 +162,9 @@ fn loss<'a, B: Body>(
     // so for another one again and again.
     let mut elsewhere = Spots::new();
     for turn in turns.values().filter(|turn| turn.stage == Stage::Due) {
-        if let Some((lost, comes)) = turn.to.and_then(|to| replaced(&objects, to)) {
-            subtract(&mut due, &lost);
-            elsewhere.extend(comes);
+        for (was, is) in turn.to.map(|to| replaced(&objects, to)).unwrap_or_default() {
+            due.remove(&was);
+            elsewhere.insert(is);
         }
     }
     // A WorkloadEntry may be refused while others are deleted.
@@ -181,16 +181,13 @@ fn loss<'a, B: Body>(
 }
 
 /// Where the WorkloadEntry `to` was and is not any more, and where it is instead.
-fn replaced<B: Body>(
-    objects: &[&Arc<Object<B>>],
-    to: &Object<B>,
-) -> Option<(Spots<B::Address>, Spots<B::Address>)> {
-    if to.id.kind != Kind::WorkloadEntry {
-        return None;
-    }
-    let at = objects.binary_search_by(|object| object.id.cmp(&to.id)).ok()?;
+fn replaced<B: Body>(objects: &[&Arc<Object<B>>], to: &Object<B>) -> Vec<Successor<B::Address>> {
+    let found = objects.binary_search_by(|object| object.id.cmp(&to.id));
+    let Some(at) = found.ok().filter(|_| to.id.kind == Kind::WorkloadEntry) else {
+        return Vec::new();
+    };
     let (was, is) = (objects[at].body.reached(), to.body.reached());
-    Some(was.difference(&is).cloned().zip(is.difference(&was).cloned()).unzip())
+    was.difference(&is).cloned().zip(is.difference(&was).cloned()).collect()
 }
 
 impl<A: Ord + Clone> Loss<A> {

@@ -7,6 +7,9 @@ use crate::mesh::Spot;
 /// Where traffic to endpoints ends.
 pub(crate) type Spots<A> = BTreeSet<Spot<A>>;
 
+/// Where an instance was, and where it is.
+pub(crate) type Successor<A> = (Spot<A>, Spot<A>);
+
 /// Adds `others` to `spots`.
 pub(crate) fn add<A: Ord + Clone>(spots: &mut Spots<A>, others: &Spots<A>) {
     spots.extend(others.iter().cloned());
@@ -23,17 +26,14 @@ pub(crate) fn subtract<A: Ord>(spots: &mut Spots<A>, others: &Spots<A>) {
 }
 
 /// What of `old` is of the same instances as what of `new`, each once.
-pub(crate) fn successors<A: Ord + Clone>(
-    old: &Spots<A>,
-    new: &Spots<A>,
-) -> Vec<(Spot<A>, Spot<A>)> {
+pub(crate) fn successors<A: Ord + Clone>(old: &Spots<A>, new: &Spots<A>) -> Vec<Successor<A>> {
     let mut left = new.clone();
     let pairs = old.iter().filter_map(|old| Some((old.clone(), take_same(&mut left, old)?)));
     pairs.collect()
 }
 
 /// Takes out one that is of the same instance.
-pub(crate) fn take_same<A: Ord + Clone>(spots: &mut Spots<A>, spot: &Spot<A>) -> Option<Spot<A>> {
+fn take_same<A: Ord + Clone>(spots: &mut Spots<A>, spot: &Spot<A>) -> Option<Spot<A>> {
     let mut at_address = spots
         .range(Spot::first_at(spot.address.clone())..)
         .take_while(|other| other.address == spot.address);
