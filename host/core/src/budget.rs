@@ -324,6 +324,9 @@ impl<A: Ord + Clone> Account<A> {
                 debts.push(Debt { rank: Rank::UnderWay, is_recent, spot });
             }
         }
+        if debts.is_empty() {
+            return;
+        }
         // Others can do with any.
         debts.sort_by_key(|debt| !debt.is_recent);
         let payers = Payers::of(&self.came, &Spots::new());
@@ -331,7 +334,7 @@ impl<A: Ord + Clone> Account<A> {
         // before or after it may be of the same change.
         let (_, spent) =
             payers.pay(&mut debts, |debt| Some(if debt.is_recent { reading } else { 0 }));
-        self.came.retain(|spot, _| !spent.contains(spot));
+        spent.iter().for_each(|spot| _ = self.came.remove(spot));
         if !debts.is_empty() {
             self.oldest = self.oldest.or(Some(now));
         }
@@ -409,6 +412,9 @@ impl<A: Ord + Clone> Account<A> {
     /// Lets go what others came in place of. That is left for what `pending` others, which are still to
     /// come, will not do for.
     fn pay_by_came(&mut self, debts: &mut Vec<Debt<A>>, lost: &Spots<A>, pending: usize) {
+        if debts.is_empty() || self.came.is_empty() {
+            return;
+        }
         let payers = Payers::of(&self.came, lost);
         let fresh = debts.iter().filter(|debt| debt.rank == Rank::Fresh);
         let awaiting: Spots<A> = fresh.take(pending).map(|debt| debt.spot.clone()).collect();
@@ -418,7 +424,7 @@ impl<A: Ord + Clone> Account<A> {
             Rank::Awaiting(_, reading) if debt.is_recent => Some(reading + 1),
             _ => (!debt.is_recent).then_some(0),
         });
-        self.came.retain(|spot, _| !spent.contains(spot));
+        spent.iter().for_each(|spot| _ = self.came.remove(spot));
         // Others are there in their place for good, however long they take to go.
         self.fates.extend(paid.into_iter().map(|spot| (spot, Fate::LetGo)));
     }

@@ -34,9 +34,8 @@ pub(crate) fn successors<A: Ord + Clone>(old: &Spots<A>, new: &Spots<A>) -> Vec<
 
 /// Takes out one that is of the same instance.
 fn take_same<A: Ord + Clone>(spots: &mut Spots<A>, spot: &Spot<A>) -> Option<Spot<A>> {
-    let mut at_address = spots
-        .range(Spot::first_at(spot.address.clone())..)
-        .take_while(|other| other.address == spot.address);
+    let at_address = spots.range(Spot::first_at(spot.address.clone())..);
+    let mut at_address = at_address.take_while(|other| other.address == spot.address);
     let same = at_address.find(|other| other.is_same(spot))?.clone();
     spots.take(&same)
 }

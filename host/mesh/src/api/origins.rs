@@ -214,17 +214,17 @@ pub(super) fn lessened<'a>(body: &'a Body, other: &'a Body) -> BTreeSet<Option<&
         };
         return is_less.then_some(None).into_iter().chain(unnamed).collect();
     }
-    let (one, two) = sides((body, &own), (other, &theirs));
-    let mut left: BTreeMap<(Origin<'_>, Place<'_>), usize> = BTreeMap::new();
-    for (origin, endpoint) in theirs.iter().flat_map(Run::of_each) {
-        *left.entry((origin, two.place(endpoint))).or_default() += 1;
-    }
     let named: BTreeSet<Origin<'_>> = theirs.iter().map(|run| run.origin).collect();
     let unnamed = own.iter().map(|run| run.origin).filter(|origin| !named.contains(origin));
     let mut lessened: BTreeSet<Origin<'a>> = unnamed.collect();
     if body.kind() == Kind::WorkloadEntry {
         // One instance, which those have who list it, wherever it is by now.
         return lessened;
+    }
+    let (one, two) = sides((body, &own), (other, &theirs));
+    let mut left: BTreeMap<(Origin<'_>, Place<'_>), usize> = BTreeMap::new();
+    for (origin, endpoint) in theirs.iter().flat_map(Run::of_each) {
+        *left.entry((origin, two.place(endpoint))).or_default() += 1;
     }
     for (origin, endpoint) in own.iter().flat_map(Run::of_each) {
         match left.get_mut(&(origin, one.place(endpoint))) {

@@ -51,13 +51,15 @@ impl<'a> Side<'a, '_> {
 /// Where traffic to `endpoint` ends: at the ports that it says, for it is not known of the others
 /// whether it listens there. One that says none is where its service says.
 pub(super) fn spot(endpoint: &WorkloadEntry, ports: &[ServicePort]) -> Spot<EndpointAddress> {
-    let ports: BTreeSet<u32> = match &*endpoint.ports {
+    let mut ports: Vec<u32> = match &*endpoint.ports {
         [] => ports.iter().map(target).collect(),
         said => said.iter().map(|(_, at)| *at).collect(),
     };
+    ports.sort_unstable();
+    ports.dedup();
     let WorkloadEntry { address, network, .. } = endpoint;
     let (address, network) = (address.clone(), Text::clone(network));
-    Spot { address, network, ports: ports.into_iter().collect() }
+    Spot { address, network, ports: ports.into() }
 }
 
 /// Where `endpoint` listens for a port of its service.
