@@ -16,6 +16,7 @@ mod once;
 mod pause;
 mod policies;
 mod prepared;
+mod regular;
 mod sinks;
 mod slots;
 mod sources;

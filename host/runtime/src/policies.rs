@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, ComponentOrigin, PolicyConfig};
 use crate::kubernetes::Clients;
+use crate::regular;
 
 /// How often a component's file is looked at. A change is taken up within a second of it.
 const FILE_POLL: Duration = Duration::from_millis(250);
@@ -181,7 +182,9 @@ async fn file_stamp(path: &Path) -> Option<FileStamp> {
 }
 
 async fn read_file(path: &Path, settings: Option<&serde_json::Value>) -> Offer {
-    match read_bounded(path).await {
+    // One byte more than a component may have is enough to have it refused.
+    let read = regular::read(path, PACKED_BYTES_MAX as u64 + 1).await;
+    match read.map(|(_, bytes)| bytes) {
         Ok(bytes) => Offer::Component(Arc::new(Offered {
             bytes,
             settings_json: settings_json(settings),
@@ -192,19 +195,6 @@ async fn read_file(path: &Path, settings: Option<&serde_json::Value>) -> Offer {
             Offer::Nothing { why, config_map: None }
         }
     }
-}
-
-/// One byte more than a component may have is enough to have it refused.
-async fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
-    use tokio::io::AsyncReadExt as _;
-    // Opening a pipe waits for somebody to write into it.
-    if !tokio::fs::metadata(path).await?.is_file() {
-        return Err(std::io::Error::other("it is not a regular file"));
-    }
-    let mut bytes = Vec::new();
-    let most = PACKED_BYTES_MAX as u64 + 1;
-    tokio::fs::File::open(path).await?.take(most).read_to_end(&mut bytes).await?;
-    Ok(bytes)
 }
 
 async fn watch_config_map(

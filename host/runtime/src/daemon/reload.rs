@@ -4,7 +4,7 @@
 //! Then everything that is listed is decided by the new rules, and only then anything is replaced.
 
 use std::collections::BTreeMap;
-use std::fs::{self, Metadata};
+use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use landfall_core::registry::SourceName;
 use landfall_core::text::Text;
-use tokio::io::AsyncReadExt;
 use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -30,6 +29,7 @@ use crate::line::{Rehearsed, RulesRefused};
 use crate::once::line_options;
 use crate::pause::grown;
 use crate::prepared::{Prepared, prepare};
+use crate::regular;
 use crate::slots::PolicySlot;
 use crate::telemetry::{
     ConfigurationRefused, ConfigurationTaken, ConfigurationUnchanged, ReloadAsked,
@@ -212,26 +212,14 @@ struct Look {
     bytes: Vec<u8>,
 }
 
-/// Opening a pipe waits for somebody to write into it.
-fn check_regular(metadata: &Metadata) -> io::Result<()> {
-    match metadata.is_file() {
-        true => Ok(()),
-        false => Err(io::Error::other("it is not a regular file")),
-    }
-}
-
 fn load_anew(path: &Path) -> Result<Configuration, ConfigError> {
-    let checked = fs::metadata(path).and_then(|metadata| check_regular(&metadata));
+    let checked = fs::metadata(path).and_then(|metadata| regular::check(&metadata));
     checked.map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
     config::load(path)
 }
 
 async fn look(path: &Path) -> io::Result<Look> {
-    let metadata = tokio::fs::metadata(path).await?;
-    check_regular(&metadata)?;
-    let mut bytes = Vec::new();
-    let file = tokio::fs::File::open(path).await?;
-    file.take(CONFIG_BYTES_MAX + 1).read_to_end(&mut bytes).await?;
+    let (metadata, bytes) = regular::read(path, CONFIG_BYTES_MAX + 1).await?;
     Ok(Look { inode: metadata.ino(), bytes })
 }
 
