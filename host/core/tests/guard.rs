@@ -83,7 +83,8 @@ struct Sink {
 }
 
 fn trust(word: u8) -> Option<Trust> {
-    [None, Some(Trust::Silent), Some(Trust::Doubtful), Some(Trust::Current)][usize::from(word)]
+    let known = [Trust::Unheard, Trust::Silent, Trust::Doubtful, Trust::Current];
+    known.get(usize::from(word)).copied()
 }
 
 fn total(objects: &Objects) -> usize {
@@ -118,7 +119,7 @@ proptest! {
     fn nothing_is_lost_without_evidence(
         have in objects(),
         want in objects(),
-        trusts in vec(0_u8..4, 3),
+        trusts in vec(0_u8..5, 3),
         undecided in btree_set(0_u8..3, 0..2),
     ) {
         let mut scene = Scene::new(OPEN);
@@ -148,7 +149,7 @@ proptest! {
         for held in &guarded.held {
             let (_, _, fed_by) = &have[&held.id];
             let trust = |index: &u8| trusts[usize::from(*index)];
-            let waits = |index: &u8| matches!(trust(index), Some(Trust::Silent | Trust::Doubtful));
+            let waits = |index: &u8| trust(index).is_some_and(|trust| trust != Trust::Current);
             let unknown = fed_by.iter().any(|index| trust(index).is_none());
             prop_assert!(
                 fed_by.iter().any(waits) || unknown && !all_current || !undecided.is_empty(),
