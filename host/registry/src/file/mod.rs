@@ -22,6 +22,7 @@ mod watch;
 mod wire;
 mod write;
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -211,7 +212,6 @@ impl File {
     ) -> (State, bool) {
         out.metrics().count_request();
         let path = self.settings.path.clone();
-        let before = state.stamp.clone();
         // Parsing 30 MB takes a second; not on a thread that others wait for.
         let loaded = tokio::task::spawn_blocking(move || state.read(path)).await;
         // A panic of the reader is the only way to an error; it would be a defect here.
@@ -227,13 +227,10 @@ impl File {
                 {
                     return (state, false);
                 }
-                let is_gone = |now: &Stamp| before.as_ref().is_some_and(|b| now.lacks_of(b));
-                if state.stamp.as_ref().is_some_and(is_gone) && !state.waited_for_gone {
-                    (state.stamp, state.waited_for_gone) = (before, true);
-                    sleep(GONE_WAIT).await;
+                if let Some(wait) = state.gone_in(&reading, Instant::now()) {
+                    sleep(wait).await;
                     return (state, false);
                 }
-                state.waited_for_gone = false;
                 state.publish(reading, out);
             }
             Err(trouble) => {
@@ -264,8 +261,8 @@ struct State {
     failed: bool,
     /// Whether to read again though the stamp stays.
     retries: bool,
-    /// Whether a file that is gone was waited for.
-    waited_for_gone: bool,
+    /// The files that are not there any more, and since when that is known.
+    missing: BTreeMap<PathBuf, Instant>,
 }
 
 impl State {
@@ -288,6 +285,19 @@ impl State {
                 (self, Err(Trouble::from(&error)))
             }
         }
+    }
+
+    /// How long to wait until all that `reading` lacks of the files before counts as gone; `None`
+    /// where it does.
+    fn gone_in(&mut self, reading: &Reading, now: Instant) -> Option<Duration> {
+        let before = std::mem::take(&mut self.missing);
+        let missing = self.files.accepted().filter(|path| !reading.stamp.has(path));
+        self.missing = missing
+            .map(|path| (path.to_owned(), before.get(path).copied().unwrap_or(now)))
+            .collect();
+        let latest = self.missing.values().max()?;
+        let wait = GONE_WAIT.saturating_sub(now.duration_since(*latest));
+        (!wait.is_zero()).then_some(wait)
     }
 
     /// Tells what was read, in doubt where files could not be. Where none ever could there is

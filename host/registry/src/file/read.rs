@@ -175,10 +175,9 @@ impl Stamp {
         self.0.iter().map(|(path, _)| path.as_path())
     }
 
-    /// Whether a file is not there that was there `before`.
-    pub(super) fn lacks_of(&self, before: &Self) -> bool {
-        let is_here = |path: &PathBuf| self.0.iter().any(|(known, _)| known == path);
-        !before.0.iter().all(|(path, _)| is_here(path))
+    /// Whether this file is there.
+    pub(super) fn has(&self, path: &Path) -> bool {
+        self.0.binary_search_by(|(known, _)| known.as_path().cmp(path)).is_ok()
     }
 
     /// The files themselves, links followed.
@@ -227,6 +226,11 @@ impl Files {
     /// From now on what `reading` has of each file stands while that cannot be read.
     pub(super) fn accept(&mut self, reading: &Reading) {
         self.accepted.clone_from(&reading.listings);
+    }
+
+    /// The files of which something was accepted last.
+    pub(super) fn accepted(&self) -> impl Iterator<Item = &Path> {
+        self.accepted.keys().map(PathBuf::as_path)
     }
 
     fn read_each(

@@ -245,6 +245,40 @@ async fn a_file_that_is_moved_away_and_written_anew_was_there_all_along() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn each_file_that_is_replaced_after_another_was_there_all_along() {
+    let folder = tempfile::tempdir().unwrap();
+    let names = ["a", "b", "c", "d"];
+    let path = |name: &str| folder.path().join(format!("{name}.yaml"));
+    let write = |name: &str| fs::write(path(name), listing(&[name])).unwrap();
+    names.iter().copied().for_each(write);
+    let mut watched = Watched::start(folder.path(), NO_POLL);
+    watched.until(&names, None).await;
+    let state = watched.state.clone();
+    let listed = tokio::spawn(async move {
+        let lost = |state: &SourceState| {
+            state.snapshot.as_ref().is_some_and(|snapshot| snapshot.services.len() < 4)
+        };
+        let mut state = state;
+        timeout(Duration::from_secs(3), state.wait_for(lost)).await.is_ok()
+    });
+    // While the first is waited for, the second goes, and so on.
+    for name in names {
+        fs::rename(path(name), folder.path().join("old")).unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        write(name);
+    }
+    // All at once, and back one after another.
+    names.iter().for_each(|name| fs::remove_file(path(name)).unwrap());
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    for name in names {
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        write(name);
+    }
+    assert!(!listed.await.unwrap(), "a file counted as gone");
+    watched.until(&names, None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn kubernetes_swaps_a_link() {
     use std::os::unix::fs::symlink;
     let folder = tempfile::tempdir().unwrap();
