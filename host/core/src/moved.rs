@@ -56,9 +56,10 @@ struct Found<B> {
 pub struct Places<'a, B: Body> {
     desired: &'a Desired<B>,
     holdings: &'a Holdings<B>,
+    unsettled: &'a BTreeSet<ObjectId>,
     wanted: OnceCell<Index<'a, B>>,
     there: OnceCell<Index<'a, B>>,
-    workloads: OnceCell<BTreeMap<Tie, Workloads<'a, B>>>,
+    missing: OnceCell<BTreeMap<Tie, Missing<'a, B>>>,
     /// How many endpoints objects had at each address when they were found.
     before: RefCell<Before<B>>,
 }
@@ -69,13 +70,13 @@ type Counts<A> = BTreeMap<A, usize>;
 /// By the number of the finding.
 type Before<B> = BTreeMap<(usize, ObjectId), Counts<<B as Body>::Address>>;
 
-/// The WorkloadEntries that a sink should hold of one service of the mesh.
+/// The WorkloadEntries that a sink should hold of one service of the mesh and does not.
 #[derive(Debug)]
-struct Workloads<'a, B: Body> {
-    /// Whether it holds one of them.
+struct Missing<'a, B: Body> {
+    /// Whether it holds another one that the service is to have.
     has_any: bool,
-    /// Those that it does not hold, by where they are: at each port, or at none.
-    missing: BTreeMap<(B::Address, u32), Vec<&'a ObjectId>>,
+    /// By where they are: at each port, or at none.
+    at: BTreeMap<(B::Address, u32), Vec<&'a ObjectId>>,
 }
 
 /// Objects by where their endpoints are, and by what feeds them. Many may be at one address, and many
@@ -215,15 +216,21 @@ enum MovedTo<'a, B> {
 }
 
 impl<'a, B: Body> Places<'a, B> {
-    /// The places of what is desired and what is held.
+    /// The places of what is desired and what is held, which are the same but for what is
+    /// `unsettled`.
     #[must_use]
-    pub fn new(desired: &'a Desired<B>, holdings: &'a Holdings<B>) -> Self {
+    pub fn new(
+        desired: &'a Desired<B>,
+        holdings: &'a Holdings<B>,
+        unsettled: &'a BTreeSet<ObjectId>,
+    ) -> Self {
         Self {
             desired,
             holdings,
+            unsettled,
             wanted: OnceCell::new(),
             there: OnceCell::new(),
-            workloads: OnceCell::new(),
+            missing: OnceCell::new(),
             before: RefCell::default(),
         }
     }
@@ -244,8 +251,7 @@ impl<'a, B: Body> Places<'a, B> {
 
     /// WorkloadEntries of a service that the sink holds and should not.
     pub(crate) fn leftover(&self, tie: &Tie) -> impl Iterator<Item = &'a Arc<Object<B>>> {
-        let workloads = self.holdings.of(tie).filter(|of| of.id.kind == Kind::WorkloadEntry);
-        workloads.filter(|object| !self.desired.contains_key(&object.id))
+        self.workloads(tie).filter(|object| !self.desired.contains_key(&object.id))
     }
 
     /// What the sink should hold there.
@@ -260,13 +266,12 @@ impl<'a, B: Body> Places<'a, B> {
     /// A WorkloadEntry that the sink does not hold, nor is it in `created`, and that is to be where
     /// an endpoint is that `step` takes out of a ServiceEntry; any where none is there at all.
     pub(crate) fn blocked(&self, step: &Step<B>, created: &BTreeSet<ObjectId>) -> Option<ObjectId> {
-        let of_service = self.workloads().get(&step.tie())?;
-        let Workloads { has_any, missing } = of_service;
+        let missing = self.missing_of(&step.tie())?;
         let lost = step.lost();
-        let at_places = lost.iter().flat_map(|spot| of_service.missing_at(&spot.address));
+        let at_places = lost.iter().flat_map(|spot| missing.at_address(&spot.address));
         let mut blocked = at_places.filter(|id| !created.contains(*id));
-        let comes = || *has_any || missing.values().flatten().any(|id| created.contains(*id));
-        let any = || missing.values().flatten().copied().next().filter(|_| !comes());
+        let comes = || missing.has_any || missing.ids().any(|id| created.contains(id));
+        let any = || missing.ids().next().filter(|_| !comes());
         blocked.next().or_else(any).cloned()
     }
 
@@ -280,11 +285,10 @@ impl<'a, B: Body> Places<'a, B> {
             subtract(&mut missing, &there.body.reached());
             return missing.is_empty();
         }
-        let of_service = self.workloads().get(&step.loser());
-        let mut missing = lost
-            .iter()
-            .flat_map(|spot| of_service.map(|of| of.missing_at(&spot.address)))
-            .flatten();
+        let of_service = self.missing_of(&step.loser());
+        let mut missing = of_service
+            .into_iter()
+            .flat_map(|of| lost.iter().flat_map(|spot| of.at_address(&spot.address)));
         there.body.selects() && missing.next().is_none()
     }
 
@@ -293,25 +297,25 @@ impl<'a, B: Body> Places<'a, B> {
     /// one of these is there.
     pub(crate) fn missing(&self, step: &Step<B>, as_a_whole: bool) -> Option<ObjectId> {
         let from = step.from()?;
-        let Workloads { has_any, missing } = self.workloads().get(&step.tie())?;
+        let missing = self.missing_of(&step.tie())?;
         let id = match as_a_whole {
-            true if *has_any => None,
-            true => missing.values().flatten().next(),
+            true if missing.has_any => None,
+            true => missing.ids().next(),
             false => from.body.spots().find_map(|spot| {
                 let mut ports = ports(&spot);
-                ports.find_map(|port| missing.get(&(spot.address.clone(), port))?.first())
+                ports.find_map(|port| {
+                    missing.at.get(&(spot.address.clone(), port))?.first().copied()
+                })
             }),
         };
-        id.map(|id| ObjectId::clone(id))
+        id.cloned()
     }
 
     /// Where WorkloadEntries of a service are to be, whether or not the sink holds them.
     pub(crate) fn in_workloads(&self, tie: &Tie) -> BTreeSet<B::Address> {
-        let missing = self.workloads().get(tie).into_iter();
-        let missing = missing
-            .flat_map(|of_service| of_service.missing.keys().map(|(address, _)| address.clone()));
-        let held = self.holdings.of(tie).filter(|of| of.id.kind == Kind::WorkloadEntry);
-        let wanted = held.filter_map(|object| self.wanted(&object.id));
+        let missing = self.missing_of(tie).into_iter();
+        let missing = missing.flat_map(|missing| missing.at.keys().map(|(at, _)| at.clone()));
+        let wanted = self.workloads(tie).filter_map(|object| self.wanted(&object.id));
         missing.chain(wanted.flat_map(|object| object.body.addresses())).collect()
     }
 
@@ -323,10 +327,8 @@ impl<'a, B: Body> Places<'a, B> {
         spots: &Spots<B::Address>,
     ) -> Spots<B::Address> {
         let mut stay = Spots::new();
-        let missing = self.workloads().get(tie).into_iter();
-        let missing = missing.flat_map(|of_service| of_service.missing.values().flatten());
-        let held = self.holdings.of(tie).filter(|of| of.id.kind == Kind::WorkloadEntry);
-        let ids = missing.copied().chain(held.map(|object| &object.id)).chain(entry);
+        let missing = self.missing_of(tie).into_iter().flat_map(Missing::ids);
+        let ids = missing.chain(self.workloads(tie).map(|object| &object.id)).chain(entry);
         for object in ids.filter_map(|id| self.wanted(id)).filter(|object| object.tie() == *tie) {
             add(&mut stay, &object.body.reached());
         }
@@ -335,26 +337,29 @@ impl<'a, B: Body> Places<'a, B> {
         shared(spots.clone(), &leaving)
     }
 
-    fn workloads(&self) -> &BTreeMap<Tie, Workloads<'a, B>> {
-        self.workloads.get_or_init(|| {
-            let mut workloads: BTreeMap<Tie, Workloads<'a, B>> = BTreeMap::new();
-            let all = self.desired.values().filter(|object| object.id.kind == Kind::WorkloadEntry);
-            for object in all {
-                let none = || Workloads { has_any: false, missing: BTreeMap::new() };
-                let of_service = workloads.entry(object.tie()).or_insert_with(none);
-                if self.holdings.observed().ours.contains_key(&object.id) {
-                    of_service.has_any = true;
-                } else {
-                    for spot in object.body.spots() {
-                        for port in ports(&spot) {
-                            let at = (spot.address.clone(), port);
-                            of_service.missing.entry(at).or_default().push(&object.id);
-                        }
-                    }
+    /// The WorkloadEntries of a service that the sink holds.
+    fn workloads(&self, tie: &Tie) -> impl Iterator<Item = &'a Arc<Object<B>>> {
+        self.holdings.of(tie).filter(|of| of.id.kind == Kind::WorkloadEntry)
+    }
+
+    /// The WorkloadEntries that the service is to have and the sink does not hold; `None` where there
+    /// is none.
+    fn missing_of(&self, tie: &Tie) -> Option<&Missing<'a, B>> {
+        let missing = self.missing.get_or_init(|| {
+            let mut missing: BTreeMap<Tie, Missing<'a, B>> = BTreeMap::new();
+            let wanted = self.unsettled.iter().filter_map(|id| self.desired.get(id));
+            for object in wanted.filter(|object| object.id.kind == Kind::WorkloadEntry) {
+                if self.there(&object.id).is_none() {
+                    missing.entry(object.tie()).or_default().note(object);
                 }
             }
-            workloads
-        })
+            for (tie, missing) in &mut missing {
+                let mut held = self.workloads(tie).filter_map(|object| self.wanted(&object.id));
+                missing.has_any = held.any(|object| object.tie() == *tie);
+            }
+            missing
+        });
+        missing.get(tie)
     }
 
     /// Which of an object's endpoints are wanted at another service of the mesh.
@@ -448,13 +453,30 @@ fn ports<A>(spot: &Spot<A>) -> impl Iterator<Item = u32> + '_ {
     spot.ports.iter().copied().chain(none)
 }
 
-impl<'a, B: Body> Workloads<'a, B> {
-    /// Those that the sink does not hold at an address.
-    fn missing_at(&self, address: &B::Address) -> impl Iterator<Item = &'a ObjectId> {
+impl<'a, B: Body> Missing<'a, B> {
+    fn note(&mut self, object: &'a Object<B>) {
+        for spot in object.body.spots() {
+            for port in ports(&spot) {
+                self.at.entry((spot.address.clone(), port)).or_default().push(&object.id);
+            }
+        }
+    }
+
+    fn ids(&self) -> impl Iterator<Item = &'a ObjectId> {
+        self.at.values().flatten().copied()
+    }
+
+    fn at_address(&self, address: &B::Address) -> impl Iterator<Item = &'a ObjectId> {
         let address = address.clone();
-        let at_address = self.missing.range((address.clone(), 0)..);
+        let at_address = self.at.range((address.clone(), 0)..);
         let at_address = at_address.take_while(move |((at, _), _)| *at == address);
         at_address.flat_map(|(_, ids)| ids.iter().copied())
+    }
+}
+
+impl<B: Body> Default for Missing<'_, B> {
+    fn default() -> Self {
+        Self { has_any: false, at: BTreeMap::new() }
     }
 }
 

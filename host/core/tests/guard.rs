@@ -60,8 +60,9 @@ impl Scene {
         let desired = made(want);
         let mut steps = full(&observed, &desired, GRACE, self.now).steps;
         steps.retain(|step| failed.iter().all(|failed| failed.id() != step.id()));
+        let all = desired.keys().cloned().collect();
         let options = GuardOptions {
-            places: Places::new(&desired, holdings),
+            places: Places::new(&desired, holdings, &all),
             entries: &Entries::new(),
             evidence: &self.evidence,
             settings: &self.settings,

@@ -231,7 +231,7 @@ impl SinkLine {
         let under_way: Vec<&Step<Body>> = given_up.chain(begun).collect();
         let failed: Vec<&Step<Body>> = undone.into_iter().map(|failed| &failed.step).collect();
         let guard_options = GuardOptions {
-            places: Places::new(desired, &self.holdings),
+            places: Places::new(desired, &self.holdings, &self.unsettled),
             entries: options.entries,
             evidence: options.evidence,
             settings: options.guard,

@@ -237,8 +237,10 @@ impl Wanted<'_> {
         };
         let mut holdings = Holdings::default();
         holdings.observe(&observed, clock::now());
+        let desired = self.once.line.desired();
+        let all = desired.keys().cloned().collect();
         let options = GuardOptions {
-            places: Places::new(self.once.line.desired(), &holdings),
+            places: Places::new(desired, &holdings, &all),
             entries: self.once.line.entries(),
             evidence: &self.once.line.evidence(),
             settings: &settings,
