@@ -204,6 +204,15 @@ struct Put<'a> {
     is_older: bool,
 }
 
+/// What becomes of an endpoint of an older resource.
+enum Fate<'a> {
+    Gone,
+    /// It is this one of the new resource by now, which these may have too.
+    Is(usize, Vec<Origin<'a>>),
+    /// It stays as it was, and these have it, or may: the first is whose it is.
+    Stays(Vec<Origin<'a>>),
+}
+
 /// What `new` has, and of `old` what stays, in the order of `old`.
 fn together<'a>(
     new: &Side<'a, '_>,
@@ -218,47 +227,19 @@ fn together<'a>(
     for (run, successors) in old.runs.iter().zip(successors) {
         let mut endpoints = Vec::with_capacity(run.endpoints.len());
         for (fed, successor) in run.endpoints.iter().zip(successors) {
-            let may_have = origins(run, fed).filter(|origin| (stays.origin)(*origin));
-            let mut may_have: Vec<Origin<'a>> = may_have.collect();
-            let mut successor = successor;
-            let stays_here = || (stays.endpoint)(&old.spot(fed.endpoint));
-            let mut is_staying = false;
-            if let Some(at) = successor
-                && !may_have.is_empty()
-                && fresh.endpoints[at].place != old.place(fed.endpoint)
-                && (stays.claims || stays_here())
-            {
-                // It may be another one at the same address.
-                fresh.endpoints[at].stage = Stage::Free;
-                (successor, is_staying) = (None, !stays.claims);
-            }
-            if let Some(at) = successor {
-                may_have.retain(|origin| stays.claims && !fresh.has(at, *origin));
-            } else if !(may_have.is_empty() || is_staying || stays_here()) {
-                continue;
-            }
-            let is_owner_left = may_have.first() == Some(&run.origin);
-            match successor {
-                // Its owner's facts are published until it is known that it has it no more.
-                Some(at) if is_owner_left => {
-                    let others = may_have[1..].iter().copied().chain(fresh.take(at));
-                    let others = others.collect();
-                    endpoints.push(Put { endpoint: fed.endpoint, others, is_older: true });
-                }
-                Some(at) => {
-                    fresh.add(at, &may_have);
+            match fresh.fate(old, run, fed, successor, stays) {
+                Fate::Gone => {}
+                Fate::Is(at, others) => {
+                    fresh.add(at, &others);
                     if fresh.owner(at) == run.origin {
                         endpoints.push(fresh.put(at));
                     }
                 }
-                None => {
-                    let Some((owner, others)) = may_have.split_first() else { continue };
-                    // Another service that has the instance by now has it too.
-                    let have = fresh.take_place(&old.place(fed.endpoint));
-                    let have = have.into_iter().filter(|origin| !may_have.contains(origin));
-                    let others = others.iter().copied().chain(have).collect();
-                    let put = Put { endpoint: fed.endpoint, others, is_older: true };
-                    match is_owner_left {
+                Fate::Stays(origins) => {
+                    let Some((owner, others)) = origins.split_first() else { continue };
+                    let put =
+                        Put { endpoint: fed.endpoint, others: others.to_vec(), is_older: true };
+                    match *owner == run.origin {
                         true => endpoints.push(put),
                         false => displaced.push((*owner, put)),
                     }
@@ -274,6 +255,17 @@ fn together<'a>(
             lane.endpoints.push(put);
         }
     }
+    put_new(&mut lanes, new, &mut fresh);
+    let puts = lanes.iter().flat_map(|lane| &lane.endpoints);
+    let others: BTreeSet<Origin<'_>> = puts.flat_map(|put| put.others.iter().copied()).collect();
+    lanes.retain(|lane| {
+        !lane.endpoints.is_empty() || lane.is_named || others.contains(&lane.origin)
+    });
+    lanes
+}
+
+/// Puts what of `new` has no place yet behind what stands in `lanes`, in the order of `new`.
+fn put_new<'a>(lanes: &mut Vec<Lane<'a>>, new: &Side<'a, '_>, fresh: &mut Fresh<'a>) {
     // From the back, so that the lane that comes behind a new one has its place already.
     let mut behind = lanes.len();
     for (index, run) in new.runs.iter().enumerate().rev() {
@@ -290,12 +282,6 @@ fn together<'a>(
             }
         }
     }
-    let puts = lanes.iter().flat_map(|lane| &lane.endpoints);
-    let others: BTreeSet<Origin<'_>> = puts.flat_map(|put| put.others.iter().copied()).collect();
-    lanes.retain(|lane| {
-        !lane.endpoints.is_empty() || lane.is_named || others.contains(&lane.origin)
-    });
-    lanes
 }
 
 /// Who has an endpoint, first the one in whose run it is.
@@ -383,6 +369,56 @@ impl<'a> Fresh<'a> {
             }
         }
         successors
+    }
+
+    /// What becomes of an endpoint of the `old` resource, of which `successor` is what it may be by
+    /// now.
+    ///
+    /// ```text
+    /// successor         who may have it still   fate
+    /// none              nobody                  gone
+    ///                   somebody                stays where it may, else gone
+    /// at its place      its owner, by claim     stays, and who has the successor has it
+    ///                   anybody else            is the successor
+    /// at its address    nobody                  is the successor
+    ///                   somebody                stays where it may: the successor may be another one;
+    ///                                           else gone by claim, and is the successor without
+    /// ```
+    fn fate(
+        &mut self,
+        old: &Side<'a, '_>,
+        run: &Run<'a>,
+        fed: &Fed<'a>,
+        successor: Option<usize>,
+        stays: &Stays<'_, EndpointAddress>,
+    ) -> Fate<'a> {
+        let place = old.place(fed.endpoint);
+        let may_have = origins(run, fed).filter(|origin| (stays.origin)(*origin));
+        let mut may_have: Vec<Origin<'a>> = may_have.collect();
+        let is_sure = |at: &usize| may_have.is_empty() || self.endpoints[*at].place == place;
+        if let Some(at) = successor.filter(is_sure) {
+            may_have.retain(|origin| stays.claims && !self.has(at, *origin));
+            // Its owner's facts are published until it is known that it has it no more.
+            if may_have.first() == Some(&run.origin) {
+                may_have.extend(self.take(at));
+                return Fate::Stays(may_have);
+            }
+            return Fate::Is(at, may_have);
+        }
+        let may_stay = !may_have.is_empty() && (stays.endpoint)(&old.spot(fed.endpoint));
+        match successor {
+            Some(at) if !may_stay && !stays.claims => return Fate::Is(at, Vec::new()),
+            Some(at) => self.endpoints[at].stage = Stage::Free,
+            None => {}
+        }
+        if !may_stay {
+            return Fate::Gone;
+        }
+        // Another service that has the instance by now has it too.
+        let have = self.take_place(&place).into_iter();
+        let have: Vec<Origin<'a>> = have.filter(|origin| !may_have.contains(origin)).collect();
+        may_have.extend(have);
+        Fate::Stays(may_have)
     }
 
     fn owner(&self, at: usize) -> Origin<'a> {
