@@ -5,17 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use landfall_core::registry::{Doubt, SourceName, SourceState};
-use landfall_registry::cloudmap::{CloudMap, CloudMapSettings};
-use landfall_registry::consul::{Consul, ConsulSettings, Kinds};
-use landfall_registry::eureka::{Eureka, EurekaSettings};
+use landfall_registry::cloudmap::CloudMap;
+use landfall_registry::consul::Consul;
+use landfall_registry::eureka::Eureka;
 use landfall_registry::file::{File, FileSettings};
-use landfall_registry::{Publisher, Source, SourceMetrics, TlsFiles};
+use landfall_registry::{Publisher, Source, SourceMetrics};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock;
-use crate::config::{CloudMapConfig, ConsulConfig, EurekaConfig, SourceConfig, SourceKind};
+use crate::config::{SourceConfig, SourceKind};
 
 /// A source at work. Stops when dropped.
 #[derive(Debug)]
@@ -39,11 +39,11 @@ impl RunningSource {
     /// Starts the source that `config` describes, which goes on counting in `metrics`.
     #[must_use]
     pub(crate) fn start(config: SourceConfig, metrics: Arc<SourceMetrics>) -> Self {
-        let source: Box<dyn Source> = match &config.kind {
+        let source: Box<dyn Source> = match config.kind.clone() {
             SourceKind::File { path } => Box::new(File::new(FileSettings::new(path))),
-            SourceKind::Consul(consul) => Box::new(Consul::new(consul_settings(consul))),
-            SourceKind::Eureka(eureka) => Box::new(Eureka::new(eureka_settings(eureka))),
-            SourceKind::CloudMap(map) => Box::new(CloudMap::new(cloud_map_settings(map))),
+            SourceKind::Consul(settings) => Box::new(Consul::new(*settings)),
+            SourceKind::Eureka(settings) => Box::new(Eureka::new(*settings)),
+            SourceKind::CloudMap(settings) => Box::new(CloudMap::new(*settings)),
         };
         let (publisher, state) = Publisher::new(config.name.clone(), clock::wall);
         let publisher = publisher.with_metrics(Arc::clone(&metrics));
@@ -68,58 +68,6 @@ impl Drop for RunningSource {
         self.stop.cancel();
         self.task.abort();
     }
-}
-
-fn consul_settings(config: &ConsulConfig) -> ConsulSettings {
-    let mut settings = ConsulSettings::new(config.urls.clone());
-    settings.token_file.clone_from(&config.token_file);
-    settings.tls = TlsFiles {
-        ca_file: config.ca_file.clone(),
-        client_cert_file: config.cert_file.clone(),
-        client_key_file: config.key_file.clone(),
-    };
-    settings.datacenters.clone_from(&config.datacenters);
-    settings.partitions.clone_from(&config.partitions);
-    settings.namespaces.clone_from(&config.namespaces);
-    settings.kinds = Kinds { proxies: config.include_proxies, gateways: config.include_proxies };
-    if let Some(connections) = config.connections_max {
-        settings.connections_max = usize::from(connections);
-    }
-    if let Some(resync) = config.resync {
-        settings.resync = resync;
-    }
-    settings.partial_view = config.partial_view;
-    settings
-}
-
-fn eureka_settings(config: &EurekaConfig) -> EurekaSettings {
-    let mut settings = EurekaSettings::new(config.urls.clone());
-    settings.login.clone_from(&config.login);
-    settings.tls = TlsFiles {
-        ca_file: config.ca_file.clone(),
-        client_cert_file: config.cert_file.clone(),
-        client_key_file: config.key_file.clone(),
-    };
-    settings.poll = config.poll.unwrap_or(settings.poll);
-    settings.resync = config.resync.unwrap_or(settings.resync);
-    settings.prefer_hostname = config.prefer_hostname;
-    settings.stale_after = config.stale_after;
-    settings
-}
-
-fn cloud_map_settings(config: &CloudMapConfig) -> CloudMapSettings {
-    let mut settings = CloudMapSettings::new(&config.region);
-    settings.namespaces.clone_from(&config.namespaces);
-    settings.endpoint.clone_from(&config.endpoint);
-    settings.data_endpoint.clone_from(&config.data_endpoint);
-    settings.credentials_file.clone_from(&config.credentials_file);
-    settings.role_arn.clone_from(&config.role_arn);
-    settings.external_id.clone_from(&config.external_id);
-    settings.poll = config.poll.unwrap_or(settings.poll);
-    settings.health_poll = config.health_poll.unwrap_or(settings.health_poll);
-    settings.service_poll = config.service_poll.unwrap_or(settings.service_poll);
-    settings.resync = config.resync.unwrap_or(settings.resync);
-    settings
 }
 
 /// Starts all of them.

@@ -21,7 +21,7 @@ pub const SERVICE_POLL_MIN: Duration = Duration::from_secs(5);
 pub const RESYNC_MIN: Duration = Duration::from_secs(30);
 
 /// Which Cloud Map to watch, and how. [`CloudMapSettings::new`] has the defaults.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CloudMapSettings {
     /// The region, such as `eu-central-1`.
     pub region: String,

@@ -8,7 +8,7 @@ use reqwest::Url;
 use crate::http::TlsFiles;
 
 /// Which Consul to watch, and how. [`ConsulSettings::new`] has the defaults.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConsulSettings {
     /// Addresses of agents or servers of one cluster, tried in turn. At least one.
     pub urls: Vec<Url>,

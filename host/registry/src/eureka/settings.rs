@@ -20,7 +20,7 @@ pub const RESYNC_MIN: Duration = Duration::from_secs(10);
 pub const STALE_AFTER_MIN: Duration = Duration::from_secs(60);
 
 /// Which Eureka to watch, and how. [`EurekaSettings::new`] has the defaults.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EurekaSettings {
     /// Addresses of servers that replicate to each other, tried in turn, each with the path under
     /// which `apps` is found: `/eureka` for Spring Cloud's servers, `/eureka/v2` for Netflix' own.

@@ -1,10 +1,12 @@
 //! From a Cloud Map source as written to the one that is watched.
 
-use landfall_registry::cloudmap::{HEALTH_POLL_MIN, POLL_MIN, RESYNC_MIN, SERVICE_POLL_MIN};
+use landfall_registry::cloudmap::{
+    CloudMapSettings, HEALTH_POLL_MIN, POLL_MIN, RESYNC_MIN, SERVICE_POLL_MIN,
+};
 
 use super::resolve::{Addresses, Resolver};
 use super::tree::child;
-use super::{CloudMapConfig, wire};
+use super::wire;
 
 const CLOUD_MAP: Addresses = Addresses {
     such_as: "https://vpce-0a1b.servicediscovery.eu-central-1.vpce.amazonaws.com",
@@ -13,7 +15,7 @@ const CLOUD_MAP: Addresses = Addresses {
 };
 
 impl Resolver<'_> {
-    pub(super) fn cloud_map(&mut self, at: &str, map: &wire::CloudMapSource) -> CloudMapConfig {
+    pub(super) fn cloud_map(&mut self, at: &str, map: &wire::CloudMapSource) -> CloudMapSettings {
         // It becomes part of a host name.
         let is_region = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         if map.region.is_empty() || !map.region.chars().all(is_region) {
@@ -52,18 +54,19 @@ impl Resolver<'_> {
         for (key, given, least, why) in bounds {
             self.at_least(at, key, given, least, why);
         }
-        CloudMapConfig {
-            region: map.region.clone(),
+        let unset = CloudMapSettings::new(&map.region);
+        CloudMapSettings {
             namespaces: map.namespaces.clone(),
             endpoint: at_endpoint,
             data_endpoint: at_data,
             credentials_file: map.credentials_file.as_deref().map(|path| self.path(path)),
             role_arn: map.role_arn.clone(),
             external_id: map.external_id.clone(),
-            poll: map.poll.map(|poll| poll.0),
-            health_poll: map.health_poll.map(|poll| poll.0),
-            service_poll: map.service_poll.map(|poll| poll.0),
-            resync: map.resync.map(|resync| resync.0),
+            poll: map.poll.map_or(unset.poll, |poll| poll.0),
+            health_poll: map.health_poll.map_or(unset.health_poll, |poll| poll.0),
+            service_poll: map.service_poll.map_or(unset.service_poll, |poll| poll.0),
+            resync: map.resync.map_or(unset.resync, |resync| resync.0),
+            ..unset
         }
     }
 }

@@ -25,8 +25,9 @@ use landfall_mesh::api::{Location, Owner};
 use landfall_mesh::mcp::{AddressRange, TlsIdentity};
 use landfall_mesh::render::Shape;
 use landfall_policy_host::Limits;
-use landfall_registry::Url;
-use landfall_registry::eureka::EurekaLogin;
+use landfall_registry::cloudmap::CloudMapSettings;
+use landfall_registry::consul::ConsulSettings;
+use landfall_registry::eureka::EurekaSettings;
 use serde_json::Value;
 
 use self::tree::{Document, Position};
@@ -87,90 +88,11 @@ pub enum SourceKind {
         path: PathBuf,
     },
     /// HashiCorp Consul.
-    Consul(Box<ConsulConfig>),
+    Consul(Box<ConsulSettings>),
     /// Netflix Eureka.
-    Eureka(Box<EurekaConfig>),
+    Eureka(Box<EurekaSettings>),
     /// AWS Cloud Map.
-    CloudMap(Box<CloudMapConfig>),
-}
-
-/// How to reach a Consul, and what to list.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct ConsulConfig {
-    /// Agents or servers, tried in turn; at least one.
-    pub urls: Vec<Url>,
-    /// Holds the ACL token.
-    pub token_file: Option<PathBuf>,
-    /// Certificate authorities to trust.
-    pub ca_file: Option<PathBuf>,
-    /// The client certificate.
-    pub cert_file: Option<PathBuf>,
-    /// Its key.
-    pub key_file: Option<PathBuf>,
-    /// The agent's own when empty.
-    pub datacenters: Vec<String>,
-    /// The default one when empty.
-    pub partitions: Vec<String>,
-    /// The default one when empty.
-    pub namespaces: Vec<String>,
-    /// Whether proxies and gateways are listed.
-    pub include_proxies: bool,
-    /// Most connections to one agent; the source's own default when unset.
-    pub connections_max: Option<u16>,
-    /// How often all is read anew; the source's own default when unset.
-    pub resync: Option<Duration>,
-    /// Whether a listing that access rules made smaller is as it should be.
-    pub partial_view: bool,
-}
-
-/// How to reach a Eureka, and how to read it.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct EurekaConfig {
-    /// Servers, tried in turn; at least one, and none with a user in it.
-    pub urls: Vec<Url>,
-    /// Who to be.
-    pub login: Option<EurekaLogin>,
-    /// Certificate authorities to trust.
-    pub ca_file: Option<PathBuf>,
-    /// The client certificate.
-    pub cert_file: Option<PathBuf>,
-    /// Its key.
-    pub key_file: Option<PathBuf>,
-    /// How often to ask what changed; the source's own default when unset.
-    pub poll: Option<Duration>,
-    /// How often all is read anew; the source's own default when unset.
-    pub resync: Option<Duration>,
-    /// Whether the name of the host goes before its IP address.
-    pub prefer_hostname: bool,
-    /// When a lease that is not renewed makes critical; never when unset.
-    pub stale_after: Option<Duration>,
-}
-
-/// Which Cloud Map to read, and as whom. What is unset is the source's own default.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct CloudMapConfig {
-    /// The region.
-    pub region: String,
-    /// By name, HTTP name or identifier; all of the account when empty.
-    pub namespaces: Vec<String>,
-    /// Where requests go instead of AWS' own address.
-    pub endpoint: Option<Url>,
-    /// Where those go that discover instances, if elsewhere.
-    pub data_endpoint: Option<Url>,
-    /// Profiles with credentials.
-    pub credentials_file: Option<PathBuf>,
-    /// The role to assume.
-    pub role_arn: Option<String>,
-    /// What the role's trust policy asks for.
-    pub external_id: Option<String>,
-    /// How often each service's revision is asked for.
-    pub poll: Option<Duration>,
-    /// How often services with health checks are read.
-    pub health_poll: Option<Duration>,
-    /// How often services are listed.
-    pub service_poll: Option<Duration>,
-    /// How often the other services are read.
-    pub resync: Option<Duration>,
+    CloudMap(Box<CloudMapSettings>),
 }
 
 /// A policy to run.

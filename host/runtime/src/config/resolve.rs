@@ -20,14 +20,14 @@ use landfall_mesh::api::{Location, OWNER_LABEL};
 use landfall_mesh::render::Shape;
 use landfall_mesh::validate::LIST_LEN_MAX;
 use landfall_policy_host::Limits;
-use landfall_registry::Url;
-use landfall_registry::eureka::EurekaLogin;
-use landfall_registry::{consul, eureka};
+use landfall_registry::consul::{self, ConsulSettings, Kinds};
+use landfall_registry::eureka::{self, EurekaLogin, EurekaSettings};
+use landfall_registry::{TlsFiles, Url};
 
 use super::tree::{Document, child};
 use super::{
-    ComponentOrigin, ConfigMapOrigin, Configuration, ConsulConfig, EurekaConfig, KubeAccess,
-    PolicyConfig, Problem, ResourceConfig, SourceConfig, SourceKind, units, wire,
+    ComponentOrigin, ConfigMapOrigin, Configuration, KubeAccess, PolicyConfig, Problem,
+    ResourceConfig, SourceConfig, SourceKind, units, wire,
 };
 
 const SOURCE_KINDS: &str = "file, consul, eureka, cloudMap";
@@ -191,31 +191,29 @@ impl Resolver<'_> {
         }
     }
 
-    fn consul(&mut self, at: &str, consul: &wire::ConsulSource) -> ConsulConfig {
+    fn consul(&mut self, at: &str, consul: &wire::ConsulSource) -> ConsulSettings {
         let urls = self.urls(at, &consul.url, &consul.urls, &CONSUL);
         let urls = urls.into_iter().map(|(_, url)| url).collect();
-        self.pair(at, &consul.cert_file, &consul.key_file);
         let why = "reading all anew takes a registry seconds";
         self.at_least(at, "resync", consul.resync, consul::RESYNC_MIN, why);
-        ConsulConfig {
-            urls,
+        let unset = ConsulSettings::new(urls);
+        let proxies = consul.include_proxies;
+        ConsulSettings {
             token_file: consul.token_file.as_deref().map(|path| self.path(path)),
-            ca_file: consul.ca_file.as_deref().map(|path| self.path(path)),
-            cert_file: consul.cert_file.as_deref().map(|path| self.path(path)),
-            key_file: consul.key_file.as_deref().map(|path| self.path(path)),
+            tls: self.tls(at, &consul.ca_file, &consul.cert_file, &consul.key_file),
             datacenters: consul.datacenters.clone(),
             partitions: consul.partitions.clone(),
             namespaces: consul.namespaces.clone(),
-            include_proxies: consul.include_proxies,
-            connections_max: consul.connections_max,
-            resync: consul.resync.map(|resync| resync.0),
+            kinds: Kinds { proxies, gateways: proxies },
+            connections_max: consul.connections_max.map_or(unset.connections_max, usize::from),
+            resync: consul.resync.map_or(unset.resync, |resync| resync.0),
             partial_view: consul.partial_view,
+            ..unset
         }
     }
 
-    fn eureka(&mut self, at: &str, eureka: &wire::EurekaSource) -> EurekaConfig {
+    fn eureka(&mut self, at: &str, eureka: &wire::EurekaSource) -> EurekaSettings {
         let mut urls = self.urls(at, &eureka.url, &eureka.urls, &EUREKA);
-        self.pair(at, &eureka.cert_file, &eureka.key_file);
         let bounds = [
             ("poll", eureka.poll, eureka::POLL_MIN, "what a server tells is older than that"),
             (
@@ -266,16 +264,15 @@ impl Resolver<'_> {
             }
         };
         let urls = urls.into_iter().map(|(_, url)| url).collect();
-        EurekaConfig {
-            urls,
+        let unset = EurekaSettings::new(urls);
+        EurekaSettings {
             login,
-            ca_file: eureka.ca_file.as_deref().map(|path| self.path(path)),
-            cert_file: eureka.cert_file.as_deref().map(|path| self.path(path)),
-            key_file: eureka.key_file.as_deref().map(|path| self.path(path)),
-            poll: eureka.poll.map(|poll| poll.0),
-            resync: eureka.resync.map(|resync| resync.0),
+            tls: self.tls(at, &eureka.ca_file, &eureka.cert_file, &eureka.key_file),
+            poll: eureka.poll.map_or(unset.poll, |poll| poll.0),
+            resync: eureka.resync.map_or(unset.resync, |resync| resync.0),
             prefer_hostname: eureka.prefer_hostname,
             stale_after: eureka.stale_after.map(|after| after.0),
+            ..unset
         }
     }
 
@@ -331,6 +328,19 @@ impl Resolver<'_> {
             self.problem(pointer, message);
         }
         Some(url)
+    }
+
+    fn tls(
+        &mut self,
+        at: &str,
+        ca: &Option<PathBuf>,
+        cert: &Option<PathBuf>,
+        key: &Option<PathBuf>,
+    ) -> TlsFiles {
+        self.pair(at, cert, key);
+        let [ca_file, client_cert_file, client_key_file] =
+            [ca, cert, key].map(|file| file.as_deref().map(|path| self.path(path)));
+        TlsFiles { ca_file, client_cert_file, client_key_file }
     }
 
     fn pair(&mut self, at: &str, cert: &Option<PathBuf>, key: &Option<PathBuf>) {
