@@ -333,8 +333,9 @@ fn slow_failures_cost_a_bounded_time() {
     // They come to 8 whole time limits of 50 ms, on two workers. The 1000 traps that would be allowed
     // if only their number counted take 5 s.
     assert!(elapsed < Duration::from_secs(3), "{elapsed:?}");
-    // On a busy machine one or the other call runs into its limit before it traps.
-    assert!(codes["untried"] > 9_900 && !codes.contains_key("none"), "{codes:?}");
+    // On a busy machine one or the other call runs into its limit before it traps, and on a quick one
+    // it traps sooner.
+    assert!(codes["untried"] > 9_500 && !codes.contains_key("none"), "{codes:?}");
 }
 
 #[test]
