@@ -16,6 +16,7 @@ use landfall_core::plan::{Observed, Step};
 use landfall_core::registry::{
     Doubt, Instance, Service, ServiceKey, Snapshot, SourceName, SourceState,
 };
+use landfall_core::sharing::SharingMode;
 use landfall_core::template::Template;
 use landfall_core::text::Text;
 use landfall_mesh::api::Body;
@@ -27,6 +28,7 @@ use landfall_policy_host::{
 use landfall_runtime::line::{LineOptions, Round, RulesRefused};
 use landfall_tests::hostile::hostile;
 use landfall_tests::line::{DEFAULT, GRACE, OPEN, World};
+use landfall_tests::two_sources::options;
 use landfall_tests::world;
 
 /// A policy that is one of the hostile guests, under its name.
@@ -310,29 +312,34 @@ fn rules_that_were_rehearsed_over_an_older_listing_give_what_they_give_anew() {
     // By version, so that an instance that changes goes to another host, which services share.
     let hosts = |host: &str| Defaults { host: Template::parse(host).unwrap(), ..world::defaults() };
     let links = [vec![], vec![link("service-illegal")]];
-    let begin = |rules: &Arc<Rules>| {
-        let options = LineOptions {
-            render: RenderOptions::default(),
-            sharing: Arc::default(),
-            grace: Duration::ZERO,
-        };
-        World::of(&[world::source()], Arc::clone(rules), options, Observed::default(), OPEN)
+    let begin = |rules: &Arc<Rules>, options: &LineOptions| {
+        let (rules, options) = (Arc::clone(rules), options.clone());
+        World::of(&[world::source()], rules, options, Observed::default(), OPEN)
     };
     for _ in 0..60 {
         let [old, new] = [0, 1].map(|_| {
             let host = *dice.one_of(&["{service}.mesh", "{meta.version}.mesh", "all.mesh"]);
             Rules::new(hosts(host), dice.one_of(&links).clone())
         });
-        let mut world = begin(&old);
+        let [old_options, new_options] = [0, 1].map(|_| LineOptions {
+            grace: Duration::ZERO,
+            ..options(
+                *dice.one_of(&[SharingMode::Union, SharingMode::First]),
+                *dice.one_of(&[Shape::Inline, Shape::WorkloadEntries]),
+            )
+        });
+        let mut world = begin(&old, &old_options);
         world.round(&snapshot(&mut dice));
         let rehearsal = world.line.rehearsal(Arc::clone(&new), BTreeSet::new(), Vec::new());
+        let rehearsal = rehearsal.by(new_options.clone());
         let rehearsed = rehearsal.run(Workers::start(1).unwrap()).unwrap();
         let meanwhile = snapshot(&mut dice);
         world.round(&meanwhile);
         let round = world.line.take_rules(rehearsed, world.now).unwrap();
         world.take(&round);
-        let mut anew = begin(&new);
+        let mut anew = begin(&new, &new_options);
         anew.round(&meanwhile);
+        // At once: nobody is shown new hosts as the options before made them.
         assert_eq!(world.line.desired(), anew.line.desired());
         // What differs was told.
         world.settle(&meanwhile);

@@ -11,8 +11,8 @@ use landfall_policy_host::{Rules, Workers};
 use super::Daemon;
 use crate::candidate::Candidate;
 use crate::event::Event;
-use crate::line::{Rehearsed, RulesRefused};
-use crate::once::worker_count;
+use crate::line::{LineOptions, Rehearsed, RulesRefused};
+use crate::once::{line_options, worker_count};
 use crate::slots::{Cast, rules, waiting};
 
 /// Candidates that wait for their rehearsal.
@@ -29,6 +29,8 @@ struct Scenario {
     judged: BTreeSet<Text>,
     /// Services that wait for a policy.
     waiting: Vec<Selector>,
+    /// What else the line would go by, if it is something else.
+    options: Option<LineOptions>,
 }
 
 impl Daemon {
@@ -42,12 +44,16 @@ impl Daemon {
         while !self.candidates.is_rehearsing
             && let Some(candidate) = self.candidates.queue.pop_front()
         {
-            let Some(Scenario { rules, judged, waiting }) = self.scenario(&candidate) else {
+            let Some(Scenario { rules, judged, waiting, options }) = self.scenario(&candidate)
+            else {
                 // Something took its place.
                 continue;
             };
             self.candidates.is_rehearsing = true;
-            let rehearsal = self.line.rehearsal(rules, judged, waiting);
+            let mut rehearsal = self.line.rehearsal(rules, judged, waiting);
+            if let Some(options) = options {
+                rehearsal = rehearsal.by(options);
+            }
             let (shared, events) = (Arc::clone(&self.workers), self.events.clone());
             tokio::spawn(async move {
                 let run = tokio::task::spawn_blocking(move || {
@@ -99,7 +105,7 @@ impl Daemon {
                     })
                     .collect();
                 let rules = rules(&self.config, &cast);
-                Some(Scenario { rules, judged, waiting: waiting(&cast) })
+                Some(Scenario { rules, judged, waiting: waiting(&cast), options: None })
             }
             Candidate::Configuration { reload, prepared } => {
                 self.reloading.is_latest(*reload).then(|| {
@@ -114,7 +120,12 @@ impl Daemon {
                         })
                         .map(|slot| (slot, slot.revision.as_ref()))
                         .collect();
-                    Scenario { rules: rules(config, &cast), judged, waiting: waiting(&cast) }
+                    Scenario {
+                        rules: rules(config, &cast),
+                        judged,
+                        waiting: waiting(&cast),
+                        options: Some(line_options(config)),
+                    }
                 })
             }
         }

@@ -26,7 +26,6 @@ use crate::config::{
 };
 use crate::event::Event;
 use crate::line::{Rehearsed, RulesRefused};
-use crate::once::line_options;
 use crate::pause::grown;
 use crate::prepared::{Prepared, prepare};
 use crate::regular;
@@ -40,6 +39,8 @@ const CONFIG_POLL: Duration = Duration::from_millis(250);
 /// Looks at which a file that is written in place must be as before: half a second, so that an edit
 /// is taken up within one.
 const RESTED_LOOKS: u32 = 2;
+/// The same for another file in its place. Most are whole, having been renamed there.
+const RESTED_LOOKS_OF_ANOTHER: u32 = 1;
 /// How long a configuration waits that is legal but was refused, as for a ConfigMap that is not
 /// there yet: the first time, and at most.
 const AGAIN_MIN: Duration = Duration::from_secs(30);
@@ -164,7 +165,6 @@ impl Daemon {
         self.policies =
             config.policies.iter().filter_map(|policy| known.remove(&policy.name)).collect();
         self.replace_sources(&config);
-        self.line.set_options(line_options(&config));
         let metrics = &self.metrics;
         self.sinks.retain(|(sink, _)| {
             let stays = config.sinks.contains(sink.config());
@@ -244,9 +244,9 @@ pub(super) async fn heed_hangup(
 }
 
 /// Tells when the configuration file changes, is gone or is back, and once in the beginning: it may
-/// have changed since it was loaded. A file that was put in the place of another is whole. One that is
-/// written in place may be half of itself, and half of a configuration may be legal, so it must rest
-/// first; and so must one that is gone, for its place may be taken by another.
+/// have changed since it was loaded. One that is being written may be half of itself, and half of a
+/// configuration may be legal, so it must rest first; and so must one that is gone, for its place may
+/// be taken by another.
 pub(super) async fn watch(path: PathBuf, events: mpsc::Sender<Event>, stop: CancellationToken) {
     let mut told: Option<Look> = None;
     let mut last: Option<Look> = None;
@@ -257,9 +257,10 @@ pub(super) async fn watch(path: PathBuf, events: mpsc::Sender<Event>, stop: Canc
             Ok(now) => {
                 missed = 0;
                 rested = if last.as_ref() == Some(&now) { rested + 1 } else { 0 };
-                let replaced = told.as_ref().is_none_or(|told| told.inode != now.inode);
+                let is_another = told.as_ref().is_none_or(|told| told.inode != now.inode);
                 let differs = told.as_ref().is_none_or(|told| told.bytes != now.bytes);
-                if differs && (replaced || rested >= RESTED_LOOKS) {
+                let looks = if is_another { RESTED_LOOKS_OF_ANOTHER } else { RESTED_LOOKS };
+                if differs && rested >= looks {
                     if events.send(Event::Configuration).await.is_err() {
                         return;
                     }

@@ -123,6 +123,16 @@ impl Known {
         self.waiting.iter().any(|selector| selector.matches(id))
     }
 
+    /// The services that wait for a policy and of which nothing was decided.
+    pub(super) fn waiting_of(
+        &self,
+        services: &[(Arc<ServiceId>, Option<Arc<Service>>)],
+    ) -> Vec<Arc<ServiceId>> {
+        let waits = |id: &Arc<ServiceId>| self.waits(id) && !self.decided.contains_key(id);
+        let there = services.iter().filter(|(id, service)| service.is_some() && waits(id));
+        there.map(|(id, _)| Arc::clone(id)).collect()
+    }
+
     /// Decides the changed services by `rules`, but for those that wait for a policy. What
     /// `rehearsed` has on a service answers for it where nothing differs.
     pub(super) fn decide(

@@ -232,7 +232,7 @@ impl Line {
         let rules = Arc::clone(&self.rules);
         let changed: BTreeSet<Arc<ServiceId>> =
             changes.iter().map(|(id, _)| Arc::clone(id)).collect();
-        let waiting = self.waiting_of(&changes);
+        let waiting = self.known.waiting_of(&changes);
         self.note_waiting(waiting);
         let mut redecided = self.known.decide(changes, &rules, None);
         let mut asked = Asked::Touched(BTreeSet::new());
@@ -268,7 +268,7 @@ impl Line {
         waiting: Vec<Selector>,
     ) -> Rehearsal {
         let known = Known { waiting, ..self.known.clone() };
-        Rehearsal { rules, judged, known, listed: self.listed() }
+        Rehearsal { rules, judged, known, options: None, listed: self.listed() }
     }
 
     fn listed(&self) -> Vec<(Arc<ServiceId>, Option<Arc<Service>>)> {
@@ -284,38 +284,34 @@ impl Line {
             .collect()
     }
 
-    /// Takes rules that were rehearsed, after deciding what changed since, unless a policy that is
-    /// judged fails on that: then everything stays as it is.
+    /// Takes rules that were rehearsed, and the options that go with them, after deciding what
+    /// changed since, unless a policy that is judged fails on that: then everything stays as it is.
     ///
     /// # Errors
     /// A policy failed.
     pub fn take_rules(&mut self, rehearsed: Rehearsed, now: Time) -> Result<Round, RulesRefused> {
-        let waiting_before = std::mem::replace(&mut self.known.waiting, rehearsed.waiting.clone());
+        let options = rehearsed.options.clone();
+        let sharing = options.as_ref().map_or(&self.known.sharing, |_| &rehearsed.sharing);
+        let known = Known {
+            waiting: rehearsed.waiting.clone(),
+            sharing: Arc::clone(sharing),
+            ..self.known.clone()
+        };
         let rules = Arc::clone(&rehearsed.rules);
         let mut listed = self.listed();
         let removed = listed.iter_mut().filter(|(id, _)| rehearsed.removed.contains(&id.source));
         removed.for_each(|(_, service)| *service = None);
-        let waiting = self.waiting_of(&listed);
-        let redecided = self.known.decide(listed, &rules, Some(&rehearsed.decided));
-        let draft = self.known.draft(redecided, &rules, Asked::All(Some(&rehearsed)));
-        if let Err(refused) = judge(&draft, &rehearsed.judged) {
-            self.known.waiting = waiting_before;
-            return Err(refused);
+        let waiting = known.waiting_of(&listed);
+        let redecided = known.decide(listed, &rules, Some(&rehearsed.decided));
+        let draft = known.draft(redecided, &rules, Asked::All(Some(&rehearsed)));
+        judge(&draft, &rehearsed.judged)?;
+        self.known = known;
+        if let Some(options) = options {
+            self.set_options(options);
         }
         self.note_waiting(waiting);
         self.rules = rules;
         Ok(self.settle(draft, now))
-    }
-
-    /// The services that wait for a policy and of which nothing was decided.
-    fn waiting_of(
-        &self,
-        services: &[(Arc<ServiceId>, Option<Arc<Service>>)],
-    ) -> Vec<Arc<ServiceId>> {
-        let waits =
-            |id: &Arc<ServiceId>| self.known.waits(id) && !self.known.decided.contains_key(id);
-        let there = services.iter().filter(|(id, service)| service.is_some() && waits(id));
-        there.map(|(id, _)| Arc::clone(id)).collect()
     }
 
     /// They keep what an earlier process published.

@@ -16,6 +16,7 @@ use landfall_core::sharing::Sharing;
 use landfall_core::text::Text;
 use landfall_policy_host::{Rules, Workers};
 
+use super::LineOptions;
 use super::draft::{Answer, Asked, DecidedServices, Draft, Known, RulesRefused, judge};
 
 /// Rules, and everything that they are to decide.
@@ -24,6 +25,7 @@ pub struct Rehearsal {
     pub(super) rules: Arc<Rules>,
     pub(super) judged: BTreeSet<Text>,
     pub(super) known: Known,
+    pub(super) options: Option<LineOptions>,
     pub(super) listed: Vec<(Arc<ServiceId>, Option<Arc<Service>>)>,
 }
 
@@ -36,6 +38,8 @@ pub struct Rehearsed {
     pub(super) decided: DecidedServices,
     /// How sources shared hosts.
     pub(super) sharing: Arc<Sharing>,
+    /// What is to go to work with the rules, where it is not as the line has it.
+    pub(super) options: Option<LineOptions>,
     /// The services of the mesh as they were, as the rules make them, and which differ.
     before: MeshServices,
     services: MeshServices,
@@ -47,6 +51,16 @@ pub struct Rehearsed {
 }
 
 impl Rehearsal {
+    /// The same where these options go to work with the rules.
+    #[must_use]
+    pub fn by(mut self, options: LineOptions) -> Self {
+        if self.known.sharing != options.sharing {
+            self.known.sharing = Arc::clone(&options.sharing);
+        }
+        self.options = Some(options);
+        self
+    }
+
     /// Decides everything, on `workers`. Blocks until done, which takes as long as policies do.
     ///
     /// # Errors
@@ -57,13 +71,14 @@ impl Rehearsal {
         let draft = self.known.draft(redecided, &self.rules, Asked::All(None));
         judge(&draft, &self.judged)?;
         let Draft { decided, services, touched, answers, .. } = draft;
-        let Self { rules, judged, known, .. } = self;
+        let Self { rules, judged, known, options, .. } = self;
         Ok(Rehearsed {
             rules,
             judged,
             waiting: known.waiting,
             decided,
             sharing: known.sharing,
+            options,
             before: known.services,
             services,
             touched,
