@@ -39,3 +39,4 @@ pub mod template;
 mod testing;
 pub mod text;
 pub mod time;
+pub mod told;

@@ -1,6 +1,8 @@
-//! Shared strings. Facts of 100,000 instances repeat the same few words, so they are shared.
+//! Text: strings that are shared, for facts of 100,000 instances repeat the same few words, and what
+//! is told of what others say.
 
 use std::collections::HashSet;
+use std::error::Error;
 use std::fmt::{self, Write};
 use std::sync::Arc;
 
@@ -34,6 +36,22 @@ impl fmt::Display for OneLine<'_> {
     }
 }
 
+/// What `error` says, and all its causes as far as they say something else.
+#[must_use]
+pub fn with_causes(error: &dyn Error) -> String {
+    let mut told = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if !told.contains(&text) {
+            told.push_str(": ");
+            told.push_str(&text);
+        }
+        cause = error.source();
+    }
+    told
+}
+
 impl Interner {
     /// The shared form of `raw`.
     pub fn text(&mut self, raw: &str) -> Text {
@@ -50,7 +68,34 @@ impl Interner {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
+
+    #[derive(Debug)]
+    struct Failed(&'static str, io::Error);
+
+    impl fmt::Display for Failed {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+
+    impl Error for Failed {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            Some(&self.1)
+        }
+    }
+
+    #[test]
+    fn each_cause_is_told_once() {
+        let gone = || io::Error::other(Failed("no folder", io::Error::other("unplugged")));
+        assert_eq!(
+            with_causes(&Failed("failed to read a", gone())),
+            "failed to read a: no folder: unplugged"
+        );
+        assert_eq!(with_causes(&Failed("no folder: unplugged", gone())), "no folder: unplugged");
+    }
 
     #[test]
     fn one_line_is_one_line() {

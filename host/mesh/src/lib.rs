@@ -15,6 +15,7 @@ pub mod render;
 pub mod sink;
 pub mod validate;
 
+mod durable;
 mod name;
 mod settings;
 #[cfg(any(test, feature = "testing"))]

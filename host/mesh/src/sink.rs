@@ -130,9 +130,3 @@ impl fmt::Display for Condition {
         f.write_str(&self.message)
     }
 }
-
-/// An error with what caused it.
-pub(crate) fn with_cause(error: &dyn std::error::Error) -> String {
-    let cause = error.source().map(|cause| format!(": {cause}"));
-    format!("{error}{}", cause.unwrap_or_default())
-}

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use landfall_core::text::with_causes;
 use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use reqwest::{Certificate, Client, Identity, StatusCode, Url};
 use tokio::time::Instant;
@@ -245,17 +246,7 @@ impl HttpError {
             return Self::Timeout { url: url.to_owned(), after };
         }
         // The client's own text names the address again and leaves out the cause.
-        let error = error.without_url();
-        let mut problem = error.to_string();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            let cause_text = cause.to_string();
-            if !problem.ends_with(&cause_text) {
-                problem.push_str(": ");
-                problem.push_str(&cause_text);
-            }
-            source = cause.source();
-        }
+        let problem = with_causes(&error.without_url());
         Self::Transport { url: url.to_owned(), problem }
     }
 

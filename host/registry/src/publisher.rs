@@ -1,12 +1,12 @@
 //! How a source tells what it knows, and how far to trust it.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use landfall_core::finding::Finding;
 use landfall_core::registry::{Doubt, Snapshot, SourceName, SourceState};
 use landfall_core::text::OneLine;
 use landfall_core::time::Time;
+use landfall_core::told::Told;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -22,13 +22,9 @@ pub struct Publisher {
     state: watch::Sender<SourceState>,
     metrics: Arc<SourceMetrics>,
     clock: Clock,
-    /// The doubt as it was logged last, and when.
-    told: Mutex<Option<(Doubt, Time)>>,
+    /// What the log says of the doubt.
+    told: Mutex<Told>,
 }
-
-// What a registry says of an error may carry the time of day, so that each attempt fails otherwise.
-// Soon enough for a person who looks whether a repair helped.
-const TELL_AGAIN: Duration = Duration::from_secs(60);
 
 // === impl Publisher ===
 
@@ -125,9 +121,11 @@ impl Publisher {
     /// into another does not begin a new doubt.
     fn set_doubt(&self, state: &mut SourceState, trouble: Option<Trouble>, now: Time) -> bool {
         let before = state.doubt.take();
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         match (before, trouble) {
             (None, None) => false,
             (Some(before), None) => {
+                told.takes(None, now);
                 DoubtEnded { source: &self.source, doubt: &before, now }.emit();
                 true
             }
@@ -136,7 +134,7 @@ impl Publisher {
                 // It names what is anybody's, and repeats what registries answer.
                 let doubt = Doubt { code, message: OneLine(&message).to_string(), since };
                 let is_other = before.is_none_or(|before| before.code != code);
-                if self.is_news(&doubt, is_other, now) {
+                if told.takes(Some((code, &doubt.message)), now) {
                     let is_listed = state.snapshot.is_some();
                     Doubted { source: &self.source, doubt: &doubt, is_listed }.emit();
                 }
@@ -144,22 +142,6 @@ impl Publisher {
                 is_other
             }
         }
-    }
-}
-
-impl Publisher {
-    /// Whether a doubt is to be logged: another one is, and one that is the same by its code once it
-    /// says something else than what is in the log, though not more often than every minute.
-    fn is_news(&self, doubt: &Doubt, is_other: bool, now: Time) -> bool {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_known = told.as_ref().is_some_and(|(known, at)| {
-            known.message == doubt.message || now.since(*at) < TELL_AGAIN
-        });
-        if is_known && !is_other {
-            return false;
-        }
-        *told = Some((doubt.clone(), now));
-        true
     }
 }
 
@@ -283,25 +265,6 @@ mod tests {
         out.complete(snapshot(&["a", "b"]), vec![]);
         assert!(reader.has_changed().unwrap());
         assert_eq!(out.metrics().snapshots(), 2);
-    }
-
-    #[test]
-    fn another_detail_of_a_doubt_is_logged_at_most_once_a_minute() {
-        let (out, _reader) = publisher();
-        let doubt = |message: &str| Doubt {
-            code: "refused",
-            message: message.to_owned(),
-            since: Time::from_millis(0),
-        };
-        let at = |secs: u64| Time::from_millis(secs * 1000);
-        assert!(out.is_news(&doubt("no token"), true, at(100)));
-        assert!(!out.is_news(&doubt("no token"), false, at(1000)), "it is in the log");
-        assert!(out.is_news(&doubt("wrong token"), false, at(1001)));
-        for secs in 1002..1061 {
-            assert!(!out.is_news(&doubt(&format!("at {secs}")), false, at(secs)));
-        }
-        assert!(out.is_news(&doubt("at 1061"), false, at(1061)));
-        assert!(out.is_news(&doubt("at 1061"), true, at(1062)), "another trouble at once");
     }
 
     #[test]

@@ -92,15 +92,3 @@ fn stop_on_signal() -> anyhow::Result<CancellationToken> {
     });
     Ok(stop)
 }
-
-/// An error with all that caused it, on one line.
-fn error_chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
-}

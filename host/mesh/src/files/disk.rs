@@ -1,13 +1,14 @@
 //! Reading and writing without following symbolic links.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use landfall_core::time::Time;
 
 use super::FilesError;
+use crate::durable::{self, TEMPORARY};
 
 // More files than 100,000 instances make; a folder with more was named by mistake.
 const FILES_MAX: usize = 400_000;
@@ -15,7 +16,6 @@ const FILES_MAX: usize = 400_000;
 const DEPTH_MAX: usize = 8;
 // A ServiceEntry has at most 1.5 MiB, and a little more as YAML; files of others may be larger.
 const FILE_LEN_MAX: u64 = 256 << 20;
-const TEMPORARY: &str = "landfall-tmp";
 // Longer than a disk takes for one file, even when it is busy.
 const LEFTOVER_AGE: Duration = Duration::from_secs(60);
 
@@ -142,31 +142,7 @@ pub(super) fn replace(root: &Path, path: &Path, text: &str) -> io::Result<()> {
             return Err(io::Error::new(io::ErrorKind::NotADirectory, problem));
         }
     }
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".");
-    temporary.push(TEMPORARY);
-    let temporary = PathBuf::from(temporary);
-    match fs::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => (),
-    }
-    // `create_new` follows no link, and renaming replaces a link itself.
-    let mut file = OpenOptions::new().write(true).create_new(true).open(&temporary)?;
-    // Else a file system may put the name on the disk before what is in the file.
-    let written = file
-        .write_all(text.as_bytes())
-        .and_then(|()| file.sync_all())
-        .and_then(|()| fs::rename(&temporary, path));
-    if written.is_err() {
-        drop(fs::remove_file(&temporary));
-    }
-    written
-}
-
-/// Puts the names in `folder` on the disk. Not all systems can; what is lost is then written again
-/// after the next start.
-pub(super) fn sync_folder(folder: &Path) {
-    drop(File::open(folder).and_then(|folder| folder.sync_all()));
+    durable::put(path, text.as_bytes())
 }
 
 /// Removes the file at `path`, and its folder where that becomes empty. Gone already is as good.

@@ -25,7 +25,7 @@ use landfall_core::mesh::{Kind, Object, ObjectId};
 use landfall_core::name;
 use landfall_core::pairs::Pairs;
 use landfall_core::plan::Observed;
-use landfall_core::text::Text;
+use landfall_core::text::{Text, with_causes};
 use landfall_core::time::Time;
 
 use self::lock::Lock;
@@ -33,7 +33,8 @@ use crate::api::{
     self, ApiVersion, Body, Extra, Manifest, MeshObject, Owner, ParseError, Read, ServiceEntry,
     Spec, WorkloadEntry,
 };
-use crate::sink::{Applied, Outcome, Step, Stuck, with_cause};
+use crate::durable;
+use crate::sink::{Applied, Outcome, Step, Stuck};
 
 /// A folder, and what is known to be in it. Its calls block.
 #[derive(Debug)]
@@ -257,7 +258,7 @@ impl FilesSink {
         };
         let applied = steps.iter().map(&mut one).collect();
         // Once for all steps, since a disk takes milliseconds for it.
-        touched.iter().for_each(|folder| disk::sync_folder(folder));
+        touched.iter().for_each(|folder| durable::sync_folder(folder));
         applied
     }
 
@@ -369,7 +370,7 @@ impl FilesSink {
                 (!ours)
                     .then(|| Outcome::Conflict(format!("{} is not a file of ours", path.display())))
             }
-            Err(error) => Some(Outcome::Conflict(with_cause(&error))),
+            Err(error) => Some(Outcome::Conflict(with_causes(&error))),
         }
     }
 

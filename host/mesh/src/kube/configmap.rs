@@ -9,7 +9,10 @@ use k8s_openapi::api::core::v1::ConfigMap as Wire;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
+use landfall_core::time::Time;
+use landfall_core::told::Told;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -87,8 +90,8 @@ async fn keep_current(
     pin_mut!(events);
     let what = format!("ConfigMap {}/{}", reference.namespace, reference.name);
     let mut listed = None;
-    // What was said of it last, so that it is said once and not twice a minute.
-    let mut told: Option<Condition> = None;
+    let mut told = Told::default();
+    let began = Instant::now();
     while let Some(event) = events.next().await {
         let state = match event {
             Ok(Event::Init) => {
@@ -108,11 +111,12 @@ async fn keep_current(
             Err(watcher::Error::WatchFailed(_) | watcher::Error::WatchError(_)) => continue,
             Err(error) => {
                 let condition = condition_of_watch(&error, &what);
-                if told.as_ref() == Some(&condition) {
-                    debug!(code = condition.code, error = %condition, "ConfigMap still cannot be watched.");
-                } else {
+                // Told counts from anywhere.
+                let now = Time::default().plus(began.elapsed());
+                if told.takes(Some((condition.code, &condition.message)), now) {
                     warn!(code = condition.code, error = %condition, "ConfigMap cannot be watched; keeping what is known.");
-                    told = Some(condition.clone());
+                } else {
+                    debug!(code = condition.code, error = %condition, "ConfigMap still cannot be watched.");
                 }
                 match &*sender.borrow() {
                     ConfigMapState::Pending | ConfigMapState::Unreadable(_) => (),
@@ -122,7 +126,7 @@ async fn keep_current(
             }
         };
         if !matches!(state, ConfigMapState::Unreadable(_)) {
-            told = None;
+            told = Told::default();
         }
         sender.send_if_modified(|known| {
             let differs = *known != state;

@@ -3,6 +3,7 @@
 use kube::Error;
 use kube::core::Status;
 use kube::runtime::watcher;
+use landfall_core::text::with_causes;
 
 use crate::sink::{Condition, Outcome};
 
@@ -35,17 +36,7 @@ pub(super) fn is_answer(error: &Error) -> bool {
 
 /// The error with all its causes, within bounds.
 pub(super) fn message_of(error: &dyn std::error::Error) -> String {
-    let mut message = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let text = error.to_string();
-        if !message.contains(&text) {
-            message.push_str(": ");
-            message.push_str(&text);
-        }
-        cause = error.source();
-    }
-    cut(&message)
+    cut(&with_causes(error))
 }
 
 pub(super) fn cut(message: &str) -> String {

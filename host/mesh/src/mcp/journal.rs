@@ -1,10 +1,12 @@
 //! The objects that are served, on disk: what was served last is served again after a restart, before
 //! any registry has spoken.
 //!
-//! A file of JSON lines, each of which says what became of one object. Appending costs what changed;
-//! once most lines are out of date the file is written anew beside itself and renamed. A line that
-//! was cut off by a crash was told to nobody, for lines are on disk before anything is served, and
-//! is left out.
+//! A file of JSON lines, each of which says what became of one object, or that what stands before it
+//! is a state that control planes are told. Appending costs what changed; once most lines are out of
+//! date the file is written anew beside itself and renamed.
+//!
+//! Invariant: lines are on disk before anything is told. So what a crash left behind the last state
+//! was told to nobody, and is left out: a part of a state would have control planes remove the rest.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Write as _};
@@ -19,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::api::{self, ApiVersion, Extra, Manifest, MeshObject, Owner};
+use crate::durable;
 
 /// Lines that are out of date before the file is written anew: as many as there are objects, but
 /// not for a few.
@@ -52,16 +55,18 @@ pub(super) struct Journal {
     file: Option<File>,
     /// Lines in the file.
     lines: usize,
+    /// Whether what is in it is told.
+    is_told: bool,
 }
 
-/// What was in it.
-#[derive(Debug, Default)]
+/// What was in it: the last state that was told, or as much as there is where none was.
+#[derive(Clone, Debug, Default)]
 pub(super) struct Recovered {
     pub(super) entries: OrdMap<ObjectId, Entry>,
     /// The virtual address that was given last.
     pub(super) last_address: Option<IpAddr>,
-    /// Whether there was a file: without one nobody was served from it.
-    pub(super) is_there: bool,
+    /// Whether it was told, and nothing of it is lost.
+    pub(super) is_told: bool,
     /// Lines that could not be read.
     pub(super) unreadable: usize,
 }
@@ -105,6 +110,8 @@ enum Line {
     Gone { kind: String, namespace: String, name: String },
     /// The virtual address that was given last, where its object is gone.
     LastAddress(IpAddr),
+    /// The lines before it are a state that control planes are told.
+    Told,
 }
 
 impl Journal {
@@ -115,7 +122,21 @@ impl Journal {
     pub(super) fn open(path: PathBuf, owner: Owner) -> Result<(Self, Recovered), JournalError> {
         let (recovered, lines) = recover(&path, &owner)
             .map_err(|source| JournalError::Read { path: path.clone(), source })?;
-        Ok((Self { path, owner, file: None, lines }, recovered))
+        let is_told = recovered.is_told;
+        Ok((Self { path, owner, file: None, lines, is_told }, recovered))
+    }
+
+    /// From now on what is in it is told.
+    ///
+    /// # Errors
+    /// It cannot be written; it is with the next change.
+    pub(super) fn tell(
+        &mut self,
+        entries: &OrdMap<ObjectId, Entry>,
+        last_address: Option<IpAddr>,
+    ) -> Result<(), JournalError> {
+        self.is_told = true;
+        self.append(&[], entries, last_address)
     }
 
     /// Adds what changed; it is on disk when this ends. `entries` is what is served after it.
@@ -137,6 +158,9 @@ impl Journal {
         for change in changes {
             self.print(change, &mut text)?;
         }
+        if self.is_told {
+            line(&Line::Told, &mut text);
+        }
         let Some(file) = &mut self.file else { return Ok(()) };
         let written = file.write_all(&text).and_then(|()| file.sync_data());
         if let Err(source) = written {
@@ -144,7 +168,7 @@ impl Journal {
             self.file = None;
             return Err(JournalError::Write { path: self.path.clone(), source });
         }
-        self.lines += changes.len();
+        self.lines += changes.len() + usize::from(self.is_told);
         Ok(())
     }
 
@@ -161,22 +185,22 @@ impl Journal {
         if let Some(address) = last_address {
             line(&Line::LastAddress(address), &mut text);
         }
-        let beside = self.path.with_extension("new");
+        if self.is_told {
+            line(&Line::Told, &mut text);
+        }
         let replaced = || -> io::Result<File> {
             if let Some(folder) = self.path.parent() {
                 fs::create_dir_all(folder)?;
             }
-            let mut file = File::create(&beside)?;
-            file.write_all(&text)?;
-            file.sync_all()?;
-            fs::rename(&beside, &self.path)?;
-            sync_folder(&self.path);
+            durable::put(&self.path, &text)?;
+            self.path.parent().into_iter().for_each(durable::sync_folder);
             OpenOptions::new().append(true).open(&self.path)
         };
         let file =
             replaced().map_err(|source| JournalError::Write { path: self.path.clone(), source })?;
         self.file = Some(file);
-        self.lines = entries.len() + usize::from(last_address.is_some());
+        self.lines = entries.len()
+            + [last_address.is_some(), self.is_told].map(usize::from).iter().sum::<usize>();
         Ok(())
     }
 
@@ -215,31 +239,32 @@ fn recover(path: &Path, owner: &Owner) -> io::Result<(Recovered, usize)> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((recovered, 0)),
         Err(error) => return Err(error),
     }
-    let file = File::open(path)?;
-    recovered.is_there = true;
-    let mut reader = BufReader::new(file);
-    let mut lines = 0;
+    let mut reader = BufReader::new(File::open(path)?);
+    let mut told = None;
+    let (mut lines, mut unreadable) = (0, 0);
     let mut text = Vec::new();
     loop {
         text.clear();
-        let read = io::Read::take(&mut reader, LINE_LEN_MAX).read_until(b'\n', &mut text)?;
-        if read == 0 {
-            return Ok((recovered, lines));
-        }
+        io::Read::take(&mut reader, LINE_LEN_MAX).read_until(b'\n', &mut text)?;
+        // One that was cut off ends it too.
+        let Some(line) = text.strip_suffix(b"\n") else { break };
         lines += 1;
-        let Some(line) = text.strip_suffix(b"\n") else {
-            // Cut off by a crash, and so told to nobody.
-            return Ok((recovered, lines));
-        };
-        if recovered.take(line, owner).is_none() {
-            recovered.unreadable += 1;
+        match serde_json::from_slice(line).ok() {
+            Some(Line::Told) => told = Some(recovered.clone()),
+            said => {
+                unreadable +=
+                    usize::from(said.and_then(|said| recovered.take(said, owner)).is_none())
+            }
         }
     }
+    let is_told = told.is_some() && unreadable == 0;
+    Ok((Recovered { is_told, unreadable, ..told.unwrap_or(recovered) }, lines))
 }
 
 impl Recovered {
-    fn take(&mut self, line: &[u8], owner: &Owner) -> Option<()> {
-        match serde_json::from_slice(line).ok()? {
+    /// Takes up what a line says, unless it is of somebody else or names nothing.
+    fn take(&mut self, line: Line, owner: &Owner) -> Option<()> {
+        match line {
             Line::Put { manifest, address } => {
                 let read = api::from_json(manifest).ok()?;
                 if !read.is_owned_by(owner) {
@@ -261,15 +286,8 @@ impl Recovered {
                 self.entries.remove(&ObjectId { kind, namespace, name });
             }
             Line::LastAddress(address) => self.last_address = Some(address),
+            Line::Told => (),
         }
         Some(())
-    }
-}
-
-/// Has the renaming survive a loss of power. Where folders cannot be synced, nothing is lost but
-/// that.
-fn sync_folder(path: &Path) {
-    if let Some(folder) = path.parent().and_then(|folder| File::open(folder).ok()) {
-        let _ = folder.sync_all();
     }
 }

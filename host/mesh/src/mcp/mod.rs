@@ -25,6 +25,7 @@ use std::time::Duration;
 use imbl::OrdMap;
 use landfall_core::mesh::{Kind, ObjectId};
 use landfall_core::plan::Observed;
+use landfall_core::text::with_causes;
 use landfall_core::time::Time;
 use prost::Message as _;
 use prost::bytes::{Bytes, BytesMut};
@@ -42,7 +43,7 @@ use self::journal::{Change, Entry, Journal, Recovered};
 use self::server::{Ads, Encoded, Published};
 use crate::api::{self, MeshObject, Owner, Resolution, ServiceEntry};
 use crate::kube::Observation;
-use crate::sink::{Applied, Outcome, Step, with_cause};
+use crate::sink::{Applied, Outcome, Step};
 
 /// What the server needs to know.
 #[derive(Clone, Debug)]
@@ -175,7 +176,7 @@ impl McpSink {
         let listened = |source| McpError::Listen { address: listen, source };
         let listener = TcpListener::bind(listen).await.map_err(listened)?;
         let address = listener.local_addr().map_err(listened)?;
-        let Recovered { entries, last_address, is_there, unreadable } = recovered;
+        let Recovered { entries, last_address, is_told, unreadable } = recovered;
         if unreadable > 0 {
             warn!(
                 lines = unreadable,
@@ -188,8 +189,7 @@ impl McpSink {
             addresses: range.map(|range| Addresses::new(range, given, last_address)),
             journal,
             encoded: BTreeMap::new(),
-            // What was lost from the journal was served before.
-            is_complete: is_there && unreadable == 0,
+            is_complete: is_told,
             number: 0,
             changed: BTreeMap::new(),
             entries,
@@ -221,7 +221,7 @@ impl McpSink {
     pub fn complete(&self) {
         let mut served = self.served();
         if !served.is_complete {
-            served.is_complete = true;
+            served.complete();
             self.publish(&served);
         }
     }
@@ -248,7 +248,7 @@ impl McpSink {
             verb: step.verb(),
             outcome: match &outcome {
                 Ok(()) => Outcome::Done(step.to().cloned()),
-                Err(error) => Outcome::Unavailable(with_cause(error)),
+                Err(error) => Outcome::Unavailable(with_causes(error)),
             },
             attempts: 1,
         };
@@ -279,6 +279,15 @@ pub async fn look(journal: PathBuf, owner: Owner) -> Result<Observation, McpErro
 }
 
 impl Served {
+    fn complete(&mut self) {
+        self.is_complete = true;
+        let last = self.addresses.as_ref().and_then(Addresses::last);
+        // Else the next change says so, and who starts before that waits for registries.
+        if let Err(error) = self.journal.tell(&self.entries, last) {
+            warn!(error = with_causes(&error), "The journal cannot be written; it is tried again.");
+        }
+    }
+
     /// Takes steps up, or none of them.
     fn take(&mut self, steps: &[Step], now: Time) -> Result<(), JournalError> {
         let mut entries = self.entries.clone();

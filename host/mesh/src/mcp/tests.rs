@@ -97,8 +97,18 @@ async fn nothing_is_told_before_it_is_complete() {
     let running = start(folder.path()).await;
     assert!(all_done(&running.sink.apply(&[create("a.mesh")], THEN)));
     assert!(!is_told(&running.sink), "the rest is still to come");
+    drop(running);
+    // A crash in the middle of it.
+    let running = start(folder.path()).await;
+    assert_eq!(served(&running.sink).into_keys().collect::<Vec<_>>(), ["a.mesh"]);
+    assert!(!is_told(&running.sink), "the rest is still to come");
     running.sink.complete();
     assert!(is_told(&running.sink));
+    drop(running);
+    assert!(is_told(&start(folder.path()).await.sink));
+    // A journal that somebody made, or that lost all.
+    fs::write(folder.path().join("journal"), "").unwrap();
+    assert!(!is_told(&start(folder.path()).await.sink));
 }
 
 #[tokio::test]
@@ -106,6 +116,7 @@ async fn a_restart_serves_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let running = start(folder.path()).await;
     running.sink.apply(&[create("a.mesh"), create("b.mesh")], THEN);
+    running.sink.complete();
     let update =
         Step::Update { from: object("a.mesh", "10.0.0.1"), to: object("a.mesh", "10.0.0.2") };
     running.sink.apply(&[update, Step::Delete(object("b.mesh", "10.0.0.1"))], LATER);
@@ -124,22 +135,34 @@ async fn a_restart_serves_the_same() {
 }
 
 #[tokio::test]
-async fn half_a_line_was_told_to_nobody() {
+async fn half_a_state_was_told_to_nobody() {
     let folder = tempfile::tempdir().unwrap();
-    let running = start(folder.path()).await;
+    let path = folder.path().join("journal.new");
+    let begin = async || {
+        let options = McpOptions { journal: path.clone(), ..options(folder.path()) };
+        let stop = CancellationToken::new();
+        let sink = McpSink::start(options, stop.clone()).await.unwrap();
+        Running { sink, _stop: stop.drop_guard() }
+    };
+    let running = begin().await;
     running.sink.apply(&[create("a.mesh")], THEN);
-    running.sink.apply(&[create("b.mesh")], THEN);
+    running.sink.complete();
+    let before = fs::read_to_string(&path).unwrap();
+    running.sink.apply(&[create("b.mesh"), Step::Delete(object("a.mesh", "10.0.0.1"))], THEN);
     drop(running);
-    let path = folder.path().join("journal");
     let text = fs::read_to_string(&path).unwrap();
-    fs::write(&path, &text[..text.len() - 10]).unwrap();
-    let running = start(folder.path()).await;
-    assert!(is_told(&running.sink));
-    assert_eq!(served(&running.sink).into_keys().collect::<Vec<_>>(), ["a.mesh"]);
+    // Wherever a crash cut it off.
+    for len in before.len()..text.len() {
+        fs::write(&path, &text[..len]).unwrap();
+        let running = begin().await;
+        assert!(is_told(&running.sink));
+        assert_eq!(served(&running.sink).into_keys().collect::<Vec<_>>(), ["a.mesh"], "{len}");
+    }
     // What is written next stands on a line of its own.
+    let running = begin().await;
     running.sink.apply(&[create("c.mesh")], THEN);
     drop(running);
-    let running = start(folder.path()).await;
+    let running = begin().await;
     assert_eq!(served(&running.sink).into_keys().collect::<Vec<_>>(), ["a.mesh", "c.mesh"]);
 }
 

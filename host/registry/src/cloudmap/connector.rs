@@ -16,6 +16,7 @@ use aws_smithy_runtime_api::client::http::{
     HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
 };
 use aws_smithy_types::body::SdkBody;
+use landfall_core::text::with_causes;
 
 // An address that does not even take a connection must not use up the time for a whole answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -162,17 +163,7 @@ fn plain(uri: &str) -> Option<String> {
 
 /// What `error` says, and what is behind it.
 pub(super) fn chain(error: &dyn Error) -> String {
-    let mut told = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let text = cause.to_string();
-        if !told.contains(&text) {
-            told.push_str(": ");
-            told.push_str(&text);
-        }
-        source = cause.source();
-    }
-    short(&told)
+    short(&with_causes(error))
 }
 
 /// The beginning of `text`, without the end of its last sentence: what to do is told behind it.

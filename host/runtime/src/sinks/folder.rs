@@ -6,6 +6,7 @@ use std::time::Duration;
 use landfall_core::finding::Finding;
 use landfall_core::mesh::ObjectId;
 use landfall_core::plan::Observed;
+use landfall_core::text::with_causes;
 use landfall_mesh::api::Body;
 use landfall_mesh::files::{FilesError, FilesSink};
 use landfall_mesh::kube::Observation;
@@ -76,7 +77,7 @@ impl Folder {
         let sink = Arc::clone(&self.sink).lock_owned().await;
         let made = tokio::task::spawn_blocking(move || sink.prepare()).await;
         if let Ok(Err(error)) = made {
-            let error = crate::error_chain(&error);
+            let error = with_causes(&error);
             tracing::warn!(sink = name, error, "Folder not made.");
         }
     }
@@ -135,8 +136,7 @@ impl Folder {
                 changed || first || healed
             }
             Err(error) => {
-                let condition =
-                    Condition { code: error.code(), message: crate::error_chain(&error) };
+                let condition = Condition { code: error.code(), message: with_causes(&error) };
                 let differs = seen.condition.as_ref() != Some(&condition);
                 seen.condition = Some(condition);
                 differs

@@ -12,6 +12,7 @@ use landfall_core::finding::Finding;
 use landfall_core::plan::Desired;
 use landfall_core::text::Text;
 use landfall_core::time::Time;
+use landfall_core::told::Told;
 use landfall_mesh::api::{ApiVersion, Body, Owner};
 use landfall_mesh::files::FilesSink;
 use landfall_mesh::kube::{KubeOptions, KubeSink, Observation};
@@ -57,17 +58,6 @@ enum Running {
     /// Of an MCP server only the journal, for another process may serve it.
     Journal,
 }
-
-/// A condition as of the last log line about it.
-#[derive(Debug, Default)]
-struct Told {
-    condition: Option<Condition>,
-    at: Option<Time>,
-}
-
-// What an API server says of an error may differ with each attempt. Soon enough for a person who
-// looks whether a repair helped.
-const TELL_AGAIN: Duration = Duration::from_secs(60);
 
 /// Whether a sink is to be written to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -294,7 +284,8 @@ impl RunningSink {
     pub(crate) fn take_condition_change(&self, now: Time) -> Option<Option<Condition>> {
         let condition = self.condition();
         let mut told = self.told.lock().ok()?;
-        told.takes(condition.as_ref(), now).then_some(condition)
+        let failure = condition.as_ref().map(|condition| (condition.code, &*condition.message));
+        told.takes(failure, now).then_some(condition)
     }
 
     /// Hands what it holds to its side of the line.
@@ -356,24 +347,6 @@ impl RunningSink {
     }
 }
 
-impl Told {
-    /// Whether a condition is to be logged, which then counts as done: another one is, and one that
-    /// is the same by its code once it says something else, though not more often than every minute.
-    fn takes(&mut self, condition: Option<&Condition>, now: Time) -> bool {
-        if self.condition.as_ref() == condition {
-            return false;
-        }
-        let code = |condition: Option<&Condition>| condition.map(|condition| condition.code);
-        let is_recent = self.at.is_some_and(|at| now.since(at) < TELL_AGAIN);
-        if code(self.condition.as_ref()) == code(condition) && is_recent {
-            return false;
-        }
-        self.condition = condition.cloned();
-        self.at = Some(now);
-        true
-    }
-}
-
 /// The name of a sink, which no other has: together these say where it writes.
 /// For logs and metrics, and for who chooses one.
 #[must_use]
@@ -403,31 +376,5 @@ fn kubernetes_name(access: &KubeAccess, namespaces: &[String]) -> String {
 impl Drop for RunningSink {
     fn drop(&mut self) {
         self.stop.cancel();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn another_detail_of_a_condition_is_logged_at_most_once_a_minute() {
-        let mut told = Told::default();
-        let at = |secs: u64| Time::from_millis(secs * 1000);
-        let condition =
-            |code: &'static str, message: &str| Condition { code, message: message.to_owned() };
-        assert!(!told.takes(None, at(1)));
-        assert!(told.takes(Some(&condition("forbidden", "no role")), at(100)));
-        assert!(
-            !told.takes(Some(&condition("forbidden", "no role")), at(1000)),
-            "it is in the log"
-        );
-        assert!(told.takes(Some(&condition("forbidden", "half a role")), at(1001)));
-        for secs in 1002..1061 {
-            assert!(!told.takes(Some(&condition("forbidden", &format!("at {secs}"))), at(secs)));
-        }
-        assert!(told.takes(Some(&condition("forbidden", "at 1061")), at(1061)));
-        assert!(told.takes(Some(&condition("unreachable", "gone")), at(1062)));
-        assert!(told.takes(None, at(1063)));
     }
 }

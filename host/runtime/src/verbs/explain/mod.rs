@@ -12,6 +12,7 @@ use landfall_core::decision::{DecidedService, Decision, Outcome};
 use landfall_core::mapping::Mapping;
 use landfall_core::mesh::{Body as _, Endpoint, HostKey, ObjectId, Tie};
 use landfall_core::registry::{Instance, ServiceId};
+use landfall_core::text::with_causes;
 use landfall_mesh::api::{self, ApiVersion, MeshObject, Owner};
 use landfall_policy_host::Work;
 
@@ -46,7 +47,7 @@ pub(crate) async fn explain(args: &ExplainArgs) -> anyhow::Result<()> {
     for sink in &config.sinks {
         match sighted(sink, &config, &once, timeout.min(SINK_WAIT)).await {
             Ok(sink) => sinks.push(sink),
-            Err(error) => tell!(report, "note: {}", crate::error_chain(&*error)),
+            Err(error) => tell!(report, "note: {}", with_causes(&*error)),
         }
     }
     let scene = Scene { once: &once, owner: &config.owner, sinks: &sinks };
