@@ -279,6 +279,10 @@ fn what_is_refused_is_said_until_it_is_mended() {
     });
     put(&hostile("harmless"));
     until_ready("policy that is mended", &|said| !said.contains("refused"));
+    fs::rename(scene.path("policy.wasm"), scene.path("elsewhere.wasm")).unwrap();
+    until_ready("missing policy", &|said| said.contains("policy p: ") && said.contains("No such"));
+    fs::rename(scene.path("elsewhere.wasm"), scene.path("policy.wasm")).unwrap();
+    until_ready("policy that is back as it was", &|said| !said.contains("refused"));
     scene.write("landfall.yaml", "sources: many");
     until_ready("refusal of the configuration", &|said| {
         said.contains("200")

@@ -25,9 +25,9 @@ pub(crate) struct PolicySlot {
     pub(crate) candidate: Option<Arc<Offered>>,
     /// What was tried last, so that the same is not tried again.
     pub(crate) tried: Option<Arc<Offered>>,
-    /// Whether the origin offered nothing usable the last time.
-    pub(crate) lacks_offer: bool,
-    /// Why what is offered is not at work, once that is known.
+    /// Why nothing can be read of the origin, if so.
+    pub(crate) unreadable: Option<String>,
+    /// Why what was tried last is not at work, once that is known.
     pub(crate) refused: Option<String>,
     /// How often what was tried last was refused for what may pass.
     pub(crate) refusals: u32,
@@ -50,7 +50,7 @@ impl PolicySlot {
             revision: None,
             candidate: None,
             tried: None,
-            lacks_offer: false,
+            unreadable: None,
             refused: None,
             refusals: 0,
             retry: None,

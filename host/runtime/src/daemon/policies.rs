@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use landfall_core::text::Text;
+use landfall_core::text::{Text, with_causes};
 use landfall_mesh::kube::configmap::ConfigMap;
 use landfall_mesh::kube::events::Note;
 use landfall_policy_host::{AdmissionError, Revision, is_transient};
@@ -48,17 +48,17 @@ impl Daemon {
         let offered = match offer {
             Offer::Pending => return,
             Offer::Nothing { why, config_map } => {
-                slot.lacks_offer = true;
-                return self.refuse(serial, config_map.as_deref(), "not_readable", &why);
+                slot.unreadable = Some(why.clone());
+                return self.tell_refused(serial, config_map.as_deref(), "not_readable", &why);
             }
             Offer::Component(offered) => offered,
         };
-        let lacked_offer = std::mem::take(&mut slot.lacks_offer);
+        let was_unreadable = slot.unreadable.take().is_some();
         if slot.candidate.is_some() {
             return;
         }
         if slot.tried.as_ref() == Some(&offered) {
-            if lacked_offer {
+            if was_unreadable {
                 PolicyReadable { policy: slot.name() }.emit();
             }
             return;
@@ -97,7 +97,7 @@ impl Daemon {
         match outcome {
             Ok(revision) => self.propose(Candidate::Policy { slot: serial, offered, revision }),
             Err(error) => {
-                let message = crate::error_chain(&error);
+                let message = with_causes(&error);
                 self.refuse_candidate(serial, &offered, error.code(), &message);
             }
         }
@@ -130,7 +130,7 @@ impl Daemon {
                 self.consider(serial);
             }
             Err(refused) => {
-                let message = crate::error_chain(&refused);
+                let message = with_causes(&refused);
                 self.refuse_candidate(serial, offered, refused.code(), &message);
             }
         }
@@ -144,10 +144,11 @@ impl Daemon {
         code: &'static str,
         message: &str,
     ) {
-        self.refuse(serial, offered.config_map.as_deref(), code, message);
+        self.tell_refused(serial, offered.config_map.as_deref(), code, message);
         let events = self.events.clone();
         let Some(slot) = self.slot(serial) else { return };
         slot.candidate = None;
+        slot.refused = Some(message.to_owned());
         if is_transient(code) {
             let pause = grown(ADMIT_AGAIN_MIN, slot.refusals, ADMIT_AGAIN_MAX);
             slot.refusals = slot.refusals.saturating_add(1);
@@ -172,15 +173,15 @@ impl Daemon {
         }
     }
 
-    fn refuse(
-        &mut self,
+    /// Tells whom it concerns that what a policy's origin offers is not taken.
+    fn tell_refused(
+        &self,
         serial: u64,
         config_map: Option<&ConfigMap>,
         code: &'static str,
         message: &str,
     ) {
-        if let Some(slot) = self.policies.iter_mut().find(|slot| slot.serial == serial) {
-            slot.refused = Some(message.to_owned());
+        if let Some(slot) = self.policies.iter().find(|slot| slot.serial == serial) {
             let is_at_work = slot.revision.is_some();
             PolicyRefused { policy: slot.name(), is_at_work, code, message }.emit(&self.metrics);
         }
@@ -220,8 +221,12 @@ impl Daemon {
     /// Each policy, and whether it is at work.
     pub(super) fn settings_state(&self) -> SettingsState<'_> {
         let policies = self.policies.iter().map(|slot| {
-            let refused = slot.refused.as_deref();
-            (slot.name(), PolicyState { is_loaded: slot.revision.is_some(), refused })
+            let state = PolicyState {
+                is_loaded: slot.revision.is_some(),
+                // What was tried last may be at work, or not be what is offered.
+                refused: slot.unreadable.as_deref().or(slot.refused.as_deref()),
+            };
+            (slot.name(), state)
         });
         let configuration_refused = self.reloading.refused.as_deref();
         SettingsState { configuration_refused, policies: policies.collect() }
