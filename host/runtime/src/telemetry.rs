@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use landfall_core::finding::Finding;
-use landfall_core::guard::{Held, HeldFor};
+use landfall_core::guard::Held;
 use landfall_core::text::Text;
 use landfall_core::time::Time;
 use landfall_mesh::sink::{Applied, Condition, Outcome};
@@ -204,19 +204,24 @@ impl HeldChanged<'_> {
             return;
         };
         for code in news {
-            let mut of_code = self.held.iter().filter(|held| held.why.as_str() == *code);
-            let Some(first) = of_code.next() else { continue };
-            let steps = 1 + of_code.count();
-            let (sink, id, why) = (self.sink, &first.id, &first.why);
-            if let HeldFor::Budget { until, .. } = why {
-                let for_secs = until.since(self.now).as_secs();
+            let of_code = self.held.iter().filter(|held| held.why.as_str() == *code);
+            let of_code: Vec<&Held> = of_code.collect();
+            let Some(Held { id: first, why, .. }) = of_code.first() else { continue };
+            let (sink, steps) = (self.sink, of_code.len());
+            // Each goes in its own time.
+            let until = of_code.iter().filter_map(|held| held.why.until()).max();
+            let for_secs = until.map(|until| until.since(self.now).as_secs());
+            if why.can_be_released() {
                 warn!(
-                    sink, steps, first = %id, %why, for_secs,
-                    "The guard holds a mass removal. It goes by itself after for_secs, or at once by \
-                     POST /guard/release."
+                    sink, steps, %first, %why, for_secs,
+                    "The guard holds removals. They go by themselves, the last of them after \
+                     for_secs, or at once by POST /guard/release."
                 );
             } else {
-                warn!(sink, steps, first = %id, %why, "The guard holds steps; /readyz lists them.");
+                warn!(
+                    sink, steps, %first, %why, for_secs,
+                    "The guard holds steps; /readyz lists them."
+                );
             }
         }
     }

@@ -59,7 +59,6 @@ const READS_MAX: u32 = 3;
 // 0.2 + 0.4 + 0.8 + 1.6 s: a restart of one API server behind a balancer.
 const ATTEMPTS_MAX: u32 = 5;
 const RETRY_MIN: Duration = Duration::from_millis(200);
-const RETRY_MAX: Duration = Duration::from_secs(10);
 // A server may ask for a longer pause in its answer; one that asks for more than a minute is as
 // good as gone, and the step is planned again.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
@@ -259,11 +258,10 @@ impl KubeSink {
         to: &Arc<MeshObject>,
         known: &Version,
     ) -> Result<Outcome, kube::Error> {
-        let resource_version = known.resource_version.to_string();
+        let resource_version = known.to_name();
         let extra = Extra {
             uid: &known.uid,
-            // 0 stands for one that we could not read.
-            resource_version: if known.resource_version == 0 { "" } else { &resource_version },
+            resource_version: resource_version.as_deref().unwrap_or_default(),
             ..Extra::default()
         };
         let params = PatchParams::apply(FIELD_MANAGER).force();
@@ -299,7 +297,7 @@ impl KubeSink {
         let params = DeleteParams {
             preconditions: Some(Preconditions {
                 uid: Some(known.uid.to_string()),
-                resource_version: Some(known.resource_version.to_string()),
+                resource_version: known.to_name(),
             }),
             ..DeleteParams::default()
         };
@@ -447,7 +445,7 @@ impl KubeSink {
 /// when that is not worth it, for what is `left` of the step's time is shorter.
 fn pause(delay: Duration, asked_secs: Option<u32>, left: Duration) -> Option<Duration> {
     let asked = Duration::from_secs(u64::from(asked_secs.unwrap_or(0)));
-    let pause = delay.min(RETRY_MAX).max(asked);
+    let pause = delay.max(asked);
     (pause <= PAUSE_MAX && pause < left).then_some(pause)
 }
 

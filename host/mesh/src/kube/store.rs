@@ -82,6 +82,11 @@ impl Version {
         }
     }
 
+    /// As a precondition names it; `None` where it could not be read.
+    pub(super) fn to_name(&self) -> Option<String> {
+        (self.resource_version != 0).then(|| self.resource_version.to_string())
+    }
+
     /// Objects of one kind share one count, so this holds for a successor of the same name too.
     fn is_older_than(&self, known: &Self) -> bool {
         self.resource_version != 0 && self.resource_version < known.resource_version
