@@ -13,7 +13,7 @@ use crate::losses::Loss;
 use crate::mesh::{Body, Spot, Tie};
 use crate::payers::{Came, Debt, Payers, Rank};
 use crate::plan::Step;
-use crate::spots::{Spots, add, shared, subtract, successors};
+use crate::spots::{Spots, add, common, subtract, successors};
 use crate::time::Time;
 
 /// How much may go at once.
@@ -112,7 +112,7 @@ impl<A: Ord + Clone> Over<A> {
     /// own, as a ServiceEntry that selects them, waits for theirs. Of several objects that have an
     /// endpoint one is enough.
     pub(crate) fn hold<B: Body<Address = A>>(&mut self, step: &Step<B>) -> Option<Spots<A>> {
-        let held = shared(step.lost(), &self.held);
+        let held = common(step.lost(), &self.held);
         subtract(&mut self.held, &held);
         let is_bare = || step.from().is_some_and(|from| from.body.endpoint_count() == 0);
         let removes = matches!(step, Step::Empty { .. } | Step::Delete(_));
@@ -129,7 +129,7 @@ impl<A: Ord + Clone> Budget<A> {
         for (tie, before) in holdings.take_before() {
             let holdings::Before { reached: mut went, first, last } = before;
             let mut came = holdings.reached(&tie);
-            let stays = shared(came.clone(), &went);
+            let stays = common(came.clone(), &went);
             subtract(&mut came, &stays);
             subtract(&mut went, &stays);
             if !came.is_empty() || !went.is_empty() {
@@ -367,7 +367,7 @@ impl<A: Ord + Clone> Account<A> {
         add(&mut self.outstanding, &lost);
         add(&mut self.outstanding, &loss.later);
         self.shrink();
-        let kept = shared(loss.kept.clone(), &lost);
+        let kept = common(loss.kept.clone(), &lost);
         self.fates.extend(kept.into_iter().map(|spot| (spot, Fate::LetGo)));
         let mut debts = self.debts(loss);
         debts.sort_by_key(|debt| debt.rank);

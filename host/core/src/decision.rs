@@ -98,11 +98,11 @@ impl DecidedService {
         let mut runs: Vec<(HostKey, Vec<Endpoint>)> = Vec::new();
         for (instance, decision) in self.service.instances().iter().zip(&self.decisions) {
             let Outcome::Published(mappings) = &decision.outcome else { continue };
-            for (part, mapping) in mappings.iter().enumerate() {
+            for (index, mapping) in mappings.iter().enumerate() {
                 let Mapping { namespace, host, .. } = &**mapping;
                 let endpoint = Endpoint {
                     instance: Arc::clone(instance),
-                    part: u16::try_from(part).unwrap_or(u16::MAX),
+                    mapping_index: u16::try_from(index).unwrap_or(u16::MAX),
                     mapping: Arc::clone(mapping),
                 };
                 let is_there =

@@ -7,7 +7,7 @@ use crate::holdings::{Holdings, reached};
 use crate::mesh::{Body, Kind, Object, ObjectId, Tie};
 use crate::moved::Places;
 use crate::plan::Step;
-use crate::spots::{Spots, Successor, add, shared, subtract};
+use crate::spots::{Spots, Successor, add, common, subtract};
 
 /// What clients would reach no more at one service of the mesh, and what they would reach besides.
 #[derive(Debug)]
@@ -175,7 +175,7 @@ fn loss<'a, B: Body>(
     let mut pending = last;
     subtract(&mut pending, &now);
     subtract(&mut pending, &elsewhere);
-    let comes = shared(comes, &pending);
+    let comes = common(comes, &pending);
     subtract(&mut pending, &comes);
     Some(Loss { under_way, failed, due, later, kept: Spots::new(), comes, pending })
 }

@@ -61,7 +61,7 @@ pub type Doubles = BTreeMap<Double, Arc<[Arc<ServiceId>]>>;
 pub struct Double {
     origin: Arc<ServiceId>,
     instance: Text,
-    part: u16,
+    mapping_index: u16,
 }
 
 /// One instance at one host.
@@ -70,7 +70,7 @@ pub struct Endpoint {
     /// Whose it is.
     pub instance: Arc<Instance>,
     /// Which of the instance's mappings this is, for a policy may split it.
-    pub part: u16,
+    pub mapping_index: u16,
     /// How it is published.
     pub mapping: Arc<Mapping>,
 }
@@ -263,7 +263,7 @@ impl<B: Body> Object<B> {
 impl Double {
     pub(crate) fn of(origin: &Arc<ServiceId>, endpoint: &Endpoint) -> Self {
         let instance = Text::clone(&endpoint.instance.id);
-        Self { origin: Arc::clone(origin), instance, part: endpoint.part }
+        Self { origin: Arc::clone(origin), instance, mapping_index: endpoint.mapping_index }
     }
 }
 

@@ -21,15 +21,15 @@ use imbl::OrdMap;
 use crate::holdings::Holdings;
 use crate::mesh::{Body, Kind, Object, ObjectId, Spot, Tie};
 use crate::plan::{Desired, Observed, Step};
-use crate::spots::{Spots, add, shared, subtract};
+use crate::spots::{Spots, add, common, subtract};
 use crate::time::Time;
 
 /// What is known of objects whose endpoints moved, or may have.
 #[derive(Debug)]
 pub struct Moved<B> {
     objects: BTreeMap<ObjectId, Stage<B>>,
-    /// How often something was found.
-    findings: usize,
+    /// How often the sink was read for objects that are not wanted.
+    readings: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -46,7 +46,7 @@ enum Stage<B> {
 /// What the sink held when objects were found.
 #[derive(Debug)]
 struct Found<B> {
-    /// Which of the findings it was.
+    /// Which of the readings it was.
     number: usize,
     objects: OrdMap<ObjectId, Arc<Object<B>>>,
 }
@@ -67,7 +67,7 @@ pub struct Places<'a, B: Body> {
 /// How many endpoints are at each address.
 type Counts<A> = BTreeMap<A, usize>;
 
-/// By the number of the finding.
+/// By the number of the reading.
 type Before<B> = BTreeMap<(usize, ObjectId), Counts<<B as Body>::Address>>;
 
 /// The WorkloadEntries that a sink should hold of one service of the mesh and does not.
@@ -146,8 +146,8 @@ impl<B: Body> Moved<B> {
     }
 
     fn found<'i>(&mut self, ids: impl Iterator<Item = &'i ObjectId>, observed: &Observed<B>) {
-        self.findings += 1;
-        let found = Arc::new(Found { number: self.findings, objects: observed.ours.clone() });
+        self.readings += 1;
+        let found = Arc::new(Found { number: self.readings, objects: observed.ours.clone() });
         let stage = || Stage::Inherited(Arc::clone(&found));
         self.objects.extend(ids.map(|id| (id.clone(), stage())));
     }
@@ -281,7 +281,7 @@ impl<'a, B: Body> Places<'a, B> {
         let Some(wanted) = self.wanted(&there.id) else { return false };
         let lost = step.lost();
         if !wanted.body.selects() {
-            let mut missing = shared(lost, &wanted.body.reached());
+            let mut missing = common(lost, &wanted.body.reached());
             subtract(&mut missing, &there.body.reached());
             return missing.is_empty();
         }
@@ -334,7 +334,7 @@ impl<'a, B: Body> Places<'a, B> {
         }
         let mut leaving = self.holdings.reached(tie);
         subtract(&mut leaving, &stay);
-        shared(spots.clone(), &leaving)
+        common(spots.clone(), &leaving)
     }
 
     /// The WorkloadEntries of a service that the sink holds.
@@ -516,6 +516,6 @@ impl<'a, B: Body> Index<'a, B> {
 
 impl<B> Default for Moved<B> {
     fn default() -> Self {
-        Self { objects: BTreeMap::new(), findings: 0 }
+        Self { objects: BTreeMap::new(), readings: 0 }
     }
 }

@@ -41,7 +41,7 @@ fn take_same<A: Ord + Clone>(spots: &mut Spots<A>, spot: &Spot<A>) -> Option<Spo
 }
 
 /// What of `spots` is among `others` too.
-pub(crate) fn shared<A: Ord>(mut spots: Spots<A>, others: &Spots<A>) -> Spots<A> {
+pub(crate) fn common<A: Ord>(mut spots: Spots<A>, others: &Spots<A>) -> Spots<A> {
     spots.retain(|spot| others.contains(spot));
     spots
 }

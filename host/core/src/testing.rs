@@ -47,5 +47,5 @@ pub(crate) fn endpoint(key: &HostKey, number: NonZeroU16) -> Endpoint {
         service_account: empty(),
     };
     let instance = Instance::new(number.to_string(), empty());
-    Endpoint { instance: Arc::new(instance), part: 0, mapping: Arc::new(mapping) }
+    Endpoint { instance: Arc::new(instance), mapping_index: 0, mapping: Arc::new(mapping) }
 }

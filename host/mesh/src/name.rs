@@ -41,7 +41,7 @@ pub(crate) fn workload_entry_name(
     endpoint: &Endpoint,
 ) -> Text {
     let key = &origin.key;
-    let part = endpoint.part.to_string();
+    let index = endpoint.mapping_index.to_string();
     let digest = digest(&[
         host.as_str(),
         origin.source.as_str(),
@@ -50,7 +50,7 @@ pub(crate) fn workload_entry_name(
         &key.group,
         &key.name,
         &endpoint.instance.id,
-        &part,
+        &index,
     ]);
     // The name turns up as the workload's in telemetry: short, and the service first.
     let stem = stem(host.as_str().trim_start_matches("*."), LABEL_LEN_MAX - DIGEST_LEN - 1);

@@ -371,7 +371,7 @@ pub fn plain_service(namespace: &str, host: &str, endpoints: usize) -> MeshServi
             network: Text::from(""),
             service_account: Text::from(""),
         };
-        Endpoint { instance: Arc::new(instance), part: 0, mapping: Arc::new(mapping) }
+        Endpoint { instance: Arc::new(instance), mapping_index: 0, mapping: Arc::new(mapping) }
     };
     let endpoints: Arc<[Endpoint]> = (0..endpoints).map(endpoint).collect();
     let name = interner.text(host.as_str().split('.').next().unwrap());

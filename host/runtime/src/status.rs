@@ -164,7 +164,7 @@ impl Status {
                     sink.name()
                 ));
             }
-            for finding in sink.contested().iter().take(SHOWN_MAX) {
+            for finding in sink.contested(SHOWN_MAX) {
                 let (subject, message) = (&finding.subject, &finding.message);
                 report.push(format!("sink {}: {subject}: {message}", sink.name()));
             }

@@ -68,7 +68,7 @@ fn endpoint(key: &HostKey, index: usize, text: &str) -> Endpoint {
         service_account: Text::from(""),
     };
     let instance = Instance::new(format!("i{index}"), address);
-    Endpoint { instance: Arc::new(instance), part: 0, mapping: Arc::new(mapping) }
+    Endpoint { instance: Arc::new(instance), mapping_index: 0, mapping: Arc::new(mapping) }
 }
 
 fn check(service: &MeshService, options: &RenderOptions, expected: &Expect) {

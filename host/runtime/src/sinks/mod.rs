@@ -222,9 +222,10 @@ impl RunningSink {
         news.unwrap_or_default()
     }
 
-    /// All of them that stand, as of when they were taken last.
-    pub(crate) fn contested(&self) -> Vec<Finding> {
-        self.contested.lock().map(|contested| contested.findings().collect()).unwrap_or_default()
+    /// The first of them that stand, at most so many, as of when they were taken last.
+    pub(crate) fn contested(&self, max: usize) -> Vec<Finding> {
+        let contested = self.contested.lock();
+        contested.map(|contested| contested.findings().take(max).collect()).unwrap_or_default()
     }
 
     /// How many hosts of ours they are about.
