@@ -258,6 +258,23 @@ fn a_broken_file_at_the_start_has_nothing_removed_and_no_other_file_wait() {
 }
 
 #[test]
+fn who_else_claims_a_host_in_a_folder_is_told() {
+    let scene = Scene::new();
+    let running = scene.start();
+    scene.until_published("orders.mesh", &running);
+    let ours = fs::read_to_string(scene.path("out/mesh/serviceentry-orders.mesh.yaml")).unwrap();
+    let theirs =
+        ours.replace("name: orders.mesh", "name: theirs").replace("landfall.dev/owner", "a");
+    scene.write("out/theirs.yaml", &theirs);
+    let ready = || get(&running, "/readyz");
+    let told = "host orders.mesh is claimed by ServiceEntry mesh/theirs too";
+    until(&running, "claim", || ready().contains(told));
+    fs::remove_file(scene.path("out/theirs.yaml")).unwrap();
+    until(&running, "end of the claim", || !ready().contains("claimed"));
+    assert!(running.stop().unwrap().success());
+}
+
+#[test]
 fn what_is_refused_is_said_until_it_is_mended() {
     let scene = Scene::new();
     let policies = "policies: [{name: p, component: {file: policy.wasm}, limits: {time: 2s}}]";

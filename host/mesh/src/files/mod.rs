@@ -73,6 +73,8 @@ struct Found {
     broken: Option<ObjectId>,
     /// Objects that others wrote, or in whose place the file stands.
     foreign: Vec<ObjectId>,
+    /// The hosts of ServiceEntries among them.
+    claims: Vec<(ObjectId, Box<[Text]>)>,
     findings: Vec<Finding>,
 }
 
@@ -199,6 +201,12 @@ impl FilesSink {
         Ok(self.take_up())
     }
 
+    /// The hosts that ServiceEntries of others claimed when the files were read last.
+    pub fn claims(&self) -> impl Iterator<Item = (&ObjectId, &[Text])> {
+        let all = self.looked.values().flat_map(|looked| &looked.found.claims);
+        all.map(|(id, hosts)| (id, &**hosts))
+    }
+
     /// Puts together what was found in the files.
     fn take_up(&mut self) -> (Observed<Body>, Vec<Finding>) {
         let (mut known, mut foreign, mut findings) = (BTreeMap::new(), OrdSet::new(), Vec::new());
@@ -311,6 +319,9 @@ impl FilesSink {
                         path.display()
                     ),
                 ));
+            }
+            if let Some(entry) = read.object.body.service_entry() {
+                found.claims.push((read.object.id.clone(), entry.hosts.clone()));
             }
             found.foreign.push(read.object.id);
         }

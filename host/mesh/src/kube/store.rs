@@ -5,7 +5,7 @@
 //! of it. A complete list holds against all that was known before it, for an API server
 //! that was set back to an earlier day counts from there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
@@ -187,6 +187,23 @@ impl Observation {
     #[must_use]
     pub fn foreign_claim(&self, host: &str) -> Option<&ObjectId> {
         self.claims.get(host)?.get_min()
+    }
+
+    /// Takes up which hosts all objects of others claim. Says whether that is something else than was
+    /// known.
+    pub fn take_claims<'a>(
+        &mut self,
+        claims: impl Iterator<Item = (&'a ObjectId, &'a [Text])>,
+    ) -> bool {
+        let claims: BTreeMap<&ObjectId, &[Text]> = claims.collect();
+        let known = self.foreign_hosts.clone();
+        for id in known.keys().filter(|id| !claims.contains_key(id)) {
+            self.set_claims(id, &[]);
+        }
+        for (id, hosts) in claims {
+            self.set_claims(id, hosts);
+        }
+        known != self.foreign_hosts
     }
 
     /// Takes up which hosts an object of somebody else claims; none where it is gone or ours.

@@ -130,7 +130,8 @@ impl Folder {
         }
         self.sighting.send_if_modified(|seen| match read {
             Ok((observed, _)) => {
-                let changed = merge(&mut seen.observed, &observed);
+                let changed =
+                    merge(&mut seen.observed, &observed) | seen.take_claims(sink.claims());
                 let first = !std::mem::replace(&mut seen.ready, true);
                 let healed = seen.condition.take().is_some();
                 changed || first || healed
