@@ -199,8 +199,8 @@ impl Journal {
         let file =
             replaced().map_err(|source| JournalError::Write { path: self.path.clone(), source })?;
         self.file = Some(file);
-        self.lines = entries.len()
-            + [last_address.is_some(), self.is_told].map(usize::from).iter().sum::<usize>();
+        let marks = usize::from(last_address.is_some()) + usize::from(self.is_told);
+        self.lines = entries.len() + marks;
         Ok(())
     }
 
@@ -249,13 +249,15 @@ fn recover(path: &Path, owner: &Owner) -> io::Result<(Recovered, usize)> {
         // One that was cut off ends it too.
         let Some(line) = text.strip_suffix(b"\n") else { break };
         lines += 1;
-        match serde_json::from_slice(line).ok() {
-            Some(Line::Told) => told = Some(recovered.clone()),
-            said => {
-                unreadable +=
-                    usize::from(said.and_then(|said| recovered.take(said, owner)).is_none())
+        let is_read = match serde_json::from_slice(line) {
+            Ok(Line::Told) => {
+                told = Some(recovered.clone());
+                true
             }
-        }
+            Ok(said) => recovered.take(said, owner).is_some(),
+            Err(_) => false,
+        };
+        unreadable += usize::from(!is_read);
     }
     let is_told = told.is_some() && unreadable == 0;
     Ok((Recovered { is_told, unreadable, ..told.unwrap_or(recovered) }, lines))
