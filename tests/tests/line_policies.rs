@@ -425,6 +425,28 @@ fn a_source_under_another_name_takes_its_objects_along() {
 }
 
 #[test]
+fn what_a_source_listed_that_the_configuration_has_no_more_waits_for_all_others() {
+    for comes_back in [false, true] {
+        let state = world::state(world::snapshot(3, 2));
+        let mut world = World::new(Observed::default(), OPEN);
+        world.settle(&state);
+        let rules = Arc::clone(world.line.rules());
+        let rehearsal = world.line.rehearsal(rules, BTreeSet::new(), Vec::new());
+        let rehearsed = rehearsal.run(Workers::start(1).unwrap()).unwrap();
+        let rehearsed = rehearsed.without([world::source()].into());
+        let round = world.line.take_rules(rehearsed, world.now).unwrap();
+        world.line.remove_source(&world::source());
+        let renamed = SourceName::parse("renamed").unwrap();
+        let name = if comes_back { world::source() } else { renamed };
+        world.line.add_source(name.clone(), "file");
+        // Before any other round, as when a configuration is taken up.
+        assert_eq!(verbs(&world.take(&round)), [""; 0]);
+        world.line.round(&[(name, state)].into(), world.now);
+        assert_eq!(world.line.desired().len(), 3);
+    }
+}
+
+#[test]
 fn a_source_of_another_kind_under_the_same_name_is_silent_until_it_lists() {
     let state = world::state(world::snapshot(3, 2));
     let mut world = World::new(Observed::default(), OPEN);

@@ -311,6 +311,12 @@ impl Line {
         }
         self.note_waiting(waiting);
         self.rules = rules;
+        for name in &rehearsed.removed {
+            // Nothing of it is decided any more; should the source come back, all of it is new.
+            if let Some(source) = self.sources.get_mut(name) {
+                source.snapshot = None;
+            }
+        }
         Ok(self.settle(draft, now))
     }
 
@@ -559,7 +565,13 @@ impl Line {
             (true, None) => Trust::Current,
         };
         Evidence {
-            sources: self.sources.iter().map(|(name, line)| (name.clone(), trust(line))).collect(),
+            // What went with the configuration proves nothing any more.
+            sources: self
+                .sources
+                .iter()
+                .filter(|(_, line)| !line.is_removed)
+                .map(|(name, line)| (name.clone(), trust(line)))
+                .collect(),
             undecided: self.undecided.printed().clone(),
             unanswered: self.undecided.unanswered().clone(),
             ranks: self.ranks.clone(),
