@@ -287,3 +287,17 @@ fn what_is_gone_goes_though_a_workload_entry_can_never_be_written() {
     settle(&mut world, &replaced);
     assert_eq!(at(&world, "a").len(), 19);
 }
+
+#[test]
+fn instances_that_go_to_one_address_are_a_mass_removal_in_either_shape() {
+    for shape in SHAPES {
+        let mut world = settled(shape, &numbers("a", 1..41), "");
+        wait(&mut world, 300);
+        let all: Vec<String> = (1..41).map(|number| format!("{number}>1")).collect();
+        for _ in 0..3 {
+            round(&mut world, &first(&format!("a={}", all.join(","))));
+            wait(&mut world, 1);
+        }
+        assert_eq!(at(&world, "a").len(), 40, "{shape:?}");
+    }
+}

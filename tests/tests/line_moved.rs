@@ -3,13 +3,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a failure ends the test")]
 
-use landfall_core::plan::Observed;
+use landfall_core::plan::{Observed, Step};
 use landfall_core::sharing::SharingMode;
+use landfall_mesh::api::Body;
 use landfall_mesh::render::Shape;
 use landfall_tests::line::GRACE;
 use landfall_tests::two_sources::{
     SHAPES, at, daemon_with, everywhere, first, in_doubt, is_create, link, listing, named, reached,
-    refusing, restarted_at, round, rules_at, settle, settled,
+    refusing, restarted_at, round, rules_at, settle, settled, wait,
 };
 
 #[test]
@@ -78,5 +79,37 @@ fn a_host_that_moved_has_its_grace_time_whoever_has_its_name() {
         let mut world = restarted_at(world, "all.mesh", named(), shape);
         round(&mut world, &first("a=1"));
         assert_eq!(at(&world, "a").len(), 1, "{shape:?}");
+    }
+}
+
+#[test]
+fn the_new_host_is_there_when_it_is_reached_and_not_when_its_workload_entries_are() {
+    let shape = Shape::WorkloadEntries;
+    let is_refused = |step: &Step<Body>| &*step.id().name == "b-a.mesh";
+    let offers = first("a=1,2");
+    let mut world = settled(shape, "a=1,2", "");
+    world = restarted_at(world, "b-{service}.mesh", Vec::new(), shape);
+    // The process ends between the WorkloadEntries and what selects them.
+    refusing(&mut world, &offers, is_refused);
+    world = restarted_at(world, "b-{service}.mesh", Vec::new(), shape);
+    for _ in 0..20 {
+        refusing(&mut world, &offers, is_refused);
+        wait(&mut world, 5);
+    }
+    assert_eq!(everywhere(&world).len(), 2);
+}
+
+#[test]
+fn a_host_that_takes_its_predecessors_name_over_does_not_wait_for_itself() {
+    for shape in SHAPES {
+        let mut world = daemon_with(named(), SharingMode::Union, shape, Observed::default());
+        settle(&mut world, &first("a=1,2,3"));
+        let mut world = restarted_at(world, "b-{service}.mesh", named(), shape);
+        for _ in 0..20 {
+            round(&mut world, &first("a=1,2,3"));
+            assert!(!everywhere(&world).is_empty(), "{shape:?}");
+            wait(&mut world, 5);
+        }
+        assert_eq!(at(&world, "b-a").len(), 3, "{shape:?}");
     }
 }

@@ -158,13 +158,14 @@ fn loss<'a, B: Body>(
         let alone = after(&|_, turn| (turn.stage == Stage::Due).then_some(turn.to));
         due.extend(missing(&alone));
     }
-    // A WorkloadEntry that is somewhere else by the step makes up for itself alone: held, it would do
-    // so for another one again and again.
+    // A WorkloadEntry that is somewhere else by the step makes up for itself alone, where nothing is
+    // yet: held, it would do so for another one again and again.
     let mut elsewhere = Spots::new();
     for turn in turns.values().filter(|turn| turn.stage == Stage::Due) {
         for (was, is) in turn.to.map(|to| replaced(&objects, to)).unwrap_or_default() {
-            due.remove(&was);
-            elsewhere.insert(is);
+            if !now.contains(&is) && elsewhere.insert(is) {
+                due.remove(&was);
+            }
         }
     }
     // A WorkloadEntry may be refused while others are deleted.

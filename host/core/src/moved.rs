@@ -49,6 +49,8 @@ struct Found<B> {
     /// Which of the readings it was.
     number: usize,
     objects: OrdMap<ObjectId, Arc<Object<B>>>,
+    /// The services of which a ServiceEntry selects WorkloadEntries.
+    selecting: OnceCell<BTreeSet<Tie>>,
 }
 
 /// What a sink holds and what it should hold.
@@ -147,7 +149,11 @@ impl<B: Body> Moved<B> {
 
     fn found<'i>(&mut self, ids: impl Iterator<Item = &'i ObjectId>, observed: &Observed<B>) {
         self.readings += 1;
-        let found = Arc::new(Found { number: self.readings, objects: observed.ours.clone() });
+        let found = Arc::new(Found {
+            number: self.readings,
+            objects: observed.ours.clone(),
+            selecting: OnceCell::new(),
+        });
         let stage = || Stage::Inherited(Arc::clone(&found));
         self.objects.extend(ids.map(|id| (id.clone(), stage())));
     }
@@ -164,6 +170,9 @@ impl<B: Body> Moved<B> {
         stay: Stay,
     ) -> Judged<B::Address> {
         let mut judged = Judged { waiting: BTreeMap::new(), kept: BTreeMap::new() };
+        // A ServiceEntry that goes over to another service is there for it when it may go.
+        let takers = steps.iter().filter(|step| step.tie() != step.loser());
+        let takers = selecting(takers.filter_map(Step::to));
         for step in steps {
             let is_wanted = places.wanted(step.id()).is_some() && step.tie() == step.loser();
             let Some(from) = step.from().filter(|_| !is_wanted) else {
@@ -192,7 +201,7 @@ impl<B: Body> Moved<B> {
                 Stage::Ended(since, places) => (*since, MovedTo::Services(places)),
             };
             let wanted = places.wanted_elsewhere(from, &to).len();
-            let there = places.there_elsewhere(from, &to);
+            let there = places.there_elsewhere(from, &to, &takers);
             let held_until = rests_until.plus(stay.hold);
             if stay.now < rests_until {
                 judged.waiting.insert(step.loser(), Waits::Grace(rests_until));
@@ -370,16 +379,21 @@ impl<'a, B: Body> Places<'a, B> {
     }
 
     /// Which of an object's endpoints are at another service of the mesh that is wanted, and of
-    /// which the sink has the ServiceEntry.
-    fn there_elsewhere(&self, object: &Object<B>, to: &MovedTo<'_, B>) -> Spots<B::Address> {
+    /// which the sink has the ServiceEntry, or `takers` do.
+    fn there_elsewhere(
+        &self,
+        object: &Object<B>,
+        to: &MovedTo<'_, B>,
+        takers: &BTreeSet<Tie>,
+    ) -> Spots<B::Address> {
         let there = self.there.get_or_init(|| {
             // What no ServiceEntry there selects nobody reaches.
             let held = || {
                 let all = self.holdings.by_tie();
                 all.filter(|(_, object)| self.desired.contains_key(&object.id))
             };
-            let selecting = held().filter(|(_, object)| object.body.selects());
-            let selecting: BTreeSet<&Tie> = selecting.map(|(tie, _)| tie).collect();
+            let mut selecting = selecting(held().map(|(_, object)| object));
+            selecting.extend(takers.iter().cloned());
             let is_reached = |(tie, object): &(&Tie, &Arc<Object<B>>)| {
                 object.id.kind == Kind::ServiceEntry || selecting.contains(tie)
             };
@@ -433,11 +447,26 @@ impl<'a, B: Body> Places<'a, B> {
     /// How many endpoints at `address` an object had that was found.
     fn before(&self, found: &Found<B>, id: &ObjectId, address: &B::Address) -> usize {
         let Some(object) = found.objects.get(id) else { return 0 };
+        // What no ServiceEntry there selected nobody reached.
+        if id.kind == Kind::WorkloadEntry && !found.selecting().contains(&object.tie()) {
+            return 0;
+        }
         let mut before = self.before.borrow_mut();
         let key = (found.number, id.clone());
         let counts = before.entry(key).or_insert_with(|| counts(&*object.body));
         counts.get(address).copied().unwrap_or_default()
     }
+}
+
+impl<B: Body> Found<B> {
+    fn selecting(&self) -> &BTreeSet<Tie> {
+        self.selecting.get_or_init(|| selecting(self.objects.values()))
+    }
+}
+
+/// The services of which one of `objects` selects WorkloadEntries.
+fn selecting<'a, B: Body + 'a>(objects: impl Iterator<Item = &'a Arc<Object<B>>>) -> BTreeSet<Tie> {
+    objects.filter(|object| object.body.selects()).map(|object| object.tie()).collect()
 }
 
 fn counts<B: Body>(body: &B) -> Counts<B::Address> {
