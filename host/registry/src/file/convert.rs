@@ -159,9 +159,11 @@ fn identifier(wire: &wire::Instance) -> String {
     }
 }
 
-/// Joins the listings of files, in the order of their names, sharing with `previous` what did not change.
+/// Joins the listings of files, in the order of their names, sharing with `previous` what did not
+/// change. Of files that are `away` stands what no other lists.
 pub(super) fn join(
     files: &BTreeMap<PathBuf, Arc<Listing>>,
+    away: &BTreeMap<PathBuf, Arc<Listing>>,
     previous: Option<&Snapshot>,
 ) -> (Snapshot, Vec<Finding>) {
     let mut findings = Vec::new();
@@ -172,6 +174,10 @@ pub(super) fn join(
         for service in listing.services.values() {
             insert(&mut joined, Arc::clone(service), &name, &mut findings);
         }
+    }
+    for listing in away.values() {
+        findings.extend(listing.findings.iter().cloned());
+        listing.services.values().for_each(|service| stand_in(&mut joined, service));
     }
     // Begins with what is known and alters only what differs, so that the two maps share the rest.
     let mut services = previous.map(|known| known.services.clone()).unwrap_or_default();
@@ -195,6 +201,21 @@ pub(super) fn join(
         }
     }
     (Snapshot { services }, findings)
+}
+
+/// Inserts what `service` has and nothing there does: it may be there under another file's name.
+fn stand_in(services: &mut BTreeMap<ServiceKey, Arc<Service>>, service: &Arc<Service>) {
+    let Some(there) = services.get_mut(&service.key) else {
+        services.insert(service.key.clone(), Arc::clone(service));
+        return;
+    };
+    let is_there = |id: &Text| there.instances().iter().any(|instance| instance.id == *id);
+    let mut instances: Vec<Arc<Instance>> = there.instances().to_vec();
+    instances.extend(service.instances().iter().filter(|one| !is_there(&one.id)).cloned());
+    if instances.len() > there.instances().len() {
+        let (meta, ext) = (there.meta.clone(), there.ext.clone());
+        *there = Arc::new(Service::new(there.key.clone(), meta, ext, instances).0);
+    }
 }
 
 /// Inserts `service`; one that is there already takes its instances too. What both say about the

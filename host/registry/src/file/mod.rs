@@ -31,7 +31,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use landfall_core::finding::Finding;
 use landfall_core::registry::Snapshot;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use self::aside::aside;
 pub use self::read::{FILES_MAX, FileError};
@@ -50,8 +50,6 @@ const WRITER_WAIT_MAX: Duration = Duration::from_secs(2);
 // Between two looks at a file that may be being written. Whoever writes a listing hands over its
 // pieces within microseconds of each other, and the start must not take long.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
-// Editors and scripts move a file of a folder away before they write the new one.
-const GONE_WAIT: Duration = Duration::from_millis(500);
 // Listings that somebody began to write while they were read, in a row, until that is a doubt.
 const READS_MAX: usize = 3;
 
@@ -77,7 +75,7 @@ pub struct File {
 /// `text` is not a listing.
 pub fn parse(name: &str, text: &str) -> Result<(Snapshot, Vec<Finding>), FileError> {
     let listing = read::parse(name.as_ref(), text)?;
-    Ok(convert::join(&[(name.into(), listing.into())].into(), None))
+    Ok(convert::join(&[(name.into(), listing.into())].into(), &BTreeMap::new(), None))
 }
 
 // === impl FileSettings ===
@@ -140,8 +138,13 @@ impl File {
         let mut stamp = state.stamp.clone();
         loop {
             let renewed = watch.renew(stamp.iter().flat_map(Stamp::targets)).await;
-            if !renewed && timeout(jittered(self.settings.poll), watch.changed()).await.is_ok() {
+            let poll_at = Instant::now() + jittered(self.settings.poll);
+            let until = state.again_at.map_or(poll_at, |again_at| again_at.min(poll_at));
+            if !renewed && timeout_at(until, watch.changed()).await.is_ok() {
                 return if watch.tells_all() { Noticed::Told } else { Noticed::Found };
+            }
+            if state.again_at.is_some_and(|again_at| again_at <= Instant::now()) {
+                return Noticed::Found;
             }
             stamp = self.look().await;
             if stamp != state.stamp || state.retries {
@@ -227,10 +230,6 @@ impl File {
                 {
                     return (state, false);
                 }
-                if let Some(wait) = state.gone_in(&reading, Instant::now()) {
-                    sleep(wait).await;
-                    return (state, false);
-                }
                 state.publish(reading, out);
             }
             Err(trouble) => {
@@ -261,8 +260,8 @@ struct State {
     failed: bool,
     /// Whether to read again though the stamp stays.
     retries: bool,
-    /// The files that are not there any more, and since when that is known.
-    missing: BTreeMap<PathBuf, Instant>,
+    /// When to read again though nothing changes.
+    again_at: Option<Instant>,
 }
 
 impl State {
@@ -271,8 +270,10 @@ impl State {
     }
 
     fn read(mut self, path: PathBuf) -> (Self, Result<Reading, Trouble>) {
-        match self.files.read(&path, self.snapshot.as_ref()) {
+        self.again_at = None;
+        match self.files.read(&path, self.snapshot.as_ref(), Instant::now()) {
             Ok(reading) => {
+                self.again_at = reading.again_at;
                 self.stamp = Some(reading.stamp.clone());
                 self.failed = !reading.failures.is_empty();
                 self.retries = reading.is_worth_retrying();
@@ -285,19 +286,6 @@ impl State {
                 (self, Err(Trouble::from(&error)))
             }
         }
-    }
-
-    /// How long to wait until all that `reading` lacks of the files before counts as gone; `None`
-    /// where it does.
-    fn gone_in(&mut self, reading: &Reading, now: Instant) -> Option<Duration> {
-        let before = std::mem::take(&mut self.missing);
-        let missing = self.files.accepted().filter(|path| !reading.stamp.has(path));
-        self.missing = missing
-            .map(|path| (path.to_owned(), before.get(path).copied().unwrap_or(now)))
-            .collect();
-        let latest = self.missing.values().max()?;
-        let wait = GONE_WAIT.saturating_sub(now.duration_since(*latest));
-        (!wait.is_zero()).then_some(wait)
     }
 
     /// Tells what was read, in doubt where files could not be. Where none ever could there is

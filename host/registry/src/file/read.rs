@@ -1,7 +1,7 @@
 //! Reads one file, or all files of a folder, as one listing.
 //!
-//! Invariant: of a file that cannot be read stands what was last accepted of it. What was read and
-//! then not accepted, for somebody was writing, counts for nothing.
+//! Invariant: of a file that cannot be read, or that is away for a moment, stands what was last
+//! accepted of it. What was read and then not accepted, for somebody was writing, counts for nothing.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,10 +9,11 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use landfall_core::finding::Finding;
 use landfall_core::registry::Snapshot;
+use tokio::time::Instant;
 
 use super::convert::{self, Listing, Reader};
 use super::wire::{self, BYTES_MAX, Duplicates};
@@ -20,6 +21,9 @@ use crate::Trouble;
 
 /// How many files of a folder are read.
 pub const FILES_MAX: usize = 10_000;
+
+// Editors and scripts move a file of a folder away before they write the new one.
+pub(super) const GONE_WAIT: Duration = Duration::from_millis(500);
 
 // A listing that changed while it was read is read again, this often at once.
 const READS_MAX: usize = 3;
@@ -113,6 +117,8 @@ struct FileStamp {
 pub(super) struct Files {
     parsed: BTreeMap<PathBuf, Parsed>,
     accepted: BTreeMap<PathBuf, Arc<Listing>>,
+    /// Accepted files that are not there, and since when that is known.
+    missing: BTreeMap<PathBuf, Instant>,
 }
 
 /// One file.
@@ -131,6 +137,8 @@ pub(super) struct Reading {
     pub(super) findings: Vec<Finding>,
     /// Why files could not be read, in the order of their names.
     pub(super) failures: Vec<Arc<FileError>>,
+    /// When to read again, for a file that is away counts as gone then.
+    pub(super) again_at: Option<Instant>,
     listings: BTreeMap<PathBuf, Arc<Listing>>,
 }
 
@@ -201,8 +209,8 @@ impl FileStamp {
 // === impl Files ===
 
 impl Files {
-    /// Reads everything at `path`. What was read is one moment: the files were the same before
-    /// and after.
+    /// Reads everything at `path`, at `now`. What was read is one moment: the files were the same
+    /// before and after.
     ///
     /// # Errors
     /// It is not known which files there are, or they are too large together. That one of them
@@ -211,13 +219,19 @@ impl Files {
         &mut self,
         path: &Path,
         previous: Option<&Snapshot>,
+        now: Instant,
     ) -> Result<Reading, FileError> {
+        // A while in which it was not known what is there counts for nothing.
+        let missing = std::mem::take(&mut self.missing);
         for _ in 0..READS_MAX {
             let before = Stamp::take(path)?;
             let parsed = self.read_each(path, &before)?;
             if Stamp::take(path)? == before {
                 self.parsed = parsed;
-                return Ok(self.reading(before, previous));
+                let gone = self.accepted.keys().filter(|file| !before.has(file));
+                let since = |file: &PathBuf| missing.get(file).copied().unwrap_or(now);
+                self.missing = gone.map(|file| (file.clone(), since(file))).collect();
+                return Ok(self.reading(before, previous, now));
             }
         }
         Err(FileError::Unsettled { path: path.to_owned() })
@@ -226,11 +240,6 @@ impl Files {
     /// From now on what `reading` has of each file stands while that cannot be read.
     pub(super) fn accept(&mut self, reading: &Reading) {
         self.accepted.clone_from(&reading.listings);
-    }
-
-    /// The files of which something was accepted last.
-    pub(super) fn accepted(&self) -> impl Iterator<Item = &Path> {
-        self.accepted.keys().map(PathBuf::as_path)
     }
 
     fn read_each(
@@ -269,7 +278,7 @@ impl Files {
     }
 
     /// Puts together what was just read, and what was accepted of what could not be.
-    fn reading(&self, stamp: Stamp, previous: Option<&Snapshot>) -> Reading {
+    fn reading(&self, stamp: Stamp, previous: Option<&Snapshot>, now: Instant) -> Reading {
         let (mut listings, mut failures) = (BTreeMap::new(), Vec::new());
         for (file, parsed) in &self.parsed {
             let listing = match &parsed.listing {
@@ -281,8 +290,16 @@ impl Files {
             };
             listings.extend(listing.map(|listing| (file.clone(), Arc::clone(listing))));
         }
-        let (snapshot, findings) = convert::join(&listings, previous);
-        Reading { stamp, snapshot, findings, failures, listings }
+        let is_away = |since: &Instant| now.duration_since(*since) < GONE_WAIT;
+        let away = self.missing.iter().filter(|(_, since)| is_away(since));
+        let away: BTreeMap<PathBuf, Arc<Listing>> = away
+            .filter_map(|(file, _)| Some((file.clone(), Arc::clone(self.accepted.get(file)?))))
+            .collect();
+        let again_at = self.missing.values().filter(|since| is_away(since)).min();
+        let again_at = again_at.map(|since| *since + GONE_WAIT);
+        let (snapshot, findings) = convert::join(&listings, &away, previous);
+        listings.extend(away);
+        Reading { stamp, snapshot, findings, failures, again_at, listings }
     }
 }
 

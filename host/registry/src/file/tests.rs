@@ -464,7 +464,7 @@ fn all_files_together_have_a_bound() {
     let last = fs::File::create(folder.path().join("b.yaml")).unwrap();
     // Each of them is smaller than the bound. Nothing is stored of what was never written.
     last.set_len(BYTES_MAX - text.len() as u64 + 1).unwrap();
-    let error = Files::default().read(folder.path(), None).unwrap_err();
+    let error = Files::default().read(folder.path(), None, Instant::now()).unwrap_err();
     let what = "has more than 256 MiB; split it over several sources";
     assert!(error.to_string().ends_with(what), "{error}");
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use landfall_core::registry::{SourceName, SourceState};
 use landfall_core::time::Time;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::super::*;
@@ -276,6 +276,51 @@ async fn each_file_that_is_replaced_after_another_was_there_all_along() {
     }
     assert!(!listed.await.unwrap(), "a file counted as gone");
     watched.until(&names, None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_away_again_and_again_stands_and_holds_up_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let write = |file: &str, names: &[&str]| fs::write(path(file), listing(names)).unwrap();
+    write("a.yaml", &["a"]);
+    write("b.yaml", &["b"]);
+    let mut watched = Watched::start(folder.path(), NO_POLL);
+    watched.until(&["a", "b"], None).await;
+    let mut state = watched.state.clone();
+    let lost = tokio::spawn(async move {
+        let lost = |state: &SourceState| {
+            state.snapshot.as_ref().is_some_and(|snapshot| snapshot.services.len() < 2)
+        };
+        timeout(Duration::from_secs(4), state.wait_for(lost)).await.is_ok()
+    });
+    // Longer away than there, but never for half a second.
+    for turn in 0..6 {
+        fs::rename(path("a.yaml"), path("a")).unwrap();
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        if turn == 3 {
+            write("b.yaml", &["b", "c"]);
+            assert!(watched.until(&["a", "b", "c"], None).await < Duration::from_millis(240));
+        }
+        fs::rename(path("a"), path("a.yaml")).unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // Under another name nothing is listed twice, nor gone for a moment.
+    write("new.yaml", &["a"]);
+    fs::remove_file(path("a.yaml")).unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(watched.state.borrow().findings.len(), 0);
+    // Nobody knows what was there while nothing was.
+    fs::remove_file(path("new.yaml")).unwrap();
+    fs::remove_file(path("b.yaml")).unwrap();
+    tokio::time::sleep(Duration::from_millis(800)).await;
+    write("b.yaml", &["b", "c"]);
+    tokio::time::sleep(Duration::from_millis(250)).await;
+    write("a.yaml", &["a"]);
+    watched.until(&["a", "b", "c"], None).await;
+    assert!(!lost.await.unwrap(), "it counted as gone");
+    fs::remove_file(path("a.yaml")).unwrap();
+    watched.until(&["b", "c"], None).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
