@@ -16,7 +16,7 @@ use landfall_core::text::Text;
 use landfall_mesh::api::Body;
 use landfall_mesh::render::{RenderOptions, Shape};
 use landfall_policy_host::Rules;
-use landfall_runtime::line::sink::SinkLine;
+use landfall_runtime::line::sink::{SinkLine, Telling};
 use landfall_runtime::line::{Line, LineOptions};
 use landfall_tests::line::{DEFAULT, GRACE, OPEN, World};
 use landfall_tests::world;
@@ -289,12 +289,63 @@ fn a_step_that_fails_otherwise_is_news() {
         let round = world.line.round(&[(world::source(), state.clone())].into(), world.now);
         let steps = world.due(&round);
         assert_eq!(verbs(&steps), ["create"]);
-        let is_news = world.sink.failed(steps[0].id(), code, world.now);
+        let telling = world.sink.failed(steps[0].id(), code, world.now);
         world.now = world.now.plus(std::time::Duration::from_secs(120));
-        is_news
+        telling
     };
     let told = ["forbidden", "forbidden", "refused", "refused", "forbidden"].map(&mut fails_with);
-    assert_eq!(told, [true, false, true, false, true]);
+    let [all, nothing] = [Telling::All, Telling::Nothing];
+    assert_eq!(told, [all, nothing, all, nothing, all]);
+}
+
+#[test]
+fn of_many_steps_that_fail_a_few_are_news() {
+    let state = world::state(world::snapshot(50, 1));
+    let mut world = World::new(Observed::default(), OPEN);
+    let mut told = |code, secs| {
+        world.now = world.now.plus(std::time::Duration::from_secs(secs));
+        // Each is wanted otherwise than before, and so has not failed yet.
+        world.line.set_options(LineOptions {
+            render: RenderOptions {
+                export_to: [Text::from(secs.to_string())].into(),
+                ..<_>::default()
+            },
+            sharing: Arc::default(),
+            grace: GRACE,
+        });
+        let round = world.line.round(&[(world::source(), state.clone())].into(), world.now);
+        let steps = world.due(&round);
+        let telling: Vec<Telling> =
+            steps.iter().map(|step| world.sink.failed(step.id(), code, world.now)).collect();
+        let count = |what| telling.iter().filter(|told| **told == what).count();
+        [Telling::All, Telling::ThatThereAreMore, Telling::Nothing].map(count)
+    };
+    assert_eq!(told("forbidden", 1), [20, 1, 29]);
+    assert_eq!(told("forbidden", 20), [0, 0, 50]);
+    assert_eq!(told("unavailable", 21), [20, 1, 29]);
+    assert_eq!(told("forbidden", 61), [20, 1, 29]);
+}
+
+#[test]
+fn what_failed_for_a_sink_that_was_away_is_tried_as_soon_as_it_is_back() {
+    let state = world::state(world::snapshot(1, 1));
+    let mut world = World::new(Observed::default(), OPEN);
+    let due = |world: &mut World| {
+        let round = world.line.round(&[(world::source(), state.clone())].into(), world.now);
+        world.due(&round)
+    };
+    for (code, tried) in [("forbidden", 0), ("unavailable", 1)] {
+        let steps = due(&mut world);
+        assert_eq!(steps.len(), 1);
+        world.sink.failed(steps[0].id(), code, world.now);
+        world.sink.retry_unavailable(world.now);
+        let again = due(&mut world);
+        assert_eq!(again.len(), tried, "{code}");
+        if let Some(step) = again.first() {
+            world.sink.failed(step.id(), code, world.now);
+        }
+        world.now = world.now.plus(GRACE);
+    }
 }
 
 #[test]

@@ -258,6 +258,48 @@ fn a_broken_file_at_the_start_has_nothing_removed_and_no_other_file_wait() {
 }
 
 #[test]
+fn a_source_that_gets_another_name_loses_nothing() {
+    let scene = Scene::new();
+    let running = scene.start();
+    scene.until_published("orders.mesh", &running);
+    let file = scene.path("out/mesh/serviceentry-orders.mesh.yaml");
+    for turn in 0..4 {
+        let name = format!("name{turn}");
+        scene.configure(
+            "{service}.mesh",
+            &[&FILE.replace("name: files", &format!("name: {name}"))],
+            "",
+        );
+        until(&running, &name, || {
+            let text = fs::read_to_string(&file).unwrap_or_default();
+            assert!(text.contains("10.0.0.1"), "{name}: {text}");
+            text.contains(&format!("landfall.dev/source: {name}\n")) || text.contains(&name)
+        });
+    }
+    assert!(running.stop().unwrap().success());
+}
+
+#[test]
+fn a_control_plane_is_told_nothing_while_a_source_is_in_doubt_and_nothing_was_told_before() {
+    let scene = Scene::new();
+    scene.write("registry/broken.yaml", "services:\n  - name: [\n");
+    scene.configure("{service}.mesh", &[FILE], "");
+    let text = fs::read_to_string(scene.path("landfall.yaml")).unwrap();
+    let sink = "{mcp: {listen: \"127.0.0.1:0\", journal: served.jsonl}}";
+    scene.write("landfall.yaml", &text.replace("{files: {path: out}}", sink));
+    let running = scene.start();
+    until_said(&running, "source=files code=\"file_syntax\"");
+    let served = || fs::read_to_string(scene.path("served.jsonl")).unwrap_or_default();
+    until(&running, "what can be served", || served().contains("orders.mesh"));
+    // Longer than a round that nothing wakes takes to come.
+    std::thread::sleep(Duration::from_secs(6));
+    assert!(!served().contains("\"told\""), "{}", served());
+    scene.write("registry/broken.yaml", "services: []\n");
+    until(&running, "state that is told", || served().contains("\"told\""));
+    assert!(running.stop().unwrap().success());
+}
+
+#[test]
 fn who_else_claims_a_host_in_a_folder_is_told() {
     let scene = Scene::new();
     let running = scene.start();

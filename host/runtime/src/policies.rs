@@ -8,7 +8,8 @@ use anyhow::Context;
 use landfall_core::text::Text;
 use landfall_mesh::kube::configmap::{ConfigMap, ConfigMapRef, ConfigMapState};
 use landfall_policy_host::{AdmissionError, Candidate, PACKED_BYTES_MAX, PolicyEngine, Revision};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, ComponentOrigin, PolicyConfig};
@@ -119,6 +120,41 @@ impl PolicyFeed {
 impl Drop for PolicyFeed {
     fn drop(&mut self) {
         self.stop.cancel();
+    }
+}
+
+/// Compiles components beside the threads that others wait for, a few at once: each takes memory.
+#[derive(Clone, Debug)]
+pub(crate) struct Compiler {
+    engine: Arc<PolicyEngine>,
+    turns: Arc<Semaphore>,
+}
+
+impl Compiler {
+    /// Compiles so many at once.
+    #[must_use]
+    pub(crate) fn new(engine: Arc<PolicyEngine>, at_once: usize) -> Self {
+        Self { engine, turns: Arc::new(Semaphore::new(at_once)) }
+    }
+
+    /// Makes a revision of what is offered, in its turn. That ends when the compiling does, and not
+    /// when nobody waits for it any more.
+    ///
+    /// # Errors
+    /// Compiling ended early, which is a defect of Landfall.
+    pub(crate) async fn compile(
+        &self,
+        config: PolicyConfig,
+        offered: Arc<Offered>,
+    ) -> Result<Result<Arc<Revision>, AdmissionError>, JoinError> {
+        // Nobody closes it.
+        let turn = Arc::clone(&self.turns).acquire_owned().await;
+        let engine = Arc::clone(&self.engine);
+        tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            admit(&engine, &config, &offered)
+        })
+        .await
     }
 }
 

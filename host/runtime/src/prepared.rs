@@ -4,11 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use landfall_policy_host::PolicyEngine;
 
 use crate::config::{Configuration, PolicyConfig, SinkConfig};
 use crate::kubernetes::Clients;
-use crate::policies::admit;
+use crate::policies::Compiler;
 use crate::sinks::RunningSink;
 use crate::slots::PolicySlot;
 
@@ -34,12 +33,12 @@ pub(crate) async fn prepare(
     config: Configuration,
     policies: Vec<PolicyConfig>,
     sinks: Vec<SinkConfig>,
-    engine: &Arc<PolicyEngine>,
+    compiler: &Compiler,
     clients: &Clients,
 ) -> anyhow::Result<Prepared> {
     let mut slots = Vec::new();
     for policy in policies {
-        slots.push(prepared_slot(policy, engine, clients).await?);
+        slots.push(prepared_slot(policy, compiler, clients).await?);
     }
     let mut started = Vec::new();
     for sink in sinks {
@@ -53,19 +52,17 @@ pub(crate) async fn prepare(
 /// A policy of a new configuration, admitted.
 async fn prepared_slot(
     config: PolicyConfig,
-    engine: &Arc<PolicyEngine>,
+    compiler: &Compiler,
     clients: &Clients,
 ) -> anyhow::Result<PolicySlot> {
     let mut slot = PolicySlot::start(config, clients).await?;
     let offered = slot.feed.offered(OFFER_WAIT).await?;
-    let (engine, config) = (Arc::clone(engine), slot.feed.config.clone());
-    let tried = Arc::clone(&offered);
-    let admitted = tokio::task::spawn_blocking(move || admit(&engine, &config, &offered));
-    let revision = admitted
+    let revision = compiler
+        .compile(slot.feed.config.clone(), Arc::clone(&offered))
         .await
         .context("compiling ended early")?
         .with_context(|| format!("failed to load policy {}", slot.name()))?;
     slot.revision = Some(revision);
-    slot.tried = Some(tried);
+    slot.tried = Some(offered);
     Ok(slot)
 }

@@ -4,14 +4,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use landfall_core::finding::Finding;
-use landfall_core::guard::Held;
+use landfall_core::guard::{Held, HeldFor, Lack};
 use landfall_core::text::Text;
 use landfall_core::time::Time;
 use landfall_mesh::sink::{Applied, Condition, Outcome};
 use landfall_policy_host::Revision;
 use tracing::{debug, error, info, warn};
 
-use crate::line::sink::SinkLine;
+use crate::line::sink::{SinkLine, Telling};
 use crate::line::{Faulted, Line, Round};
 use crate::metrics::{FaultLabels, Metrics, ReloadLabels, StepLabels, SwapLabels};
 use crate::sinks::RunningSink;
@@ -37,8 +37,8 @@ pub(crate) struct StepDone<'a> {
     pub(crate) sink: &'a str,
     /// What became of it.
     pub(crate) applied: &'a Applied,
-    /// Whether it did not fail so the time before.
-    pub(crate) is_news: bool,
+    /// What is to be said of it.
+    pub(crate) telling: Telling,
 }
 
 /// Things came up that a person should know.
@@ -155,7 +155,8 @@ impl StepDone<'_> {
         metrics.steps.get_or_create(&labels).inc();
         match outcome {
             Outcome::Done(_) => info!(sink = self.sink, object = %id, verb, attempts, "Applied."),
-            _ if self.is_news => {
+            Outcome::Waits => debug!(sink = self.sink, object = %id, verb, "Step waits."),
+            _ if self.telling == Telling::All => {
                 warn!(
                     sink = self.sink,
                     object = %id,
@@ -166,7 +167,13 @@ impl StepDone<'_> {
                     "Step failed; it is tried again until it succeeds."
                 );
             }
-            Outcome::Waits => debug!(sink = self.sink, object = %id, verb, "Step waits."),
+            _ if self.telling == Telling::ThatThereAreMore => {
+                warn!(
+                    sink = self.sink,
+                    code = outcome.code(),
+                    "More steps fail, and are not listed for a minute; /readyz counts them."
+                );
+            }
             _ => debug!(
                 sink = self.sink,
                 object = %id,
@@ -211,7 +218,10 @@ impl HeldChanged<'_> {
             // Each goes in its own time.
             let until = of_code.iter().filter_map(|held| held.why.until()).max();
             let for_secs = until.map(|until| until.since(self.now).as_secs());
-            if why.can_be_released() {
+            if matches!(why, HeldFor::Evidence(Lack::FirstListing(_))) {
+                // So it is for a moment after every start; /readyz says for how long.
+                info!(sink, steps, %first, %why, "The guard holds steps until sources have answered.");
+            } else if why.can_be_released() {
                 warn!(
                     sink, steps, %first, %why, for_secs,
                     "The guard holds removals. They go by themselves, the last of them after \

@@ -37,6 +37,7 @@ pub use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use landfall_core::text::Text;
 use tokio::sync::{Semaphore, watch};
+use tracing::warn;
 
 use crate::api::Owner;
 
@@ -157,6 +158,12 @@ pub async fn connect(connection: &Connection) -> Result<Client, ConnectError> {
             .map_err(|source| ConnectError::Infer { source: Box::new(source) })?,
     };
     let server = config.cluster_url.to_string();
+    if config.accept_invalid_certs {
+        warn!(
+            server,
+            "The kubeconfig has the API server's certificate accepted, whoever it is of."
+        );
+    }
     client_of(config).map_err(|source| ConnectError::Client { server, source: Box::new(source) })
 }
 

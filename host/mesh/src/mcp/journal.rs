@@ -129,14 +129,16 @@ impl Journal {
     /// From now on what is in it is told.
     ///
     /// # Errors
-    /// It cannot be written; it is with the next change.
+    /// It cannot be written, and is to be asked again.
     pub(super) fn tell(
         &mut self,
         entries: &OrdMap<ObjectId, Entry>,
         last_address: Option<IpAddr>,
     ) -> Result<(), JournalError> {
         self.is_told = true;
-        self.append(&[], entries, last_address)
+        let told = self.append(&[], entries, last_address);
+        self.is_told = told.is_ok();
+        told
     }
 
     /// Adds what changed; it is on disk when this ends. `entries` is what is served after it.
@@ -151,7 +153,7 @@ impl Journal {
         last_address: Option<IpAddr>,
     ) -> Result<(), JournalError> {
         let stale = (self.lines + changes.len()).saturating_sub(entries.len());
-        if self.file.is_none() || stale > entries.len().max(STALE_LINES_MIN) {
+        if !self.is_in_place() || stale > entries.len().max(STALE_LINES_MIN) {
             return self.rewrite(entries, last_address);
         }
         let mut text = Vec::new();
@@ -170,6 +172,12 @@ impl Journal {
         }
         self.lines += changes.len() + usize::from(self.is_told);
         Ok(())
+    }
+
+    /// Whether the file that is open is the one at its path: somebody may have removed or replaced it.
+    fn is_in_place(&self) -> bool {
+        let Some(Ok(open)) = self.file.as_ref().map(File::metadata) else { return false };
+        fs::metadata(&self.path).is_ok_and(|there| is_same(&open, &there))
     }
 
     /// Writes the file anew.
@@ -220,6 +228,17 @@ impl Journal {
         line(&printed, out);
         Ok(())
     }
+}
+
+#[cfg(unix)]
+fn is_same(one: &fs::Metadata, other: &fs::Metadata) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
+}
+
+#[cfg(not(unix))]
+fn is_same(_: &fs::Metadata, _: &fs::Metadata) -> bool {
+    true
 }
 
 fn line(line: &Line, out: &mut Vec<u8>) {

@@ -43,7 +43,7 @@ use self::journal::{Change, Entry, Journal, Recovered};
 use self::server::{Ads, Encoded, Published};
 use crate::api::{self, MeshObject, Owner, Resolution, ServiceEntry};
 use crate::kube::Observation;
-use crate::sink::{Applied, Outcome, Step};
+use crate::sink::{Applied, Condition, Outcome, Step};
 
 /// What the server needs to know.
 #[derive(Clone, Debug)]
@@ -217,13 +217,30 @@ impl McpSink {
         self.observation.subscribe()
     }
 
-    /// Everything that is wanted is here: from now on it is served, though nothing was before.
+    /// Everything that is wanted is here: from now on it is served, though nothing was before. Where
+    /// the journal cannot say so it is not, and is to be called again.
     pub fn complete(&self) {
         let mut served = self.served();
         if !served.is_complete {
-            served.complete();
-            self.publish(&served);
+            let told = served.tell();
+            self.note_use(told.as_ref().err());
+            if told.is_ok() {
+                self.publish(&served);
+            }
         }
+    }
+
+    /// Takes up whether the journal could be written.
+    fn note_use(&self, error: Option<&JournalError>) {
+        let condition = error.map(|error| Condition {
+            code: "mcp_journal",
+            message: format!("{}. What is served stays as it is", with_causes(error)),
+        });
+        self.observation.send_if_modified(|seen| {
+            let differs = seen.condition != condition;
+            seen.condition = condition;
+            differs
+        });
     }
 
     /// Executes `steps` and serves the outcome as one state. New objects are dated `now`. Blocks,
@@ -231,6 +248,7 @@ impl McpSink {
     pub fn apply(&self, steps: &[Step], now: Time) -> Vec<Applied> {
         let mut served = self.served();
         let outcome = served.take(steps, now);
+        self.note_use(outcome.as_ref().err());
         if outcome.is_ok() {
             // Changed in place, so that who compares walks only what changed.
             self.observation.send_modify(|seen| {
@@ -279,13 +297,12 @@ pub async fn look(journal: PathBuf, owner: Owner) -> Result<Observation, McpErro
 }
 
 impl Served {
-    fn complete(&mut self) {
-        self.is_complete = true;
+    /// Has what there is told from now on.
+    fn tell(&mut self) -> Result<(), JournalError> {
         let last = self.addresses.as_ref().and_then(Addresses::last);
-        // Else the next change says so, and who starts before that waits for registries.
-        if let Err(error) = self.journal.tell(&self.entries, last) {
-            warn!(error = with_causes(&error), "The journal cannot be written; it is tried again.");
-        }
+        self.journal.tell(&self.entries, last)?;
+        self.is_complete = true;
+        Ok(())
     }
 
     /// Takes steps up, or none of them.

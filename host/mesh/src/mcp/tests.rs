@@ -179,9 +179,37 @@ async fn what_cannot_be_written_is_not_served() {
     let applied = running.sink.apply(&[create("b.mesh")], THEN);
     assert!(!all_done(&applied));
     assert_eq!(served(&running.sink).into_keys().collect::<Vec<_>>(), ["a.mesh"]);
+    let condition = || running.sink.observation().borrow().condition.clone();
+    assert_eq!(condition().unwrap().code, "mcp_journal");
+    // Nor is what is not on the disk said to be whole.
+    running.sink.complete();
+    assert!(!is_told(&running.sink));
     fs::remove_dir(folder.path().join("journal")).unwrap();
     assert!(all_done(&running.sink.apply(&[create("b.mesh")], THEN)));
+    assert_eq!(condition(), None);
+    running.sink.complete();
+    assert!(is_told(&running.sink));
     assert_eq!(served(&running.sink)["b.mesh"].1, "240.241.0.3", "the failed one's is skipped");
+}
+
+#[tokio::test]
+async fn a_journal_that_somebody_takes_away_is_written_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal");
+    let running = start(folder.path()).await;
+    running.sink.apply(&[create("a.mesh")], THEN);
+    running.sink.complete();
+    fs::remove_file(&path).unwrap();
+    running.sink.apply(&[create("b.mesh")], THEN);
+    let all = served(&running.sink);
+    // Another process that began beside it put its own there.
+    fs::write(folder.path().join("other"), "").unwrap();
+    fs::rename(folder.path().join("other"), &path).unwrap();
+    running.sink.apply(&[Step::Delete(object("b.mesh", "10.0.0.1")), create("b.mesh")], THEN);
+    drop(running);
+    let running = start(folder.path()).await;
+    assert!(is_told(&running.sink));
+    assert_eq!(served(&running.sink).keys().collect::<Vec<_>>(), all.keys().collect::<Vec<_>>());
 }
 
 #[tokio::test]

@@ -14,12 +14,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 use landfall_core::finding::{Finding, FindingCode};
+use landfall_core::guard::Trust;
 use landfall_core::mesh::ObjectId;
 use landfall_core::time::Time;
 use landfall_mesh::sink::{Applied, Outcome};
 use landfall_policy_host::{EngineSettings, PolicyEngine, Rules, Workers};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -30,10 +31,11 @@ use crate::clock;
 use crate::config::{self, Configuration, SourceConfig};
 use crate::event::Event;
 use crate::kubernetes::Clients;
-use crate::line::sink::{SinkLine, SinkOptions};
+use crate::line::sink::{SinkLine, SinkOptions, Telling};
 use crate::line::{Line, Round};
 use crate::metrics::Metrics;
 use crate::once::{line_options, worker_count};
+use crate::policies::Compiler;
 use crate::sinks::RunningSink;
 use crate::slots::{Cast, PolicySlot, waiting};
 use crate::sources::{self, RunningSource, RunningSources};
@@ -55,14 +57,12 @@ struct Daemon {
     config: Configuration,
     events: mpsc::Sender<Event>,
     clients: Clients,
-    engine: Arc<PolicyEngine>,
     sources: RunningSources,
     policies: Vec<PolicySlot>,
     sinks: Vec<(RunningSink, SinkLine)>,
     line: Line,
     workers: Arc<Workers>,
-    /// Bounds how many components are compiled at once: each takes memory.
-    compiling: Arc<Semaphore>,
+    compiler: Compiler,
     candidates: Candidates,
     reloading: Reloading,
     status: Arc<Status>,
@@ -91,13 +91,12 @@ pub(crate) async fn run(path: PathBuf, stop: CancellationToken) -> anyhow::Resul
         path: path.clone(),
         events: events.clone(),
         clients: Clients::default(),
-        engine: PolicyEngine::start(EngineSettings::default())?,
+        compiler: Compiler::new(PolicyEngine::start(EngineSettings::default())?, worker_count()),
         sources: RunningSources::new(),
         policies: Vec::new(),
         sinks: Vec::new(),
         line,
         workers,
-        compiling: Arc::new(Semaphore::new(worker_count())),
         candidates: Candidates::default(),
         reloading: Reloading::default(),
         status,
@@ -228,14 +227,17 @@ impl Daemon {
         FindingsSeen { findings: &round.findings }.emit();
         self.tell_faults(&round.faults);
         let evidence = self.line.evidence();
-        let is_decided = self.policies.iter().all(|slot| slot.revision.is_some())
-            && evidence.sources.values().all(|trust| trust.has_listed());
+        let is_whole = self.policies.iter().all(|slot| slot.revision.is_some())
+            && evidence.sources.values().all(|trust| *trust == Trust::Current);
         let desired = self.line.desired();
         let mut wake = round.wake;
         for (sink, line) in &mut self.sinks {
             FindingsSeen { findings: &sink.take_findings() }.emit();
             if let Some(condition) = sink.take_condition_change(now) {
                 ConditionChanged { sink: sink.name(), condition: condition.as_ref() }.emit();
+                if condition.is_none() {
+                    line.retry_unavailable(now);
+                }
             }
             FindingsSeen { findings: &sink.take_contested() }.emit();
             sink.take_sighting(line, desired, now);
@@ -252,7 +254,7 @@ impl Daemon {
             HeldChanged { sink: sink.name(), news, held: line.held(), now }.emit();
             FindingsSeen { findings: &taken(&due.blocked) }.emit();
             wake = [wake, due.wake].into_iter().flatten().min();
-            if is_decided && due.steps.is_empty() && line.is_ready() && line.in_flight() == 0 {
+            if is_whole && due.steps.is_empty() && line.is_at_rest() {
                 sink.complete();
             }
             if !due.steps.is_empty() {
@@ -269,18 +271,18 @@ impl Daemon {
             return;
         };
         let now = clock::now();
-        let is_news = match &applied.outcome {
+        let telling = match &applied.outcome {
             Outcome::Done(_) => {
                 line.applied(&applied.id);
-                true
+                Telling::All
             }
             Outcome::Waits => {
                 line.waited(&applied.id);
-                false
+                Telling::Nothing
             }
             outcome => line.failed(&applied.id, outcome.code(), now),
         };
-        StepDone { sink: sink.name(), applied, is_news }.emit(&self.metrics);
+        StepDone { sink: sink.name(), applied, telling }.emit(&self.metrics);
     }
 }
 

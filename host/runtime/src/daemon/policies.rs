@@ -17,7 +17,7 @@ use crate::config::ComponentOrigin;
 use crate::event::Event;
 use crate::line::{Faulted, Rehearsed, RulesRefused};
 use crate::pause::grown;
-use crate::policies::{Offer, Offered, admit};
+use crate::policies::{Offer, Offered};
 use crate::slots::PolicySlot;
 use crate::status::{PolicyState, SettingsState};
 use crate::telemetry::{PolicyFaulted, PolicyReadable, PolicyRefused, PolicyTaken};
@@ -47,6 +47,7 @@ impl Daemon {
         let offer = slot.feed.offer.borrow().clone();
         let offered = match offer {
             Offer::Pending => return,
+            Offer::Nothing { why, .. } if slot.unreadable.as_ref() == Some(&why) => return,
             Offer::Nothing { why, config_map } => {
                 slot.unreadable = Some(why.clone());
                 return self.tell_refused(serial, config_map.as_deref(), "not_readable", &why);
@@ -73,17 +74,13 @@ impl Daemon {
         slot.candidate = Some(Arc::clone(&offered));
         slot.tried = Some(Arc::clone(&offered));
         let config = slot.feed.config.clone();
-        let (engine, events) = (Arc::clone(&self.engine), self.events.clone());
-        let compiling = Arc::clone(&self.compiling);
+        let (compiler, events) = (self.compiler.clone(), self.events.clone());
         tokio::spawn(async move {
-            // Nobody closes it.
-            let _permit = compiling.acquire_owned().await;
-            tokio::task::spawn_blocking(move || {
-                let outcome = admit(&engine, &config, &offered);
+            // The log of the panic says how it ended early.
+            if let Ok(outcome) = compiler.compile(config, Arc::clone(&offered)).await {
                 // Closed only when the daemon stops.
-                let _ = events.blocking_send(Event::Admitted { slot: serial, offered, outcome });
-            })
-            .await
+                let _ = events.send(Event::Admitted { slot: serial, offered, outcome }).await;
+            }
         });
     }
 

@@ -8,7 +8,6 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use landfall_core::registry::SourceName;
@@ -39,11 +38,11 @@ const CONFIG_POLL: Duration = Duration::from_millis(250);
 /// Looks at which a file that is written in place must be as before: half a second, so that an edit
 /// is taken up within one.
 const RESTED_LOOKS: u32 = 2;
-/// The same for another file in its place. Most are whole, having been renamed there.
-const RESTED_LOOKS_OF_ANOTHER: u32 = 1;
+/// The same for one that was renamed into its place, and is whole.
+const RESTED_LOOKS_OF_RENAMED: u32 = 1;
 /// How long a configuration waits that is legal but was refused, as for a ConfigMap that is not
 /// there yet: the first time, and at most.
-const AGAIN_MIN: Duration = Duration::from_secs(30);
+const AGAIN_MIN: Duration = Duration::from_secs(5);
 const AGAIN_MAX: Duration = Duration::from_secs(600);
 
 /// The reload under way. A later one takes its place, so that what it was for is never taken up.
@@ -102,10 +101,10 @@ impl Daemon {
         let policies = config.policies.iter().filter(|policy| !is_known(policy)).cloned().collect();
         let runs = |sink: &&SinkConfig| self.sinks.iter().any(|(known, _)| known.config() == *sink);
         let sinks = config.sinks.iter().filter(|sink| !runs(sink)).cloned().collect();
-        let (engine, clients) = (Arc::clone(&self.engine), self.clients.clone());
+        let (compiler, clients) = (self.compiler.clone(), self.clients.clone());
         let events = self.events.clone();
         let task = tokio::spawn(async move {
-            let outcome = prepare(config, policies, sinks, &engine, &clients).await.map(Box::new);
+            let outcome = prepare(config, policies, sinks, &compiler, &clients).await.map(Box::new);
             // Closed only when the daemon stops.
             let _ = events.send(Event::Prepared { reload: number, outcome }).await;
         });
@@ -205,9 +204,11 @@ impl Daemon {
 }
 
 /// What the configuration file is at one moment.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Look {
     inode: u64,
+    /// Whether it was given a name, or a right, after it was written last.
+    is_renamed: bool,
     /// One byte more than is read from it is enough to have it refused.
     bytes: Vec<u8>,
 }
@@ -220,7 +221,9 @@ fn load_anew(path: &Path) -> Result<Configuration, ConfigError> {
 
 async fn look(path: &Path) -> io::Result<Look> {
     let (metadata, bytes) = regular::read(path, CONFIG_BYTES_MAX + 1).await?;
-    Ok(Look { inode: metadata.ino(), bytes })
+    let written = (metadata.mtime(), metadata.mtime_nsec());
+    let is_renamed = (metadata.ctime(), metadata.ctime_nsec()) > written;
+    Ok(Look { inode: metadata.ino(), is_renamed, bytes })
 }
 
 /// Tells whenever somebody asks by SIGHUP, as of daemons is asked, to take the configuration file up:
@@ -259,12 +262,15 @@ pub(super) async fn watch(path: PathBuf, events: mpsc::Sender<Event>, stop: Canc
                 rested = if last.as_ref() == Some(&now) { rested + 1 } else { 0 };
                 let is_another = told.as_ref().is_none_or(|told| told.inode != now.inode);
                 let differs = told.as_ref().is_none_or(|told| told.bytes != now.bytes);
-                let looks = if is_another { RESTED_LOOKS_OF_ANOTHER } else { RESTED_LOOKS };
+                let looks = match is_another && now.is_renamed {
+                    true => RESTED_LOOKS_OF_RENAMED,
+                    false => RESTED_LOOKS,
+                };
                 if differs && rested >= looks {
                     if events.send(Event::Configuration).await.is_err() {
                         return;
                     }
-                    told = Some(Look { inode: now.inode, bytes: now.bytes.clone() });
+                    told = Some(now.clone());
                 }
                 last = Some(now);
             }

@@ -27,6 +27,9 @@ use crate::pause::grown;
 /// what may pass; what reaches us lasts longer.
 const RETRY_MIN: Duration = Duration::from_secs(5);
 const RETRY_MAX: Duration = Duration::from_secs(60);
+/// How many steps that fail in one way are listed, and in which time: one cause fails thousands.
+const FAILURES_LISTED_MAX: usize = 20;
+const FAILURES_PER: Duration = Duration::from_secs(60);
 /// How long a plan stands that nothing happened to: what went a while ago leaves room in the budget,
 /// of which nobody tells. As often as the daemon looks when nothing is due.
 const PLAN_AGE_MAX: Duration = Duration::from_secs(5);
@@ -47,6 +50,8 @@ pub struct SinkLine {
     unsettled: BTreeSet<ObjectId>,
     in_flight: BTreeMap<ObjectId, Step<Body>>,
     failed: BTreeMap<ObjectId, Failed>,
+    /// By how they failed: since when failures are counted, and how many were new since then.
+    told_failures: BTreeMap<&'static str, (Time, usize)>,
     /// Steps that are not wanted any more, and that the sink may have done or do yet, until when.
     maybe_done: Vec<(Time, Step<Body>)>,
     /// When the budget took up last what the sink holds, at least while nothing is planned.
@@ -73,6 +78,17 @@ struct Standing {
     /// When it is to be made anew.
     until: Time,
     wake: Option<Time>,
+}
+
+/// What is to be said of a step that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Telling {
+    /// Nothing: it failed so the time before, or too many did.
+    Nothing,
+    /// What failed, and why.
+    All,
+    /// That more fail in the same way.
+    ThatThereAreMore,
 }
 
 /// An object whose step failed.
@@ -127,6 +143,7 @@ impl SinkLine {
             unsettled: BTreeSet::new(),
             in_flight: BTreeMap::new(),
             failed: BTreeMap::new(),
+            told_failures: BTreeMap::new(),
             maybe_done: Vec::new(),
             taken_up: None,
             guard: GuardState::default(),
@@ -301,9 +318,9 @@ impl SinkLine {
     }
 
     /// Notes that the step for `id` failed with `code`; it is planned again after a while, which
-    /// grows. Says whether it did not fail so the time before.
-    pub fn failed(&mut self, id: &ObjectId, code: &'static str, now: Time) -> bool {
-        let Some(step) = self.in_flight.remove(id) else { return false };
+    /// grows. Says how much is to be said of it.
+    pub fn failed(&mut self, id: &ObjectId, code: &'static str, now: Time) -> Telling {
+        let Some(step) = self.in_flight.remove(id) else { return Telling::Nothing };
         self.standing = None;
         let before = self.failed.get(id);
         let is_news = before.is_none_or(|before| before.code != code);
@@ -313,7 +330,30 @@ impl SinkLine {
         let attempts = attempts.saturating_add(1);
         let failed = Failed { attempts, code, retry_at, step, may_be_done };
         self.failed.insert(id.clone(), failed);
-        is_news
+        if is_news { self.telling(code, now) } else { Telling::Nothing }
+    }
+
+    /// How much is to be said of one more failure: a cause may make many steps fail.
+    fn telling(&mut self, code: &'static str, now: Time) -> Telling {
+        let (since, count) = self.told_failures.entry(code).or_insert((now, 0));
+        if now.since(*since) >= FAILURES_PER {
+            (*since, *count) = (now, 0);
+        }
+        *count += 1;
+        match *count {
+            ..=FAILURES_LISTED_MAX => Telling::All,
+            count if count == FAILURES_LISTED_MAX + 1 => Telling::ThatThereAreMore,
+            _ => Telling::Nothing,
+        }
+    }
+
+    /// Has steps that failed for a sink that could not be used tried again at once: it can be by now.
+    pub fn retry_unavailable(&mut self, now: Time) {
+        let unavailable = self.failed.values_mut().filter(|f| f.code == Outcome::UNAVAILABLE);
+        for failed in unavailable {
+            failed.retry_at = now;
+            self.standing = None;
+        }
     }
 
     /// Notes that the step for `id` was not tried, for another one on its service failed. It is planned
@@ -394,6 +434,12 @@ impl SinkLine {
     #[must_use]
     pub fn is_settled(&self) -> bool {
         self.ready && self.unsettled.is_empty() && self.in_flight.is_empty()
+    }
+
+    /// Whether no step is under way and none failed. Something may be held.
+    #[must_use]
+    pub fn is_at_rest(&self) -> bool {
+        self.ready && self.in_flight.is_empty() && self.failed.is_empty()
     }
 
     /// How many steps are under way.
