@@ -15,7 +15,8 @@ use landfall_runtime::line::sink::SinkLine;
 use landfall_tests::line::{GRACE, OPEN, World};
 use landfall_tests::two_sources::{
     SHAPES, at, daemon, daemon_with, due, exchange_names, first, in_doubt, is_create, link,
-    listing, numbers, options, reached, refusing, restarted, round, settle, settled, workload_ids,
+    listing, numbers, options, reached, refusing, restarted, round, settle, settled, wait,
+    workload_ids,
 };
 
 #[test]
@@ -394,4 +395,38 @@ fn who_waits_for_refused_workload_entries_takes_nobodys_turn() {
     }
     assert_eq!(at(&world, "y").len(), 1, "what comes");
     assert!(!reached(&world).contains_key("x"), "what is gone");
+}
+
+#[test]
+fn what_a_healthy_source_lists_is_reached_while_another_is_in_doubt_and_the_shape_changes() {
+    for (before, after) in [(SHAPES[0], SHAPES[1]), (SHAPES[1], SHAPES[0])] {
+        let mut world = settled(before, "a=1", "a=2,3");
+        let offers = |old: &str| [Some(in_doubt(listing("a=1"))), Some(listing(old))];
+        round(&mut world, &offers("a=2,3"));
+        world.line.set_options(options(SharingMode::Union, after));
+        for old in ["a=2,3", "a=3,4", "a=4,5"] {
+            for _ in 0..3 {
+                round(&mut world, &offers(old));
+                assert!(at(&world, "a").contains_key("10.0.0.1"), "{after:?}");
+                wait(&mut world, 70);
+            }
+        }
+        let reached: Vec<String> = at(&world, "a").into_keys().collect();
+        assert_eq!(reached, ["10.0.0.1", "10.0.0.4", "10.0.0.5"], "{after:?}");
+    }
+}
+
+#[test]
+fn what_selects_is_not_held_for_what_is_not_there() {
+    let mut world = settled(Shape::WorkloadEntries, "a=1", "a=2");
+    world = restarted(world, Shape::Inline);
+    for _ in 0..3 {
+        round(&mut world, &[Some(listing("b=9")), None]);
+        wait(&mut world, 31);
+    }
+    for _ in 0..30 {
+        round(&mut world, &[Some(in_doubt(listing("b=9"))), Some(listing("a=3"))]);
+        wait(&mut world, 31);
+    }
+    assert!(at(&world, "a").contains_key("10.0.0.3"));
 }

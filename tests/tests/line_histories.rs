@@ -143,7 +143,7 @@ fn happen(events: &[Event]) -> Result<(), TestCaseError> {
             waiting = Batch::default();
         }
         world.line.set_options(options(SharingMode::Union, *shape));
-        // What a source has besides is not taken up while the shape waits for another source, nor
+        // What a source has besides is not taken up while the shape waits for a silent one, nor
         // is it for sure written down where steps fail.
         let waits = |entry: &ServiceEntry| {
             matches!(entry.endpoints, Endpoints::Selected(_)) != (*shape == Shape::WorkloadEntries)

@@ -121,6 +121,18 @@ const TABLE: &[(&str, Prepare)] = &[
         let world = daemon(SharingMode::Union, Shape::Inline, world.held);
         (world, [Some(listing(&text(0, count))), None])
     }),
+    ("it gets inline endpoints while its source is in doubt", |text, count| {
+        let offers = [Some(listing(&text(0, count))), Some(listing(""))];
+        let mut world = settled(SharingMode::Union, WORKLOADS, &offers);
+        world.line.set_options(options(SharingMode::Union, Shape::Inline));
+        (world, [Some(in_doubt(listing(&text(0, count)))), Some(listing(""))])
+    }),
+    ("it gets WorkloadEntries while its source is in doubt", |text, count| {
+        let offers = [Some(listing(&text(0, count))), Some(listing(""))];
+        let mut world = settled(SharingMode::Union, Shape::Inline, &offers);
+        world.line.set_options(options(SharingMode::Union, WORKLOADS));
+        (world, [Some(in_doubt(listing(&text(0, count)))), Some(listing(""))])
+    }),
     ("it gets WorkloadEntries", |text, count| {
         let offers = [Some(listing(&text(0, count))), Some(listing(""))];
         let mut world = settled(SharingMode::Union, Shape::Inline, &offers);

@@ -136,8 +136,9 @@ impl<'a, B: Body> Proof<'a, B> {
         Self { evidence, from, names_all, outranked }
     }
 
-    /// What is missing for all that `step` takes away.
-    pub(crate) fn lack(&self, step: &Step<B>) -> Option<Lack> {
+    /// What is missing for all that `step` takes away, but for services of registries that keep all
+    /// that they have of it: in the other shape.
+    pub(crate) fn lack(&self, step: &Step<B>, keeps: &dyn Fn(&str) -> bool) -> Option<Lack> {
         match step {
             Step::Create(_) => None,
             Step::Update { from, to } if from.tie() != to.tie() => self.lack_for(None),
@@ -146,6 +147,7 @@ impl<'a, B: Body> Proof<'a, B> {
                 let mut unnamed = from.sources.iter().filter(|name| !to.sources.contains(name));
                 lessened
                     .into_iter()
+                    .filter(|origin| !origin.is_some_and(keeps))
                     .find_map(|origin| self.lack_for(origin))
                     .or_else(|| unnamed.find_map(|source| self.lack_of(source)))
             }

@@ -152,6 +152,10 @@ pub trait Body: PartialEq + Sized {
     /// The same with everything of `older` that stays; `None` where the two do not go together.
     fn with_endpoints_of(&self, older: &Self, stays: &Stays<'_, Self::Address>) -> Option<Self>;
 
+    /// Where traffic to its endpoints ends, by the services of registries that have them, as
+    /// [`ServiceId`] prints these; `None` where it is not known whose they are.
+    fn spots_by_origin(&self) -> Option<BTreeMap<&str, BTreeSet<Spot<Self::Address>>>>;
+
     /// The services of registries that feed it, as [`ServiceId`] prints them; `None` when they
     /// are not all known.
     fn origins(&self) -> Option<Vec<&str>>;

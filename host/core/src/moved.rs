@@ -328,6 +328,13 @@ impl<'a, B: Body> Places<'a, B> {
         missing.chain(wanted.flat_map(|object| object.body.addresses())).collect()
     }
 
+    /// The WorkloadEntries that a service is to have.
+    pub(crate) fn wanted_workloads(&self, tie: &Tie) -> impl Iterator<Item = &'a Object<B>> {
+        let missing = self.missing_of(tie).into_iter().flat_map(Missing::ids);
+        let ids = missing.chain(self.workloads(tie).map(|object| &object.id));
+        ids.filter_map(|id| self.wanted(id)).filter(|object| object.tie() == *tie)
+    }
+
     /// What of `spots` is not to stay at a service, of which `entry` is to be the ServiceEntry.
     pub(crate) fn leaving(
         &self,
@@ -336,9 +343,8 @@ impl<'a, B: Body> Places<'a, B> {
         spots: &Spots<B::Address>,
     ) -> Spots<B::Address> {
         let mut stay = Spots::new();
-        let missing = self.missing_of(tie).into_iter().flat_map(Missing::ids);
-        let ids = missing.chain(self.workloads(tie).map(|object| &object.id)).chain(entry);
-        for object in ids.filter_map(|id| self.wanted(id)).filter(|object| object.tie() == *tie) {
+        let entry = entry.and_then(|id| self.wanted(id)).filter(|object| object.tie() == *tie);
+        for object in self.wanted_workloads(tie).chain(entry) {
             add(&mut stay, &object.body.reached());
         }
         let mut leaving = self.holdings.reached(tie);

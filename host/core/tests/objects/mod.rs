@@ -40,6 +40,12 @@ impl Body for TestBody {
         self.origins.as_ref().map(|origins| origins.iter().map(String::as_str).collect())
     }
 
+    fn spots_by_origin(&self) -> Option<BTreeMap<&str, BTreeSet<Spot<usize>>>> {
+        // Of several nobody knows whose which is.
+        let [origin] = self.origins.as_deref()? else { return None };
+        Some([(origin.as_str(), self.spots().collect())].into())
+    }
+
     fn tie(&self) -> Option<Text> {
         None
     }

@@ -291,6 +291,10 @@ impl mesh::Body for Body {
         self.service_label()
     }
 
+    fn spots_by_origin(&self) -> Option<BTreeMap<&str, BTreeSet<Spot<EndpointAddress>>>> {
+        origins::spots_by_origin(self)
+    }
+
     fn lessened_in<'a>(&'a self, other: &'a Self) -> BTreeSet<Option<&'a str>> {
         origins::lessened(self, other)
     }

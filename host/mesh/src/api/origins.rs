@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use landfall_core::mesh::{Body as _, Kind};
+use landfall_core::mesh::{Body as _, Kind, Spot};
 use landfall_core::pairs::Pairs;
 use landfall_core::registry::ServiceId;
 use landfall_core::text::Text;
 
-use super::place::{Place, sides};
-use super::{Body, Endpoints, ServiceEntry, Spec, WorkloadEntry};
+use super::place::{Place, sides, spot};
+use super::{Body, EndpointAddress, Endpoints, ServiceEntry, Spec, WorkloadEntry};
 
 /// Which services of registries are published in an object, one a line. A line without a slash,
 /// which every service has behind its source, is a remark: the list is not whole.
@@ -196,6 +196,22 @@ fn known_runs<'a>(body: &'a Body, list: &'a [WorkloadEntry]) -> Option<Vec<Run<'
         }
     }
     rest.next().is_none().then_some(runs)
+}
+
+/// Where traffic to the endpoints of `body` ends, by the services that have them; `None` where it is
+/// not known whose they are.
+pub(super) fn spots_by_origin(
+    body: &Body,
+) -> Option<BTreeMap<&str, BTreeSet<Spot<EndpointAddress>>>> {
+    let ports = body.service_entry().map_or(&[][..], |entry| &entry.ports);
+    let mut spots: BTreeMap<&str, BTreeSet<Spot<EndpointAddress>>> = BTreeMap::new();
+    for run in &runs(body) {
+        spots.entry(run.origin?).or_default();
+        for (origin, endpoint) in run.of_each() {
+            spots.entry(origin?).or_default().insert(spot(endpoint, ports));
+        }
+    }
+    Some(spots)
 }
 
 /// The services of which `other` has fewer endpoints than `body`, or which it does not name; `None`
