@@ -24,6 +24,7 @@ use crate::mesh::{Body, Kind, Object, ObjectId, Spot, Stays, Tie};
 use crate::moved::{Judged, Moved, Places, Stay};
 use crate::plan::{Entries, Step, in_order};
 use crate::registry::SourceName;
+use crate::shapes::Shapes;
 use crate::spots::{Spots, add};
 use crate::text::Text;
 use crate::time::Time;
@@ -201,7 +202,7 @@ fn proven<B: Body>(
 ) -> Vec<Step<B>> {
     let evidence = options.evidence;
     let standing = standing(&steps, evidence);
-    let shapes = Shapes::new(options);
+    let shapes = Shapes::new(&options.places, options.entries, evidence);
     let mut proven = Vec::with_capacity(steps.len());
     let mut unproven: BTreeMap<Tie, Unproven<B>> = BTreeMap::new();
     for step in steps {
@@ -253,87 +254,6 @@ fn proven<B: Body>(
         }
     }
     due
-}
-
-/// What there is to be in the other shape, of each service of the mesh.
-struct Shapes<'o, 'a, B: Body> {
-    options: &'o GuardOptions<'a, B>,
-    /// The endpoints that ServiceEntries are to have themselves, by who has them.
-    inline: RefCell<BTreeMap<Tie, ByOrigin<'a, B>>>,
-}
-
-type ByOrigin<'a, B> = BTreeMap<&'a str, Spots<<B as Body>::Address>>;
-
-impl<'o, 'a, B: Body> Shapes<'o, 'a, B> {
-    fn new(options: &'o GuardOptions<'a, B>) -> Self {
-        Self { options, inline: RefCell::default() }
-    }
-
-    /// What is missing to prove that what a step takes away is gone, where it does not only get the
-    /// other shape:
-    ///
-    /// ```text
-    /// step                      takes nothing away that may be there, where
-    /// WorkloadEntry is deleted  the ServiceEntry is to have the endpoint, of all that have it
-    /// ServiceEntry selects      WorkloadEntries are to have all endpoints of a service of a registry
-    /// ServiceEntry has them     so it is for each WorkloadEntry there
-    /// ```
-    ///
-    /// That none goes before the other is there is seen to where steps wait for one another.
-    fn lack(&self, step: &Step<B>) -> Option<Lack> {
-        let GuardOptions { places, evidence, .. } = self.options;
-        let proof = Proof::of(step, evidence);
-        let mut lack = proof.lack(step, &|_| false)?;
-        if step.starts_selecting()
-            && let Some(spots) = step.from().and_then(|from| from.body.spots_by_origin())
-        {
-            let wanted = self.in_workloads(&step.tie());
-            let is_kept = |(origin, spots): &(&str, Spots<B::Address>)| {
-                wanted.get(origin).is_some_and(|wanted| spots.is_subset(wanted))
-            };
-            let kept = spots.into_iter().filter(is_kept).map(|(origin, _)| origin);
-            let kept: BTreeSet<&str> = kept.collect();
-            lack = proof.lack(step, &|origin| kept.contains(origin))?;
-        }
-        let is_kept = match step {
-            Step::Delete(object) if object.id.kind == Kind::WorkloadEntry => self.is_inline(object),
-            Step::Update { .. } if step.stops_selecting() && step.tie() == step.loser() => {
-                let tie = step.tie();
-                let mut deletions = places.leftover(&tie).map(Arc::clone).map(Step::Delete);
-                deletions.all(|deletion| self.lack(&deletion).is_none())
-            }
-            _ => false,
-        };
-        (!is_kept).then_some(lack)
-    }
-
-    /// The endpoints that the service is to have in WorkloadEntries, by who has them.
-    fn in_workloads(&self, tie: &Tie) -> ByOrigin<'a, B> {
-        let mut all = ByOrigin::<B>::new();
-        for workload in self.options.places.wanted_workloads(tie) {
-            for (origin, spots) in workload.body.spots_by_origin().into_iter().flatten() {
-                all.entry(origin).or_default().extend(spots);
-            }
-        }
-        all
-    }
-
-    /// Whether the ServiceEntry of a WorkloadEntry is to have its endpoint, of all that have it.
-    fn is_inline(&self, workload: &Object<B>) -> bool {
-        let Some(spots) = workload.body.spots_by_origin() else { return false };
-        let mut inline = self.inline.borrow_mut();
-        let tie = workload.tie();
-        let inline = inline.entry(tie).or_insert_with_key(|tie| {
-            let GuardOptions { places, entries, .. } = self.options;
-            let entry = entries.get(tie).and_then(|entry| places.wanted(entry));
-            let entry = entry.filter(|entry| entry.tie() == *tie && !entry.body.selects());
-            entry.and_then(|entry| entry.body.spots_by_origin()).unwrap_or_default()
-        });
-        let has = |(origin, spots): (&str, Spots<B::Address>)| {
-            inline.get(origin).is_some_and(|inline| spots.is_subset(inline))
-        };
-        !spots.is_empty() && spots.into_iter().all(has)
-    }
 }
 
 /// Whether a step changes a ServiceEntry that selects its endpoints.

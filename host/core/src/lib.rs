@@ -32,6 +32,7 @@ pub mod pattern;
 mod payers;
 pub mod plan;
 pub mod registry;
+mod shapes;
 pub mod sharing;
 mod spots;
 pub mod template;
