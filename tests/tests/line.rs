@@ -327,6 +327,23 @@ fn of_many_steps_that_fail_a_few_are_news() {
 }
 
 #[test]
+fn what_was_not_tried_does_not_wait_longer_each_time() {
+    let state = world::state(world::snapshot(1, 1));
+    let mut world = World::new(Observed::default(), OPEN);
+    let mut due = 0;
+    for _ in 0..10 {
+        let round = world.line.round(&[(world::source(), state.clone())].into(), world.now);
+        for step in world.due(&round) {
+            due += 1;
+            world.sink.untried(step.id(), world.now);
+        }
+        world.now = world.now.plus(std::time::Duration::from_secs(5));
+    }
+    assert_eq!((due, world.sink.failed_count()), (10, 1));
+    world.settle(&state);
+}
+
+#[test]
 fn what_failed_for_a_sink_that_was_away_is_tried_as_soon_as_it_is_back() {
     let state = world::state(world::snapshot(1, 1));
     let mut world = World::new(Observed::default(), OPEN);

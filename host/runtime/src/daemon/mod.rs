@@ -280,6 +280,10 @@ impl Daemon {
                 line.waited(&applied.id);
                 Telling::Nothing
             }
+            Outcome::Unavailable(_) if applied.attempts == 0 => {
+                line.untried(&applied.id, now);
+                Telling::Nothing
+            }
             outcome => line.failed(&applied.id, outcome.code(), now),
         };
         StepDone { sink: sink.name(), applied, telling }.emit(&self.metrics);

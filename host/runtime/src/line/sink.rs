@@ -333,6 +333,18 @@ impl SinkLine {
         if is_news { self.telling(code, now) } else { Telling::Nothing }
     }
 
+    /// Notes that the step for `id` was not even tried, for the sink did not take others. It is planned
+    /// again as soon as one that failed first is.
+    pub fn untried(&mut self, id: &ObjectId, now: Time) {
+        let Some(step) = self.in_flight.remove(id) else { return };
+        self.standing = None;
+        let retry_at = now.plus(RETRY_MIN);
+        let untried =
+            Failed { attempts: 0, code: Outcome::UNAVAILABLE, retry_at, step, may_be_done: false };
+        let failed = self.failed.entry(id.clone()).or_insert(untried);
+        failed.retry_at = retry_at;
+    }
+
     /// How much is to be said of one more failure: a cause may make many steps fail.
     fn telling(&mut self, code: &'static str, now: Time) -> Telling {
         let (since, count) = self.told_failures.entry(code).or_insert((now, 0));
