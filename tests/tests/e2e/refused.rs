@@ -49,14 +49,14 @@ fn refused_writes_lose_nothing_and_leave_nothing() {
         front.refuse_writes(None);
         let began = Instant::now();
         until_held(&place, cluster, &registry, turn + 1);
-        let deleted: Vec<String> = watch
-            .changes()
-            .split_off(seen)
-            .into_iter()
-            .filter(|change| change.verb == "DELETED")
-            .map(|change| change.name)
-            .collect();
-        assert_eq!(deleted, [host(turn + 1)], "{status}");
+        let deleted = || -> Vec<String> {
+            let changes = watch.changes().split_off(seen).into_iter();
+            let deleted = changes.filter(|change| change.verb == "DELETED");
+            deleted.map(|change| change.name).collect()
+        };
+        // The watch may tell of it after the list does.
+        wait(LONG, || (!deleted().is_empty()).then_some(()));
+        assert_eq!(deleted(), [host(turn + 1)], "{status}");
         place.print(format_args!(
             "{status} to {asked} writes in {REFUSED:?}: 0 lost, 0 stale {:?} later",
             began.elapsed()
