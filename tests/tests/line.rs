@@ -327,20 +327,25 @@ fn of_many_steps_that_fail_a_few_are_news() {
 }
 
 #[test]
-fn what_was_not_tried_does_not_wait_longer_each_time() {
-    let state = world::state(world::snapshot(1, 1));
+fn what_was_not_tried_is_as_soon_as_the_sink_takes_another() {
+    let state = world::state(world::snapshot(3, 1));
     let mut world = World::new(Observed::default(), OPEN);
-    let mut due = 0;
-    for _ in 0..10 {
+    let due = |world: &mut World| {
         let round = world.line.round(&[(world::source(), state.clone())].into(), world.now);
-        for step in world.due(&round) {
-            due += 1;
+        world.due(&round)
+    };
+    for _ in 0..5 {
+        for step in due(&mut world) {
             world.sink.untried(step.id(), world.now);
         }
-        world.now = world.now.plus(std::time::Duration::from_secs(5));
+        assert_eq!(due(&mut world), [], "each waits longer");
+        world.now = world.now.plus(std::time::Duration::from_secs(60));
     }
-    assert_eq!((due, world.sink.failed_count()), (10, 1));
-    world.settle(&state);
+    let mut steps = due(&mut world).into_iter();
+    let first = steps.next().unwrap();
+    steps.for_each(|step| world.sink.untried(step.id(), world.now));
+    world.apply(&first);
+    assert_eq!(due(&mut world).len(), 2);
 }
 
 #[test]
@@ -355,7 +360,7 @@ fn what_failed_for_a_sink_that_was_away_is_tried_as_soon_as_it_is_back() {
         let steps = due(&mut world);
         assert_eq!(steps.len(), 1);
         world.sink.failed(steps[0].id(), code, world.now);
-        world.sink.retry_unavailable(world.now);
+        world.sink.retry_unavailable();
         let again = due(&mut world);
         assert_eq!(again.len(), tried, "{code}");
         if let Some(step) = again.first() {

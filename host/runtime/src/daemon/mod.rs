@@ -236,7 +236,7 @@ impl Daemon {
             if let Some(condition) = sink.take_condition_change(now) {
                 ConditionChanged { sink: sink.name(), condition: condition.as_ref() }.emit();
                 if condition.is_none() {
-                    line.retry_unavailable(now);
+                    line.retry_unavailable();
                 }
             }
             FindingsSeen { findings: &sink.take_contested() }.emit();

@@ -50,6 +50,8 @@ pub struct SinkLine {
     unsettled: BTreeSet<ObjectId>,
     in_flight: BTreeMap<ObjectId, Step<Body>>,
     failed: BTreeMap<ObjectId, Failed>,
+    /// Whether a step was not tried since one was done.
+    has_untried: bool,
     /// By how they failed: since when failures are counted, and how many were new since then.
     told_failures: BTreeMap<&'static str, (Time, usize)>,
     /// Steps that are not wanted any more, and that the sink may have done or do yet, until when.
@@ -143,6 +145,7 @@ impl SinkLine {
             unsettled: BTreeSet::new(),
             in_flight: BTreeMap::new(),
             failed: BTreeMap::new(),
+            has_untried: false,
             told_failures: BTreeMap::new(),
             maybe_done: Vec::new(),
             taken_up: None,
@@ -315,34 +318,45 @@ impl SinkLine {
         self.standing = None;
         self.in_flight.remove(id);
         self.failed.remove(id);
+        if std::mem::take(&mut self.has_untried) {
+            self.retry_unavailable();
+        }
     }
 
     /// Notes that the step for `id` failed with `code`; it is planned again after a while, which
     /// grows. Says how much is to be said of it.
     pub fn failed(&mut self, id: &ObjectId, code: &'static str, now: Time) -> Telling {
-        let Some(step) = self.in_flight.remove(id) else { return Telling::Nothing };
+        let may_be_done = code == Outcome::UNAVAILABLE;
+        let is_news = self.note_failed(id, code, may_be_done, now);
+        if is_news { self.telling(code, now) } else { Telling::Nothing }
+    }
+
+    /// Notes that the step for `id` was not even tried, for the sink did not take others. It is planned
+    /// again as soon as that takes one.
+    pub fn untried(&mut self, id: &ObjectId, now: Time) {
+        let may_be_done = self.failed.get(id).is_some_and(|before| before.may_be_done);
+        self.note_failed(id, Outcome::UNAVAILABLE, may_be_done, now);
+        self.has_untried = true;
+    }
+
+    /// Says whether it did not fail so the time before.
+    fn note_failed(
+        &mut self,
+        id: &ObjectId,
+        code: &'static str,
+        may_be_done: bool,
+        now: Time,
+    ) -> bool {
+        let Some(step) = self.in_flight.remove(id) else { return false };
         self.standing = None;
         let before = self.failed.get(id);
         let is_news = before.is_none_or(|before| before.code != code);
         let attempts = before.map_or(0, |before| before.attempts);
         let retry_at = now.plus(grown(RETRY_MIN, attempts, RETRY_MAX));
-        let may_be_done = code == Outcome::UNAVAILABLE;
         let attempts = attempts.saturating_add(1);
         let failed = Failed { attempts, code, retry_at, step, may_be_done };
         self.failed.insert(id.clone(), failed);
-        if is_news { self.telling(code, now) } else { Telling::Nothing }
-    }
-
-    /// Notes that the step for `id` was not even tried, for the sink did not take others. It is planned
-    /// again as soon as one that failed first is.
-    pub fn untried(&mut self, id: &ObjectId, now: Time) {
-        let Some(step) = self.in_flight.remove(id) else { return };
-        self.standing = None;
-        let retry_at = now.plus(RETRY_MIN);
-        let untried =
-            Failed { attempts: 0, code: Outcome::UNAVAILABLE, retry_at, step, may_be_done: false };
-        let failed = self.failed.entry(id.clone()).or_insert(untried);
-        failed.retry_at = retry_at;
+        is_news
     }
 
     /// How much is to be said of one more failure: a cause may make many steps fail.
@@ -360,10 +374,10 @@ impl SinkLine {
     }
 
     /// Has steps that failed for a sink that could not be used tried again at once: it can be by now.
-    pub fn retry_unavailable(&mut self, now: Time) {
+    pub fn retry_unavailable(&mut self) {
         let unavailable = self.failed.values_mut().filter(|f| f.code == Outcome::UNAVAILABLE);
         for failed in unavailable {
-            failed.retry_at = now;
+            failed.retry_at = Time::default();
             self.standing = None;
         }
     }
