@@ -34,5 +34,24 @@ pub(crate) fn put(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// Puts the names in `folder` on the disk. Not all systems can; what is lost is then written again
 /// after the next start.
 pub(crate) fn sync_folder(folder: &Path) {
+    // The folder of a name alone.
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     drop(File::open(folder).and_then(|folder| folder.sync_all()));
+}
+
+/// Whether the file that is open is the one at its path: somebody may have removed or replaced it.
+pub(crate) fn is_in_place(file: &File, path: &Path) -> bool {
+    let (Ok(open), Ok(there)) = (file.metadata(), fs::symlink_metadata(path)) else { return false };
+    is_same(&open, &there)
+}
+
+#[cfg(unix)]
+fn is_same(one: &fs::Metadata, other: &fs::Metadata) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
+}
+
+#[cfg(not(unix))]
+fn is_same(_: &fs::Metadata, _: &fs::Metadata) -> bool {
+    true
 }

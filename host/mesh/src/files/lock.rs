@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::FilesError;
 use crate::api::Owner;
+use crate::durable;
 
 /// Locks of this process: a reload puts one sink in the place of another, and the two are no two
 /// writers.
@@ -71,20 +72,6 @@ impl Lock {
 
     /// Whether its file is still where others look for it.
     pub(super) fn is_there(&self) -> bool {
-        let (Ok(own), Ok(there)) = (self.file.metadata(), fs::symlink_metadata(&self.path)) else {
-            return false;
-        };
-        is_same(&own, &there)
+        durable::is_in_place(&self.file, &self.path)
     }
-}
-
-#[cfg(unix)]
-fn is_same(one: &fs::Metadata, other: &fs::Metadata) -> bool {
-    use std::os::unix::fs::MetadataExt as _;
-    (one.dev(), one.ino()) == (other.dev(), other.ino())
-}
-
-#[cfg(not(unix))]
-fn is_same(_: &fs::Metadata, _: &fs::Metadata) -> bool {
-    true
 }

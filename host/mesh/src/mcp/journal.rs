@@ -126,6 +126,11 @@ impl Journal {
         Ok((Self { path, owner, file: None, lines, is_told }, recovered))
     }
 
+    /// Whether what is in it is told.
+    pub(super) fn is_told(&self) -> bool {
+        self.is_told
+    }
+
     /// From now on what is in it is told.
     ///
     /// # Errors
@@ -153,7 +158,10 @@ impl Journal {
         last_address: Option<IpAddr>,
     ) -> Result<(), JournalError> {
         let stale = (self.lines + changes.len()).saturating_sub(entries.len());
-        if !self.is_in_place() || stale > entries.len().max(STALE_LINES_MIN) {
+        let is_in_place = |file: &File| durable::is_in_place(file, &self.path);
+        if !self.file.as_ref().is_some_and(is_in_place)
+            || stale > entries.len().max(STALE_LINES_MIN)
+        {
             return self.rewrite(entries, last_address);
         }
         let mut text = Vec::new();
@@ -172,12 +180,6 @@ impl Journal {
         }
         self.lines += changes.len() + usize::from(self.is_told);
         Ok(())
-    }
-
-    /// Whether the file that is open is the one at its path: somebody may have removed or replaced it.
-    fn is_in_place(&self) -> bool {
-        let Some(Ok(open)) = self.file.as_ref().map(File::metadata) else { return false };
-        fs::metadata(&self.path).is_ok_and(|there| is_same(&open, &there))
     }
 
     /// Writes the file anew.
@@ -228,17 +230,6 @@ impl Journal {
         line(&printed, out);
         Ok(())
     }
-}
-
-#[cfg(unix)]
-fn is_same(one: &fs::Metadata, other: &fs::Metadata) -> bool {
-    use std::os::unix::fs::MetadataExt as _;
-    (one.dev(), one.ino()) == (other.dev(), other.ino())
-}
-
-#[cfg(not(unix))]
-fn is_same(_: &fs::Metadata, _: &fs::Metadata) -> bool {
-    true
 }
 
 fn line(line: &Line, out: &mut Vec<u8>) {

@@ -129,8 +129,6 @@ struct Served {
     /// Each as an answer has it.
     encoded: BTreeMap<ObjectId, Bytes>,
     addresses: Option<Addresses>,
-    /// Whether what there is may be told.
-    is_complete: bool,
     /// The number of the last state, and of the last that changed each type.
     number: u64,
     changed: BTreeMap<Kind, u64>,
@@ -176,7 +174,7 @@ impl McpSink {
         let listened = |source| McpError::Listen { address: listen, source };
         let listener = TcpListener::bind(listen).await.map_err(listened)?;
         let address = listener.local_addr().map_err(listened)?;
-        let Recovered { entries, last_address, is_told, unreadable } = recovered;
+        let Recovered { entries, last_address, unreadable, .. } = recovered;
         if unreadable > 0 {
             warn!(
                 lines = unreadable,
@@ -189,7 +187,6 @@ impl McpSink {
             addresses: range.map(|range| Addresses::new(range, given, last_address)),
             journal,
             encoded: BTreeMap::new(),
-            is_complete: is_told,
             number: 0,
             changed: BTreeMap::new(),
             entries,
@@ -221,7 +218,7 @@ impl McpSink {
     /// the journal cannot say so it is not, and is to be called again.
     pub fn complete(&self) {
         let mut served = self.served();
-        if !served.is_complete {
+        if !served.journal.is_told() {
             let told = served.tell();
             self.note_use(told.as_ref().err());
             if told.is_ok() {
@@ -279,7 +276,7 @@ impl McpSink {
 
     /// Tells control planes what there is, if it may be told.
     fn publish(&self, served: &Served) {
-        if served.is_complete {
+        if served.journal.is_told() {
             let before = self.states.borrow().clone();
             self.states.send_replace(Some(Arc::new(served.state(before.as_deref()))));
         }
@@ -300,9 +297,7 @@ impl Served {
     /// Has what there is told from now on.
     fn tell(&mut self) -> Result<(), JournalError> {
         let last = self.addresses.as_ref().and_then(Addresses::last);
-        self.journal.tell(&self.entries, last)?;
-        self.is_complete = true;
-        Ok(())
+        self.journal.tell(&self.entries, last)
     }
 
     /// Takes steps up, or none of them.
