@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::super::read::GONE_WAIT;
 use super::super::*;
 
 struct Watched {
@@ -44,6 +45,17 @@ impl Watched {
             panic!("waited for {names:?} {doubt:?}, have {:?}", self.state.borrow());
         }
         began.elapsed()
+    }
+
+    /// Whether fewer services than `count` are listed at any time within `time` from now.
+    fn loses(&self, count: usize, time: Duration) -> tokio::task::JoinHandle<bool> {
+        let mut state = self.state.clone();
+        tokio::spawn(async move {
+            let is_less = |state: &SourceState| {
+                state.snapshot.as_ref().is_some_and(|snapshot| snapshot.services.len() < count)
+            };
+            timeout(time, state.wait_for(is_less)).await.is_ok()
+        })
     }
 }
 
@@ -253,14 +265,7 @@ async fn each_file_that_is_replaced_after_another_was_there_all_along() {
     names.iter().copied().for_each(write);
     let mut watched = Watched::start(folder.path(), NO_POLL);
     watched.until(&names, None).await;
-    let state = watched.state.clone();
-    let listed = tokio::spawn(async move {
-        let lost = |state: &SourceState| {
-            state.snapshot.as_ref().is_some_and(|snapshot| snapshot.services.len() < 4)
-        };
-        let mut state = state;
-        timeout(Duration::from_secs(3), state.wait_for(lost)).await.is_ok()
-    });
+    let lost = watched.loses(4, Duration::from_secs(3));
     // While the first is waited for, the second goes, and so on.
     for name in names {
         fs::rename(path(name), folder.path().join("old")).unwrap();
@@ -274,7 +279,7 @@ async fn each_file_that_is_replaced_after_another_was_there_all_along() {
         tokio::time::sleep(Duration::from_millis(150)).await;
         write(name);
     }
-    assert!(!listed.await.unwrap(), "a file counted as gone");
+    assert!(!lost.await.unwrap(), "a file counted as gone");
     watched.until(&names, None).await;
 }
 
@@ -287,20 +292,15 @@ async fn a_file_that_is_away_again_and_again_stands_and_holds_up_no_other() {
     write("b.yaml", &["b"]);
     let mut watched = Watched::start(folder.path(), NO_POLL);
     watched.until(&["a", "b"], None).await;
-    let mut state = watched.state.clone();
-    let lost = tokio::spawn(async move {
-        let lost = |state: &SourceState| {
-            state.snapshot.as_ref().is_some_and(|snapshot| snapshot.services.len() < 2)
-        };
-        timeout(Duration::from_secs(4), state.wait_for(lost)).await.is_ok()
-    });
+    let lost = watched.loses(2, Duration::from_secs(4));
     // Longer away than there, but never for half a second.
     for turn in 0..6 {
         fs::rename(path("a.yaml"), path("a")).unwrap();
-        tokio::time::sleep(Duration::from_millis(250)).await;
         if turn == 3 {
             write("b.yaml", &["b", "c"]);
-            assert!(watched.until(&["a", "b", "c"], None).await < Duration::from_millis(240));
+            assert!(watched.until(&["a", "b", "c"], None).await < GONE_WAIT);
+        } else {
+            tokio::time::sleep(Duration::from_millis(250)).await;
         }
         fs::rename(path("a"), path("a.yaml")).unwrap();
         tokio::time::sleep(Duration::from_millis(100)).await;
