@@ -26,7 +26,9 @@ use std::time::Duration;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource as _;
-use kube::api::{DeleteParams, GetParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{
+    DeleteParams, GetParams, Patch, PatchParams, PostParams, Preconditions, ValidationDirective,
+};
 use kube::core::Request;
 use landfall_core::mesh::{Kind, ObjectId};
 use landfall_core::name;
@@ -279,6 +281,9 @@ impl KubeSink {
         let manifest = Manifest::new(to, &self.options.owner, version).with(extra);
         let body = manifest.to_apply().map_err(|error| kube::Error::Service(error.into()))?;
         let path = Wire::<S>::url_path(&version, Some(&to.id.namespace));
+        // What is not stored shows in the answer. To warn of fields that it does not know the API
+        // server would parse the object a second time.
+        let params = PatchParams { field_validation: Some(ValidationDirective::Ignore), ..params };
         let mut request = Request::new(path)
             .patch(&to.id.name, &params, &Patch::Apply(()))
             .map_err(kube::Error::BuildRequest)?;
