@@ -52,14 +52,21 @@ impl Circles {
         self.0.contains_key(id)
     }
 
-    /// As many of `steps` as there is room for, and all of a circle of which one is among these.
-    pub(crate) fn uncut<B: Body>(&self, mut steps: Vec<Step<B>>, room: usize) -> Vec<Step<B>> {
+    /// As many of `steps` as there is room for, and all of a circle of which one is among these;
+    /// and the others.
+    pub(crate) fn uncut<B: Body>(
+        &self,
+        mut steps: Vec<Step<B>>,
+        room: usize,
+    ) -> (Vec<Step<B>>, Vec<Step<B>>) {
         let begun = steps.iter().take(room).filter_map(|step| self.0.get(step.id()));
         let begun: BTreeSet<usize> = begun.copied().collect();
         let beyond = steps.split_off(room.min(steps.len())).into_iter();
-        let is_begun = |number: &usize| begun.contains(number);
-        steps.extend(beyond.filter(|step| self.0.get(step.id()).is_some_and(is_begun)));
-        steps
+        let is_begun =
+            |step: &Step<B>| self.0.get(step.id()).is_some_and(|number| begun.contains(number));
+        let (more, beyond): (Vec<_>, Vec<_>) = beyond.partition(is_begun);
+        steps.extend(more);
+        (steps, beyond)
     }
 
     /// Those of circles that are not all among `passed`.

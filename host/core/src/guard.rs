@@ -46,7 +46,7 @@ pub struct GuardOptions<'a, B: Body> {
     pub under_way: &'a [&'a Step<B>],
     /// Steps that failed and wait to be tried again.
     pub failed: &'a [&'a Step<B>],
-    /// How many steps may pass; the others are to be planned again.
+    /// How many steps may pass now.
     pub steps_max: usize,
     /// The time now.
     pub now: Time,
@@ -65,6 +65,9 @@ pub struct GuardState<B: Body> {
 pub struct Guarded<B: Body> {
     /// Steps to apply, in order.
     pub steps: Vec<Step<B>>,
+    /// Those after them for which there is no room, up to the first that takes something away. They
+    /// may follow unless something else happens meanwhile.
+    pub next: Vec<Step<B>>,
     /// Steps that wait, and why.
     pub held: Vec<Held>,
     /// When to ask again though nothing changes.
@@ -111,7 +114,9 @@ pub fn guard<B: Body>(
     guarded.hold_broken(&mut passed, &circles, options);
     let passed = guarded.dialing_what_is_there(passed, options);
     let room = options.steps_max.saturating_sub(guarded.steps.len());
-    guarded.steps.extend(circles.uncut(passed, room));
+    let (passed, beyond) = circles.uncut(passed, room);
+    guarded.steps.extend(passed);
+    guarded.next = beyond.into_iter().take_while(|step| !step.takes_away()).collect();
     // The harmless parts of held steps stand among the others.
     in_order(&mut guarded.steps);
     guarded
@@ -455,8 +460,8 @@ impl<B: Body> Default for GuardState<B> {
 
 impl<B: Body> Guarded<B> {
     fn empty(steps_max: usize) -> Self {
-        let (steps, held, waiting) = Default::default();
-        Self { steps, held, wake: None, waiting, steps_max }
+        let (steps, next, held, waiting) = Default::default();
+        Self { steps, next, held, wake: None, waiting, steps_max }
     }
 
     /// Holds what a step takes away, and lets pass what it brings.

@@ -3,7 +3,7 @@
 //! Invariant: what differs stays in `unsettled` until it is seen to be equal, so that a step that
 //! failed is planned again. Only when is remembered.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use landfall_core::guard::{
@@ -38,8 +38,8 @@ const PLAN_AGE_MAX: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct SinkLine {
     mode: Mode,
-    /// Steps that are under way at most. What is beyond waits here and is planned again, so that
-    /// what a sink writes is never older than the steps under way.
+    /// Steps that are under way at most. What is beyond waits here, and is planned again if anything
+    /// changes, so that what a sink writes is never older than the steps under way.
     steps_max: usize,
     /// The namespaces that the sink watches; all when empty. What it does not watch it could
     /// write, and then neither find again nor remove.
@@ -65,7 +65,8 @@ pub struct SinkLine {
     blocked: BTreeSet<ObjectId>,
     /// Desired objects in namespaces that the sink does not watch.
     outside: BTreeSet<ObjectId>,
-    /// The last plan, while nothing happened that another could follow from.
+    /// The last plan, while nothing happened that another could follow from; or nothing but steps of
+    /// it, while there are more.
     standing: Option<Standing>,
     /// How often steps were worked out.
     plans: u64,
@@ -80,6 +81,8 @@ struct Standing {
     /// When it is to be made anew.
     until: Time,
     wake: Option<Time>,
+    /// Steps that were let go as well and for which there was no room.
+    next: VecDeque<Step<Body>>,
 }
 
 /// What is to be said of a step that failed.
@@ -176,8 +179,8 @@ impl SinkLine {
         }
         let differ = self.holdings.observe(seen, now);
         if !differ.is_empty() {
+            self.happened(differ.iter().all(|id| seen.ours.get(id) == desired.get(id)));
             self.unsettled.extend(differ);
-            self.standing = None;
         }
     }
 
@@ -195,6 +198,15 @@ impl SinkLine {
         self.unsettled.extend(round.changed.iter().cloned());
     }
 
+    /// Something happened: as it was planned, or otherwise. A plan of which there is more stands as
+    /// long as only that happens that it brings about.
+    fn happened(&mut self, as_planned: bool) {
+        let has_next = self.standing.as_ref().is_some_and(|plan| !plan.next.is_empty());
+        if !as_planned || !has_next {
+            self.standing = None;
+        }
+    }
+
     /// The steps that are due. They count as in flight until [`SinkLine::applied`] or
     /// [`SinkLine::failed`] was called for each.
     pub fn due(&mut self, desired: &Desired<Body>, options: SinkOptions<'_>) -> Due {
@@ -209,8 +221,16 @@ impl SinkLine {
         if !self.ready || self.in_flight.len() > self.steps_max / 2 {
             return Due { steps: Vec::new(), blocked: Vec::new(), wake: None };
         }
-        if let Some(standing) = self.standing.as_ref().filter(|plan| plan.holds(&options)) {
-            return Due { steps: Vec::new(), blocked: Vec::new(), wake: standing.wake };
+        let room = self.steps_max - self.in_flight.len();
+        if let Some(standing) = self.standing.as_mut().filter(|plan| plan.holds(&options)) {
+            let ours = &self.holdings.observed().ours;
+            let next = std::iter::from_fn(|| standing.next.pop_front());
+            // Somebody else may have done it, or a step that was given up.
+            let is_due = |step: &Step<Body>| ours.get(step.id()) == step.from();
+            let steps: Vec<_> = next.filter(is_due).take(room).collect();
+            let wake = standing.wake;
+            self.begin(&steps);
+            return Due { steps, blocked: Vec::new(), wake };
         }
         self.plans += 1;
         self.leave_outside(desired);
@@ -258,7 +278,7 @@ impl SinkLine {
             grace: options.grace,
             under_way: &under_way,
             failed: &failed,
-            steps_max: self.steps_max - self.in_flight.len(),
+            steps_max: room,
             now: options.now,
         };
         let guarded = guard(planned.steps, &guard_options, &mut self.guard);
@@ -270,7 +290,7 @@ impl SinkLine {
         self.held.retain(stays);
         self.held.extend(guarded.held);
         let steps = guarded.steps;
-        self.in_flight.extend(steps.iter().map(|step| (step.id().clone(), step.clone())));
+        self.begin(&steps);
         let retry = self.failed.values().map(|failed| failed.retry_at);
         let retry = retry.filter(|at| *at > options.now).min();
         let wake = [planned.wake, guarded.wake, retry].into_iter().flatten().min();
@@ -281,8 +301,13 @@ impl SinkLine {
             grace: options.grace,
             until: wake.map_or(oldest, |wake| wake.min(oldest)),
             wake,
+            next: guarded.next.into(),
         });
         Due { steps, blocked, wake }
+    }
+
+    fn begin(&mut self, steps: &[Step<Body>]) {
+        self.in_flight.extend(steps.iter().map(|step| (step.id().clone(), step.clone())));
     }
 
     /// Leaves out what would be written where the sink does not look.
@@ -315,7 +340,7 @@ impl SinkLine {
 
     /// Notes that the step for `id` was applied. What the sink holds now is in its next reading.
     pub fn applied(&mut self, id: &ObjectId) {
-        self.standing = None;
+        self.happened(true);
         self.in_flight.remove(id);
         self.failed.remove(id);
         if std::mem::take(&mut self.has_untried) {
