@@ -499,9 +499,8 @@ fn the_end_of_the_api_is_noticed(server: &Cluster, sink: &Running) {
     server.create_namespace("end");
     let desired = only(service("end", "a.mesh"));
     sink.sync(&desired);
-    let (entries, workloads) =
-        (format!("{CRDS}/{}", OUR_CRDS[0]), format!("{CRDS}/{}", OUR_CRDS[1]));
-    server.delete(&entries);
+    let [entries, workloads] = OUR_CRDS;
+    remove_crd(server, entries);
     let seen = sink.condition("kube_missing");
     assert!(seen.observed.ours.is_empty());
     // The other kind is watched all the same.
@@ -513,7 +512,7 @@ fn the_end_of_the_api_is_noticed(server: &Cluster, sink: &Running) {
     let seen = sink.until(|seen| !seen.observed.ours.contains_key(&endpoint.id));
     assert_eq!(seen.condition.unwrap().code, "kube_missing");
     // Then both are gone.
-    server.delete(&workloads);
+    remove_crd(server, workloads);
     server.install_our_crds();
     sink.until(|seen| seen.condition.is_none());
     assert_eq!(sink.sync(&desired), 1);
@@ -573,11 +572,18 @@ fn entry(namespace: &str, host: &str, labels: Value) -> Value {
     })
 }
 
+/// Takes a CRD out, and waits until it is: one that is only being deleted takes an apply and goes
+/// all the same.
+fn remove_crd(server: &Cluster, name: &str) {
+    let path = format!("{CRDS}/{name}");
+    server.delete(&path);
+    let is_gone = || (server.admin.get(&path).ok()?.status == 404).then_some(());
+    process::wait(PATIENCE, is_gone).unwrap_or_else(|| panic!("{name} is still there"));
+}
+
 /// Takes our CRDs out, and waits until the API server no longer knows Istio.
 fn remove_crds(server: &Cluster) {
-    for name in OUR_CRDS {
-        server.delete(&format!("{CRDS}/{name}"));
-    }
+    OUR_CRDS.into_iter().for_each(|name| remove_crd(server, name));
     let is_gone = || {
         let groups = server.admin.get("/apis").ok()?;
         (!groups.body.contains("networking.istio.io")).then_some(())
