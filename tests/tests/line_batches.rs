@@ -7,13 +7,19 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use landfall_core::guard::GuardSettings;
 use landfall_core::mesh::{Kind, ObjectId};
 use landfall_core::plan::{Mode, Observed, Step};
 use landfall_core::registry::{Snapshot, SourceState};
+use landfall_core::sharing::SharingMode;
 use landfall_mesh::api::Body;
+use landfall_mesh::render::Shape;
 use landfall_runtime::line::sink::SinkLine;
-use landfall_tests::line::{OPEN, World};
-use landfall_tests::world;
+use landfall_tests::line::{DEFAULT, OPEN, World};
+use landfall_tests::two_sources::{
+    Offers, at, daemon, first, held_for, numbers, options, round, settle, wait, workload_ids,
+};
+use landfall_tests::{two_sources, world};
 use proptest::prelude::*;
 
 const STEPS_MAX: usize = 64;
@@ -120,6 +126,81 @@ fn what_somebody_did_meanwhile_is_not_done_again() {
     steps.iter().for_each(|step| world.apply(step));
     assert_eq!(write_all(&mut world, &state), 199 - STEPS_MAX);
     assert!(world.sink.is_settled());
+}
+
+#[test]
+fn what_is_left_is_planned_at_once_where_all_that_follows_is_done_already() {
+    let mut world = slow(1);
+    let state = world::state(world::snapshot(2, 1));
+    let steps = due(&mut world, &state);
+    let (place, object) = world.line.desired().iter().next_back().unwrap();
+    assert_ne!(place, steps[0].id());
+    world.held.ours.insert(place.clone(), Arc::clone(object));
+    world.apply(&steps[0]);
+    assert_eq!(due(&mut world, &state), []);
+    assert!(world.sink.is_settled());
+}
+
+/// A budget of a fifth, with WorkloadEntries and a sink that takes few steps at once.
+fn careful(offers: &Offers, steps_max: usize) -> World {
+    let mut world = daemon(SharingMode::Union, Shape::WorkloadEntries, Observed::default());
+    world.guard = GuardSettings { removal_min: 2, ..DEFAULT };
+    settle(&mut world, offers);
+    wait(&mut world, 120);
+    world.sink = SinkLine::new(Mode::Sync, Vec::new(), steps_max);
+    round(&mut world, offers);
+    world
+}
+
+#[test]
+fn what_went_before_others_came_is_not_replaced_by_them() {
+    let mut world = careful(&first("a=1,2,3,4"), 2);
+    for _ in 0..4 {
+        round(&mut world, &first("a=1,2,3,4,11,12"));
+    }
+    assert_eq!(at(&world, "a").len(), 6);
+    let gone = two_sources::due(&mut world, &first("a=1,2,3,4,12"));
+    assert_eq!(gone.iter().map(Step::verb).collect::<Vec<_>>(), ["delete"]);
+    let later = first("a=1,2,3,4,12,13,14");
+    let mut others = two_sources::due(&mut world, &later);
+    assert_eq!(others.iter().map(Step::verb).collect::<Vec<_>>(), ["create"]);
+    world.apply(&gone[0]);
+    others.extend(two_sources::due(&mut world, &later));
+    others.iter().for_each(|step| world.apply(step));
+    for _ in 0..4 {
+        round(&mut world, &later);
+    }
+    // With 12, two of those that came within the minute would be gone, and the budget holds it.
+    for _ in 0..4 {
+        round(&mut world, &first("a=1,2,3,4,13,14"));
+    }
+    assert_eq!(at(&world, "a").len(), 7);
+}
+
+#[test]
+fn what_takes_away_follows_from_no_plan_but_its_own() {
+    let (b, c) = (numbers("b", 101..114), numbers("c", 41..47));
+    let mut world = careful(&first(&format!("a=1,2,3,4,5 {b} {c}")), 1);
+    let without_c = first(&format!("a=1,2,3,4,5 {b}"));
+    for secs in [1, 61] {
+        round(&mut world, &without_c);
+        wait(&mut world, secs);
+    }
+    round(&mut world, &without_c);
+    assert_eq!((at(&world, "c").len(), held_for(&world)), (6, ["budget"].into()));
+    // ServiceEntries are to have their endpoints themselves, of which a loses two; and before that
+    // a new service is due.
+    world.line.set_options(options(SharingMode::Union, Shape::Inline));
+    let offers = first(&format!("A=77 a=1,2,3 {b}"));
+    let steps = two_sources::due(&mut world, &offers);
+    // Somebody deletes what is held: that is as much as the budget lets go.
+    let of_c = |id: &ObjectId| id.name.starts_with("c.");
+    workload_ids(&world).into_iter().filter(of_c).for_each(|id| _ = world.held.ours.remove(&id));
+    steps.iter().for_each(|step| world.apply(step));
+    for _ in 0..6 {
+        round(&mut world, &offers);
+    }
+    assert_eq!(at(&world, "a").len(), 5);
 }
 
 /// What happens between two rounds.

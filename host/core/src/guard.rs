@@ -65,8 +65,8 @@ pub struct GuardState<B: Body> {
 pub struct Guarded<B: Body> {
     /// Steps to apply, in order.
     pub steps: Vec<Step<B>>,
-    /// Those after them for which there is no room, up to the first that takes something away. They
-    /// may follow unless something else happens meanwhile.
+    /// Those after them for which there is no room, where nothing is held and nothing takes anything
+    /// away. They may follow unless something else happens meanwhile.
     pub next: Vec<Step<B>>,
     /// Steps that wait, and why.
     pub held: Vec<Held>,
@@ -116,7 +116,11 @@ pub fn guard<B: Body>(
     let room = options.steps_max.saturating_sub(guarded.steps.len());
     let (passed, beyond) = circles.uncut(passed, room);
     guarded.steps.extend(passed);
-    guarded.next = beyond.into_iter().take_while(|step| !step.takes_away()).collect();
+    let only_brings = |step: &Step<B>| !step.takes_away() && !is_selecting(step);
+    let is_harmless = options.begun().chain(&guarded.steps).all(only_brings);
+    if is_harmless && guarded.held.is_empty() {
+        guarded.next = beyond.into_iter().take_while(only_brings).collect();
+    }
     // The harmless parts of held steps stand among the others.
     in_order(&mut guarded.steps);
     guarded

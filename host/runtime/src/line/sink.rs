@@ -179,7 +179,9 @@ impl SinkLine {
         }
         let differ = self.holdings.observe(seen, now);
         if !differ.is_empty() {
-            self.happened(differ.iter().all(|id| seen.ours.get(id) == desired.get(id)));
+            let is_wanted =
+                |id| desired.get(id).is_some_and(|want| seen.ours.get(id) == Some(want));
+            self.happened(differ.iter().all(is_wanted));
             self.unsettled.extend(differ);
         }
     }
@@ -222,15 +224,8 @@ impl SinkLine {
             return Due { steps: Vec::new(), blocked: Vec::new(), wake: None };
         }
         let room = self.steps_max - self.in_flight.len();
-        if let Some(standing) = self.standing.as_mut().filter(|plan| plan.holds(&options)) {
-            let ours = &self.holdings.observed().ours;
-            let next = std::iter::from_fn(|| standing.next.pop_front());
-            // Somebody else may have done it, or a step that was given up.
-            let is_due = |step: &Step<Body>| ours.get(step.id()) == step.from();
-            let steps: Vec<_> = next.filter(is_due).take(room).collect();
-            let wake = standing.wake;
-            self.begin(&steps);
-            return Due { steps, blocked: Vec::new(), wake };
+        if let Some(due) = self.follow(room, &options) {
+            return due;
         }
         self.plans += 1;
         self.leave_outside(desired);
@@ -304,6 +299,26 @@ impl SinkLine {
             next: guarded.next.into(),
         });
         Due { steps, blocked, wake }
+    }
+
+    /// What follows from the standing plan. `None` where another one is to be made.
+    fn follow(&mut self, room: usize, options: &SinkOptions<'_>) -> Option<Due> {
+        let standing = self.standing.as_mut().filter(|plan| plan.holds(options))?;
+        let wake = standing.wake;
+        let mut steps = Vec::new();
+        if !standing.next.is_empty() {
+            let ours = &self.holdings.observed().ours;
+            // Somebody else may have done it, or a step that was given up.
+            let is_due = |step: &Step<Body>| ours.get(step.id()) == step.from();
+            let next = std::iter::from_fn(|| standing.next.pop_front());
+            steps.extend(next.filter(is_due).take(room));
+            if steps.is_empty() {
+                return None;
+            }
+            self.guard.observed(&mut self.holdings);
+            self.begin(&steps);
+        }
+        Some(Due { steps, blocked: Vec::new(), wake })
     }
 
     fn begin(&mut self, steps: &[Step<Body>]) {
