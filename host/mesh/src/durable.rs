@@ -7,9 +7,30 @@ use std::path::{Path, PathBuf};
 /// How the name ends of a file that is being written, or was when somebody was killed.
 pub(crate) const TEMPORARY: &str = "landfall-tmp";
 
-/// Puts `bytes` at `path`, in a folder that is there. It stays after a loss of power once the folder
-/// is synced.
+/// Puts `bytes` at `path`, in a folder that is there, in the place of what is there. It stays after a
+/// loss of power once the folder is synced.
 pub(crate) fn put(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    // A link is replaced itself.
+    put_by(path, bytes, |temporary| fs::rename(temporary, path))
+}
+
+/// The same where nothing is. Fails with [`io::ErrorKind::AlreadyExists`] where somebody puts something
+/// there meanwhile.
+pub(crate) fn put_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    put_by(path, bytes, |temporary| match fs::hard_link(temporary, path) {
+        Ok(()) => {
+            // Where it stays the next process removes it.
+            drop(fs::remove_file(temporary));
+            Ok(())
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(error),
+        // Not every file system has several names for a file.
+        Err(_) => fs::rename(temporary, path),
+    })
+}
+
+/// Puts `bytes` into a file beside `path` and has that get its name.
+fn put_by(path: &Path, bytes: &[u8], name: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".");
     temporary.push(TEMPORARY);
@@ -18,13 +39,11 @@ pub(crate) fn put(path: &Path, bytes: &[u8]) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => (),
     }
-    // `create_new` follows no link, and renaming replaces a link itself.
+    // `create_new` follows no link.
     let mut file = OpenOptions::new().write(true).create_new(true).open(&temporary)?;
     // Else a file system may put the name on the disk before what is in the file.
-    let written = file
-        .write_all(bytes)
-        .and_then(|()| file.sync_all())
-        .and_then(|()| fs::rename(&temporary, path));
+    let written =
+        file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| name(&temporary));
     if written.is_err() {
         drop(fs::remove_file(&temporary));
     }

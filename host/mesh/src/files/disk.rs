@@ -127,9 +127,18 @@ pub(super) fn read(path: &Path) -> Result<Option<String>, FilesError> {
     Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
 }
 
+/// What was found where a file is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Nothing: what somebody puts there meanwhile stays.
+    Free,
+    /// A file of ours.
+    Ours,
+}
+
 /// Puts `text` at `path`, which is in `root` or one folder below, as a whole or not at all; also
 /// after a loss of power, once its folder is synced.
-pub(super) fn replace(root: &Path, path: &Path, text: &str) -> io::Result<()> {
+pub(super) fn write(root: &Path, path: &Path, place: Place, text: &str) -> io::Result<()> {
     fs::create_dir_all(root)?;
     let folder = path.parent().unwrap_or(root);
     if folder != root {
@@ -142,7 +151,10 @@ pub(super) fn replace(root: &Path, path: &Path, text: &str) -> io::Result<()> {
             return Err(io::Error::new(io::ErrorKind::NotADirectory, problem));
         }
     }
-    durable::put(path, text.as_bytes())
+    match place {
+        Place::Free => durable::put_new(path, text.as_bytes()),
+        Place::Ours => durable::put(path, text.as_bytes()),
+    }
 }
 
 /// Removes the file at `path`, and its folder where that becomes empty. Gone already is as good.

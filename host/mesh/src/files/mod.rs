@@ -2,11 +2,13 @@
 //! is at `<namespace>/<kind>-<name>.yaml`.
 //!
 //! istiod refuses all changes while one file is broken, so files are validated before, written
-//! beside and renamed. It follows no symbolic link, and neither do we. An object without a
-//! creation time counts as the oldest of all and wins every conflict over a host, so each carries
-//! the time at which it was first written.
+//! beside and get their names then. It follows no symbolic link, and neither do we. An object
+//! without a creation time counts as the oldest of all and wins every conflict over a host, so each
+//! carries the time at which it was first written.
 //!
-//! Invariant: a file that does not carry our mark is never changed and never deleted.
+//! Invariant: a file that does not carry our mark is never changed and never deleted. One that comes
+//! while a new one is written stays; one that takes the place of ours while that is written anew is
+//! taken for ours.
 
 mod disk;
 mod lock;
@@ -28,6 +30,7 @@ use landfall_core::plan::Observed;
 use landfall_core::text::{Text, with_causes};
 use landfall_core::time::Time;
 
+use self::disk::Place;
 use self::lock::Lock;
 use crate::api::{
     self, ApiVersion, Body, Extra, Manifest, MeshObject, Owner, ParseError, Read, ServiceEntry,
@@ -335,9 +338,10 @@ impl FilesSink {
     fn apply_one(&mut self, step: &Step, now: Time) -> Outcome {
         let id = step.id();
         let path = self.path_of(id);
-        if let Some(outcome) = self.obstacle(id, &path) {
-            return outcome;
-        }
+        let place = match self.place_of(id, &path) {
+            Ok(place) => place,
+            Err(outcome) => return outcome,
+        };
         let Some(to) = step.to() else {
             return match disk::remove(&path) {
                 Ok(()) => {
@@ -347,10 +351,10 @@ impl FilesSink {
                 Err(error) => outcome_of(&path, &error),
             };
         };
-        self.write_one(&path, to, now)
+        self.write_one(&path, place, to, now)
     }
 
-    fn write_one(&mut self, path: &Path, to: &Arc<MeshObject>, now: Time) -> Outcome {
+    fn write_one(&mut self, path: &Path, place: Place, to: &Arc<MeshObject>, now: Time) -> Outcome {
         // An object that is emptied is what was observed otherwise.
         let to = &at_rest(to);
         let created = self.created(&to.id, now);
@@ -358,7 +362,7 @@ impl FilesSink {
             Ok(text) => self.header() + &text,
             Err(error) => return Outcome::Refused { status: 0, message: error.to_string() },
         };
-        match disk::replace(&self.path, path, &text) {
+        match disk::write(&self.path, path, place, &text) {
             Ok(()) => {
                 self.know(to, created);
                 Outcome::Done(Some(Arc::clone(to)))
@@ -367,21 +371,23 @@ impl FilesSink {
         }
     }
 
-    /// Why the place of `id` must not be touched, if so.
-    fn obstacle(&self, id: &ObjectId, path: &Path) -> Option<Outcome> {
+    /// What is in the place of `id`.
+    ///
+    /// # Errors
+    /// It must not be touched.
+    fn place_of(&self, id: &ObjectId, path: &Path) -> Result<Place, Outcome> {
         if let Some(outcome) = self.collision(id) {
-            return Some(outcome);
+            return Err(outcome);
         }
-        match disk::read(path) {
-            Ok(None) => None,
-            Ok(Some(text)) => {
-                let reads = documents(&text);
-                let ours = self.is_broken(path, &text, &reads)
-                    || matches!(reads.as_slice(), [Ok(read)] if self.is_at_home(read, path));
-                (!ours)
-                    .then(|| Outcome::Conflict(format!("{} is not a file of ours", path.display())))
-            }
-            Err(error) => Some(Outcome::Conflict(with_causes(&error))),
+        let found = disk::read(path).map_err(|error| Outcome::Conflict(with_causes(&error)))?;
+        let Some(text) = found else { return Ok(Place::Free) };
+        let reads = documents(&text);
+        let ours = self.is_broken(path, &text, &reads)
+            || matches!(reads.as_slice(), [Ok(read)] if self.is_at_home(read, path));
+        if ours {
+            Ok(Place::Ours)
+        } else {
+            Err(Outcome::Conflict(format!("{} is not a file of ours", path.display())))
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use landfall_core::mesh::Object;
 use landfall_core::plan::{Desired, PlanOptions, plan};
@@ -102,6 +104,38 @@ fn files_of_others_are_left_alone() {
         assert_eq!(applied[0].outcome.code(), "conflict");
         assert_eq!(fs::read_to_string(&path).unwrap(), theirs);
     }
+}
+
+#[test]
+fn what_somebody_puts_there_while_it_is_written_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let want = desired(1, 40);
+    let mut sink = sink(folder.path());
+    let steps = steps(&mut sink, &want);
+    let places: Vec<PathBuf> = steps.iter().map(|step| sink.path_of(step.id())).collect();
+    let is_done = AtomicBool::new(false);
+    // As soon as the sink has found nothing there and begins.
+    let put = |path: &PathBuf| {
+        let begun = PathBuf::from(format!("{}.{}", path.display(), durable::TEMPORARY));
+        while !begun.exists() && !path.exists() && !is_done.load(Ordering::Relaxed) {
+            std::hint::spin_loop();
+        }
+        let file = fs::OpenOptions::new().write(true).create_new(true).open(path);
+        file.is_ok_and(|mut file| file.write_all(b"precious").is_ok())
+    };
+    let (put, applied) = std::thread::scope(|scope| {
+        let somebody = scope.spawn(|| places.iter().map(put).collect::<Vec<bool>>());
+        let applied = sink.apply(&steps, NOW);
+        is_done.store(true, Ordering::Relaxed);
+        (somebody.join().unwrap(), applied)
+    });
+    assert!(put.contains(&true), "nobody was quick enough");
+    for ((path, put), applied) in places.iter().zip(put).zip(applied) {
+        let text = fs::read_to_string(path).unwrap();
+        assert_eq!(text == "precious", put, "{}", path.display());
+        assert_eq!(applied.outcome.code(), if put { "conflict" } else { "done" });
+    }
+    assert_eq!(disk::below(folder.path()).unwrap().temporary, Vec::<PathBuf>::new());
 }
 
 #[test]
