@@ -117,8 +117,10 @@ pub fn guard<B: Body>(
     let (passed, beyond) = circles.uncut(passed, room);
     guarded.steps.extend(passed);
     let only_brings = |step: &Step<B>| !step.takes_away() && !is_selecting(step);
-    let is_harmless = options.begun().chain(&guarded.steps).all(only_brings);
-    if is_harmless && guarded.held.is_empty() {
+    if !beyond.is_empty()
+        && guarded.held.is_empty()
+        && options.begun().chain(&guarded.steps).all(only_brings)
+    {
         guarded.next = beyond.into_iter().take_while(only_brings).collect();
     }
     // The harmless parts of held steps stand among the others.

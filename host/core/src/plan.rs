@@ -260,9 +260,11 @@ impl<B: Body> Step<B> {
     /// selects its endpoints is as much as these.
     #[must_use]
     pub fn takes_away(&self) -> bool {
-        matches!(self, Self::Empty { .. } | Self::Delete(_))
-            || self.tie() != self.loser()
-            || !self.lost().is_empty()
+        match self {
+            Self::Create(_) => false,
+            Self::Update { from, to } => from.tie() != to.tie() || !self.lost().is_empty(),
+            Self::Empty { .. } | Self::Delete(_) => true,
+        }
     }
 
     /// Whether others of its mesh service may have to follow it, see [`Self::must_follow`].
