@@ -66,7 +66,7 @@ pub(super) struct Recovered {
     /// The virtual address that was given last.
     pub(super) last_address: Option<IpAddr>,
     /// Whether it was told, and nothing of it is lost.
-    pub(super) is_told: bool,
+    is_told: bool,
     /// Lines that could not be read.
     pub(super) unreadable: usize,
 }
