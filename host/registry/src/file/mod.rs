@@ -4,9 +4,9 @@
 //! file is being written any more, all files are read, of which only those with other contents
 //! are parsed; if they were the same before and after the reading, the joined listing is published.
 //! Of a file that is no listing or cannot be read stands what it last listed, and the doubt says
-//! which file, line and column; the others go on. So it stands of one that is away for a moment. One that could not be read since the source
-//! began is missing in the listing, in doubt. A slow poll stands behind the notifications, which
-//! some file systems lack.
+//! which file, line and column; the others go on. So it stands of one that is away for a moment.
+//! One that could not be read since the source began is missing in the listing, in doubt. A slow
+//! poll stands behind the notifications, which some file systems lack.
 //!
 //! A file that was cut at the end of a line is a smaller listing, and nothing in it says so. So a
 //! file is read only when nobody writes it: as the operating system tells, or, where it did not
