@@ -79,10 +79,20 @@ impl World {
 
     /// One round with what the source offers; returns the steps, which are applied.
     pub fn round(&mut self, state: &SourceState) -> Vec<Step<Body>> {
-        let states: BTreeMap<SourceName, SourceState> =
-            BTreeMap::from([(world::source(), state.clone())]);
-        let round = self.line.round(&states, self.now);
+        let round = self.decide(state);
         self.take(&round)
+    }
+
+    /// What the source offers goes through the line, and not yet to the sink.
+    pub fn decide(&mut self, state: &SourceState) -> Round {
+        let states = BTreeMap::from([(world::source(), state.clone())]);
+        self.line.round(&states, self.now)
+    }
+
+    /// The steps that follow from what the source offers; each is still to be applied, or failed.
+    pub fn offer(&mut self, state: &SourceState) -> Vec<Step<Body>> {
+        let round = self.decide(state);
+        self.due(&round)
     }
 
     /// Has everything decided by other rules, of which the policies `judged` must not fail.

@@ -286,8 +286,7 @@ fn a_step_that_fails_otherwise_is_news() {
     let state = world::state(world::snapshot(1, 1));
     let mut world = World::new(Observed::default(), OPEN);
     let mut fails_with = |code| {
-        let round = world.line.round(&[(world::source(), state.clone())].into(), world.now);
-        let steps = world.due(&round);
+        let steps = world.offer(&state);
         assert_eq!(verbs(&steps), ["create"]);
         let telling = world.sink.failed(steps[0].id(), code, world.now);
         world.now = world.now.plus(std::time::Duration::from_secs(120));
@@ -313,8 +312,7 @@ fn of_many_steps_that_fail_a_few_are_news() {
             sharing: Arc::default(),
             grace: GRACE,
         });
-        let round = world.line.round(&[(world::source(), state.clone())].into(), world.now);
-        let steps = world.due(&round);
+        let steps = world.offer(&state);
         let telling: Vec<Telling> =
             steps.iter().map(|step| world.sink.failed(step.id(), code, world.now)).collect();
         let count = |what| telling.iter().filter(|told| **told == what).count();
@@ -330,38 +328,30 @@ fn of_many_steps_that_fail_a_few_are_news() {
 fn what_was_not_tried_is_as_soon_as_the_sink_takes_another() {
     let state = world::state(world::snapshot(3, 1));
     let mut world = World::new(Observed::default(), OPEN);
-    let due = |world: &mut World| {
-        let round = world.line.round(&[(world::source(), state.clone())].into(), world.now);
-        world.due(&round)
-    };
     for _ in 0..5 {
-        for step in due(&mut world) {
+        for step in world.offer(&state) {
             world.sink.untried(step.id(), world.now);
         }
-        assert_eq!(due(&mut world), [], "each waits longer");
+        assert_eq!(world.offer(&state), [], "each waits longer");
         world.now = world.now.plus(std::time::Duration::from_secs(60));
     }
-    let mut steps = due(&mut world).into_iter();
+    let mut steps = world.offer(&state).into_iter();
     let first = steps.next().unwrap();
     steps.for_each(|step| world.sink.untried(step.id(), world.now));
     world.apply(&first);
-    assert_eq!(due(&mut world).len(), 2);
+    assert_eq!(world.offer(&state).len(), 2);
 }
 
 #[test]
 fn what_failed_for_a_sink_that_was_away_is_tried_as_soon_as_it_is_back() {
     let state = world::state(world::snapshot(1, 1));
     let mut world = World::new(Observed::default(), OPEN);
-    let due = |world: &mut World| {
-        let round = world.line.round(&[(world::source(), state.clone())].into(), world.now);
-        world.due(&round)
-    };
     for (code, tried) in [("forbidden", 0), ("unavailable", 1)] {
-        let steps = due(&mut world);
+        let steps = world.offer(&state);
         assert_eq!(steps.len(), 1);
         world.sink.failed(steps[0].id(), code, world.now);
         world.sink.retry_unavailable();
-        let again = due(&mut world);
+        let again = world.offer(&state);
         assert_eq!(again.len(), tried, "{code}");
         if let Some(step) = again.first() {
             world.sink.failed(step.id(), code, world.now);

@@ -9,17 +9,17 @@ use std::time::Duration;
 
 use landfall_core::guard::GuardSettings;
 use landfall_core::mesh::{Kind, ObjectId};
-use landfall_core::plan::{Mode, Observed, Step};
+use landfall_core::plan::{Observed, Step};
 use landfall_core::registry::{Snapshot, SourceState};
 use landfall_core::sharing::SharingMode;
 use landfall_mesh::api::Body;
 use landfall_mesh::render::Shape;
-use landfall_runtime::line::sink::SinkLine;
 use landfall_tests::line::{DEFAULT, OPEN, World};
 use landfall_tests::two_sources::{
-    Offers, at, daemon, first, held_for, numbers, options, round, settle, wait, workload_ids,
+    Offers, at, daemon, due, first, held_for, limit_steps, numbers, options, round, settle, wait,
+    workload_ids,
 };
-use landfall_tests::{two_sources, world};
+use landfall_tests::world;
 use proptest::prelude::*;
 
 const STEPS_MAX: usize = 64;
@@ -27,20 +27,15 @@ const STEPS_MAX: usize = 64;
 /// With a sink that takes at most `steps_max` steps at once, and does not execute them by itself.
 fn slow(steps_max: usize) -> World {
     let mut world = World::new(Observed::default(), OPEN);
-    world.sink = SinkLine::new(Mode::Sync, Vec::new(), steps_max);
+    limit_steps(&mut world, steps_max);
     world
-}
-
-fn due(world: &mut World, state: &SourceState) -> Vec<Step<Body>> {
-    let round = world.line.round(&[(world::source(), state.clone())].into(), world.now);
-    world.due(&round)
 }
 
 /// Executes the steps that are due until none is; says how many there were.
 fn write_all(world: &mut World, state: &SourceState) -> usize {
     let mut written = 0;
     loop {
-        let steps = due(world, state);
+        let steps = world.offer(state);
         if steps.is_empty() {
             return written;
         }
@@ -64,10 +59,10 @@ fn what_one_plan_lets_go_follows_without_another() {
         }
         let state = world::state(listing(1));
         let before = world.sink.plans();
-        let steps = due(&mut world, &state);
+        let steps = world.offer(&state);
         assert_eq!(steps.len(), STEPS_MAX);
         assert!(steps.iter().all(|step| step.verb() == verb));
-        assert_eq!(due(&mut world, &state), [], "it has enough to do");
+        assert_eq!(world.offer(&state), [], "it has enough to do");
         steps.iter().for_each(|step| world.apply(step));
         assert_eq!(write_all(&mut world, &state), SERVICES - STEPS_MAX);
         assert_eq!(world.held.ours, *world.line.desired());
@@ -82,7 +77,7 @@ fn what_takes_long_is_planned_again() {
     let mut world = slow(STEPS_MAX);
     let state = world::state(world::snapshot(1_000, 1));
     for plans in 1..4 {
-        let steps = due(&mut world, &state);
+        let steps = world.offer(&state);
         assert_eq!((steps.len(), world.sink.plans()), (STEPS_MAX, plans));
         steps.iter().for_each(|step| world.apply(step));
         world.now = world.now.plus(Duration::from_secs(5));
@@ -93,7 +88,7 @@ fn what_takes_long_is_planned_again() {
 fn what_changes_while_it_waits_is_written_as_it_is_then() {
     let mut world = slow(STEPS_MAX);
     let first = world::snapshot(200, 1);
-    let steps = due(&mut world, &world::state(first.clone()));
+    let steps = world.offer(&world::state(first.clone()));
     let mut second = world::with_service(&first, 150, 2, 7);
     let gone = second.services.keys().nth(170).unwrap().clone();
     second.services.remove(&gone);
@@ -107,7 +102,7 @@ fn what_changes_while_it_waits_is_written_as_it_is_then() {
 fn what_stands_there_meanwhile_is_left_alone() {
     let mut world = slow(STEPS_MAX);
     let state = world::state(world::snapshot(200, 1));
-    let steps = due(&mut world, &state);
+    let steps = world.offer(&state);
     let place = world.line.desired().keys().nth(150).unwrap().clone();
     world.held.foreign.insert(place.clone());
     steps.iter().for_each(|step| world.apply(step));
@@ -120,7 +115,7 @@ fn what_stands_there_meanwhile_is_left_alone() {
 fn what_somebody_did_meanwhile_is_not_done_again() {
     let mut world = slow(STEPS_MAX);
     let state = world::state(world::snapshot(200, 1));
-    let steps = due(&mut world, &state);
+    let steps = world.offer(&state);
     let (place, object) = world.line.desired().iter().nth(150).unwrap();
     world.held.ours.insert(place.clone(), Arc::clone(object));
     steps.iter().for_each(|step| world.apply(step));
@@ -132,12 +127,12 @@ fn what_somebody_did_meanwhile_is_not_done_again() {
 fn what_is_left_is_planned_at_once_where_all_that_follows_is_done_already() {
     let mut world = slow(1);
     let state = world::state(world::snapshot(2, 1));
-    let steps = due(&mut world, &state);
+    let steps = world.offer(&state);
     let (place, object) = world.line.desired().iter().next_back().unwrap();
     assert_ne!(place, steps[0].id());
     world.held.ours.insert(place.clone(), Arc::clone(object));
     world.apply(&steps[0]);
-    assert_eq!(due(&mut world, &state), []);
+    assert_eq!(world.offer(&state), []);
     assert!(world.sink.is_settled());
 }
 
@@ -147,7 +142,7 @@ fn careful(offers: &Offers, steps_max: usize) -> World {
     world.guard = GuardSettings { removal_min: 2, ..DEFAULT };
     settle(&mut world, offers);
     wait(&mut world, 120);
-    world.sink = SinkLine::new(Mode::Sync, Vec::new(), steps_max);
+    limit_steps(&mut world, steps_max);
     round(&mut world, offers);
     world
 }
@@ -159,13 +154,13 @@ fn what_went_before_others_came_is_not_replaced_by_them() {
         round(&mut world, &first("a=1,2,3,4,11,12"));
     }
     assert_eq!(at(&world, "a").len(), 6);
-    let gone = two_sources::due(&mut world, &first("a=1,2,3,4,12"));
+    let gone = due(&mut world, &first("a=1,2,3,4,12"));
     assert_eq!(gone.iter().map(Step::verb).collect::<Vec<_>>(), ["delete"]);
     let later = first("a=1,2,3,4,12,13,14");
-    let mut others = two_sources::due(&mut world, &later);
+    let mut others = due(&mut world, &later);
     assert_eq!(others.iter().map(Step::verb).collect::<Vec<_>>(), ["create"]);
     world.apply(&gone[0]);
-    others.extend(two_sources::due(&mut world, &later));
+    others.extend(due(&mut world, &later));
     others.iter().for_each(|step| world.apply(step));
     for _ in 0..4 {
         round(&mut world, &later);
@@ -192,7 +187,7 @@ fn what_takes_away_follows_from_no_plan_but_its_own() {
     // a new service is due.
     world.line.set_options(options(SharingMode::Union, Shape::Inline));
     let offers = first(&format!("A=77 a=1,2,3 {b}"));
-    let steps = two_sources::due(&mut world, &offers);
+    let steps = due(&mut world, &offers);
     // Somebody deletes what is held: that is as much as the budget lets go.
     let of_c = |id: &ObjectId| id.name.starts_with("c.");
     workload_ids(&world).into_iter().filter(of_c).for_each(|id| _ = world.held.ours.remove(&id));
@@ -287,7 +282,7 @@ proptest! {
                 }
                 Event::Later(secs) => world.now = world.now.plus(Duration::from_secs(secs)),
             }
-            let steps = due(&mut world, &world::state(listing.clone()));
+            let steps = world.offer(&world::state(listing.clone()));
             for step in &steps {
                 let id = step.id();
                 prop_assert!(under_way.iter().all(|other| other.id() != id), "twice: {id}");

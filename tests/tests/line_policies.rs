@@ -463,7 +463,7 @@ fn a_source_of_another_kind_under_the_same_name_is_silent_until_it_lists() {
 fn reshape(world: &mut World, shape: Shape, state: &landfall_core::registry::SourceState) -> Round {
     let render = RenderOptions { shape, ..RenderOptions::default() };
     world.line.set_options(LineOptions { render, sharing: Arc::default(), grace: GRACE });
-    world.line.round(&[(world::source(), state.clone())].into(), world.now)
+    world.decide(state)
 }
 
 #[test]
